@@ -1,0 +1,453 @@
+"""The slow oracle: every operation of the package written straight from its formula in NumPy.
+
+The functions have the signatures of the public ones (without ``out=``) and loop over the taps of
+the kernel. They use none of the compiled kernels. Sums are accumulated in float64 or complex128,
+integers exactly in int64, and the result is cast to the inputs' dtype.
+
+To get the sum before that last rounding use `accumulate`, and for the scale of its rounding
+errors use `magnitude`.
+"""
+
+import operator
+from typing import Any
+
+import numpy as np
+
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+
+def accumulate(function, *args, **kwargs):
+    """Call `function` on its arrays widened to the accumulator's dtype, so nothing is rounded back.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> third = np.full((1, 1, 1), 1 / 3, np.float32)
+    >>> accumulate(conv1d, third, third).dtype
+    dtype('float64')
+    """
+    return function(*(_wide(a) if isinstance(a, np.ndarray) else a for a in args), **kwargs)
+
+
+def magnitude(function, *args, **kwargs):
+    """Call `function` on the absolute values of its arrays: S = sum(abs(w) * abs(x)) + abs(b).
+
+    A sum computed in the unit roundoff u may differ from the exact one by a small multiple of u*S.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, w = np.array([[[1.0, -2.0]]]), np.array([[[3.0, 3.0]]])
+    >>> conv1d(x, w), magnitude(conv1d, x, w)
+    (array([[[-3.]]]), array([[[9.]]]))
+    """
+    return function(*(np.abs(_wide(a)) if isinstance(a, np.ndarray) else a for a in args), **kwargs)
+
+
+def conv1d(
+    input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, padding_mode="zeros"
+):
+    """Compute ``y[n,co,l] = b[co] + sum_{ci,k} w[co,ci,k] * x[n,ci,l*stride + k*dilation - left]``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv1d(np.arange(5.0)[None, None], np.array([[[1.0, 0.0, -1.0]]]))
+    array([[[-2., -2., -2.]]])
+    """
+    x, w, b, batched = _operands("conv1d", input, weight, bias)
+    s, d, groups = _positive(stride=stride, dilation=dilation, groups=groups)
+    _check_channels(x.shape, w.shape, groups, w.shape[0], w.shape[1] * groups, b)
+    left, right = _pads(padding, w.shape[2], s, d)
+    l_out = _conv_length(x.shape[2], w.shape[2], s, left, right, d)
+    _check_mode(padding_mode, x.shape[2], left, right)
+    y = _correlate(_wide(x), _wide(w), l_out, s, left, d, groups, padding_mode)
+    if x.shape[1] == 0:  # as torch: without input channels there are no output channels
+        y, b = y[:, :0], None
+    return _finish(y, b, x, batched)
+
+
+def conv_transpose1d(
+    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
+):
+    """Compute ``y[n,co,l*stride + k*dilation - left] += w[ci,co,k] * x[n,ci,l]`` from ``y = b``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv_transpose1d(np.array([[[1.0, 2.0]]]), np.array([[[1.0, 1.0]]]), stride=2)
+    array([[[1., 1., 2., 2.]]])
+    """
+    x, w, b, batched = _operands("conv_transpose1d", input, weight, bias)
+    s, d, groups = _positive(stride=stride, dilation=dilation, groups=groups)
+    _check_channels(x.shape, w.shape, groups, w.shape[1] * groups, w.shape[0], b)
+    left, right = _pads(padding, w.shape[2], s, d, strings=False)
+    l_out = _conv_transpose_length(x.shape[2], w.shape[2], s, left, right, output_padding, d)
+    y = _scatter(_wide(x), _wide(w), l_out, s, left, d, groups, "zeros")
+    return _finish(y, b, x, batched)
+
+
+def conv1d_backward(
+    grad_output,
+    input,
+    weight,
+    stride=1,
+    padding=0,
+    dilation=1,
+    groups=1,
+    *,
+    padding_mode="zeros",
+    output_mask=(True, True, True),
+):
+    """Compute the gradients of `conv1d` by input, weight and bias; those masked out are None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, w = np.array([[[1.0, 2.0, 3.0]]]), np.array([[[10.0, 20.0]]])
+    >>> conv1d_backward(np.ones((1, 1, 2)), x, w)
+    (array([[[10., 30., 20.]]]), array([[[3., 5.]]]), array([2.]))
+    """
+    x, w, _, batched = _operands("conv1d", input, weight, None)
+    s, d, groups = _positive(stride=stride, dilation=dilation, groups=groups)
+    _check_channels(x.shape, w.shape, groups, w.shape[0], w.shape[1] * groups, None)
+    left, right = _pads(padding, w.shape[2], s, d)
+    l_out = _conv_length(x.shape[2], w.shape[2], s, left, right, d)
+    _check_mode(padding_mode, x.shape[2], left, right)
+    g = _grad_operand(grad_output, x, w.shape[0] if x.shape[1] else 0, l_out, batched)
+    if x.shape[1] == 0:  # as torch: without input channels there are no output channels
+        g = np.zeros((x.shape[0], w.shape[0], l_out), x.dtype)
+    grads = [None, None, None]
+    if output_mask[0]:
+        dx = _scatter(_wide(g), _wide(w).conj(), x.shape[2], s, left, d, groups, padding_mode)
+        grads[0] = _finish(dx, None, x, batched)
+    if output_mask[1]:
+        dw = _weight_gradient(_wide(g), _wide(x), w.shape, s, left, d, groups, padding_mode)
+        grads[1] = dw.astype(x.dtype)
+    if output_mask[2]:
+        grads[2] = _wide(g).sum(axis=(0, 2)).astype(x.dtype)
+    return tuple(grads)
+
+
+def conv_transpose1d_backward(
+    grad_output,
+    input,
+    weight,
+    stride=1,
+    padding=0,
+    output_padding=0,
+    groups=1,
+    dilation=1,
+    *,
+    output_mask=(True, True, True),
+):
+    """Compute the gradients of `conv_transpose1d` by input, weight and bias; masked ones are None.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> x, w = np.array([[[1.0, 2.0]]]), np.array([[[10.0, 20.0]]])
+    >>> conv_transpose1d_backward(np.ones((1, 1, 3)), x, w)
+    (array([[[30., 30.]]]), array([[[3., 3.]]]), array([3.]))
+    """
+    x, w, _, batched = _operands("conv_transpose1d", input, weight, None)
+    s, d, groups = _positive(stride=stride, dilation=dilation, groups=groups)
+    c_out = w.shape[1] * groups
+    _check_channels(x.shape, w.shape, groups, c_out, w.shape[0], None)
+    left, right = _pads(padding, w.shape[2], s, d, strings=False)
+    l_out = _conv_transpose_length(x.shape[2], w.shape[2], s, left, right, output_padding, d)
+    g = _grad_operand(grad_output, x, c_out, l_out, batched)
+    grads = [None, None, None]
+    if output_mask[0]:
+        dx = _correlate(_wide(g), _wide(w).conj(), x.shape[2], s, left, d, groups, "zeros")
+        grads[0] = _finish(dx, None, x, batched)
+    if output_mask[1]:
+        # dw[ci,co,k] = sum conj(x[n,ci,l]) * g[n,co,l*s + k*d - left]: the roles of g and x exchanged.
+        dw = _weight_gradient(_wide(x), _wide(g), w.shape, s, left, d, groups, "zeros")
+        grads[1] = dw.conj().astype(x.dtype)
+    if output_mask[2]:
+        grads[2] = _wide(g).sum(axis=(0, 2)).astype(x.dtype)
+    return tuple(grads)
+
+
+def unfold1d(input, kernel_size, dilation=1, padding=0, stride=1):
+    """Compute ``cols[n, c*K + k, l] = x[n, c, l*stride + k*dilation - left]``, zero outside.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> unfold1d(np.array([[[1.0, 2.0, 3.0]]]), 2)
+    array([[[1., 2.],
+            [2., 3.]]])
+    """
+    x, batched = _batched("unfold1d", input)
+    kernel, s, d = _positive(kernel_size=kernel_size, stride=stride, dilation=dilation)
+    left, right = _pads(padding, kernel, s, d, strings=False)
+    n_batch, c, l_in = x.shape
+    l_out = _conv_length(l_in, kernel, s, left, right, d)
+    cols = np.zeros((n_batch, c, kernel, l_out), x.dtype)
+    for k in range(kernel):
+        cols[:, :, k] = _tap(x, k * d - left, s, l_out, "zeros")
+    cols = cols.reshape(n_batch, c * kernel, l_out)
+    return cols if batched else cols[0]
+
+
+def fold1d(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
+    """Compute the adjoint of `unfold1d`: overlapping columns are summed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> fold1d(np.array([[[1.0, 2.0], [2.0, 3.0]]]), 3, 2)
+    array([[[1., 4., 3.]]])
+    """
+    cols, batched = _batched("fold1d", input)
+    kernel, s, d = _positive(kernel_size=kernel_size, stride=stride, dilation=dilation)
+    left, right = _pads(padding, kernel, s, d, strings=False)
+    l_out = _integer("output_size", output_size)
+    n_batch, rows, l_cols = cols.shape
+    if rows % kernel:
+        raise ValueError(
+            "Expected size of input's dimension 1 to be divisible by the product of kernel_size, "
+            f"got {rows} rows and kernel_size={kernel}"
+        )
+    expected = _conv_length(l_out, kernel, s, left, right, d)
+    if l_cols != expected:
+        raise ValueError(
+            f"expected input's last dimension to match the calculated number of sliding blocks "
+            f"{expected}, got {l_cols}"
+        )
+    taps = _wide(cols).reshape(n_batch, rows // kernel, kernel, l_cols)
+    y = np.zeros((n_batch, rows // kernel, l_out), taps.dtype)
+    for k in range(kernel):
+        _add_tap(y, taps[:, :, k], k * d - left, s, "zeros")
+    return _finish(y, None, cols, batched)
+
+
+def _correlate(x, w, l_out, stride, left, dilation, groups, mode):
+    n_batch = x.shape[0]
+    c_out, _, kernel = w.shape
+    y = np.zeros((n_batch, groups, c_out // groups, l_out), x.dtype)
+    for k in range(kernel):
+        window = _tap(x, k * dilation - left, stride, l_out, mode)
+        w_tap = w[:, :, k].reshape(groups, c_out // groups, -1)
+        y += w_tap @ window.reshape(n_batch, groups, w.shape[1], l_out)
+    return y.reshape(n_batch, c_out, l_out)
+
+
+def _scatter(x, w, l_out, stride, left, dilation, groups, mode):
+    n_batch, c_in, l_in = x.shape
+    c_per_group, kernel = w.shape[1:]
+    y = np.zeros((n_batch, groups * c_per_group, l_out), x.dtype)
+    x_groups = x.reshape(n_batch, groups, c_in // groups, l_in)
+    for k in range(kernel):
+        w_tap = w[:, :, k].reshape(groups, c_in // groups, c_per_group).swapaxes(1, 2)
+        column = (w_tap @ x_groups).reshape(n_batch, groups * c_per_group, l_in)
+        _add_tap(y, column, k * dilation - left, stride, mode)
+    return y
+
+
+def _weight_gradient(g, x, w_shape, stride, left, dilation, groups, mode):
+    n_batch, c_g, l_g = g.shape
+    dw = np.zeros(w_shape, g.dtype)
+    g_groups = g.reshape(n_batch, groups, c_g // groups, l_g)
+    for k in range(w_shape[2]):
+        window = _tap(x, k * dilation - left, stride, l_g, mode).conj()
+        window = window.reshape(n_batch, groups, w_shape[1], l_g)
+        dw_tap = (g_groups @ window.swapaxes(2, 3)).sum(axis=0)
+        dw[:, :, k] = dw_tap.reshape(w_shape[:2])
+    return dw
+
+
+def _tap(x, start, stride, count, mode):
+    """Return x[:, :, start + l*stride] for l in range(count), padded by `mode` outside."""
+    source, inside = _source(start + stride * np.arange(count), x.shape[2], mode)
+    window = np.zeros((*x.shape[:2], count), x.dtype)
+    window[:, :, inside] = x[:, :, source[inside]]
+    return window
+
+
+def _add_tap(y, values, start, stride, mode):
+    """Add values[:, :, l] to y[:, :, start + l*stride], the adjoint of `_tap`."""
+    source, inside = _source(start + stride * np.arange(values.shape[2]), y.shape[2], mode)
+    np.add.at(y, (slice(None), slice(None), source[inside]), values[:, :, inside])
+
+
+def _source(position, length, mode):
+    """Return where in [0, length) each padded position reads, and whether it reads anything."""
+    inside = (position >= 0) & (position < length)
+    if mode == "reflect":
+        position = np.abs(position)
+        position = np.where(position < length, position, 2 * (length - 1) - position)
+    elif mode == "replicate":
+        position = np.clip(position, 0, max(length - 1, 0))
+    elif mode == "circular":
+        position = position % length
+    return position, inside if mode == "zeros" else np.ones_like(inside)
+
+
+def _wide(array):
+    kind = {"i": np.int64, "u": np.int64, "f": np.float64, "c": np.complex128}[array.dtype.kind]
+    return array.astype(kind)
+
+
+def _finish(y, bias, like, batched):
+    if bias is not None:
+        y = y + _wide(bias)[:, None]
+    y = y.astype(like.dtype.newbyteorder("="))
+    return y if batched else y[0]
+
+
+def _operands(name, input, weight, bias):
+    x, batched = _batched(name, input)
+    w = np.asarray(weight)
+    if w.ndim < 3:
+        raise ValueError(f"weight should have at least three dimensions, got {w.ndim}")
+    if w.ndim > 3:
+        raise ValueError(f"expected a 3D weight for {name}, got {w.ndim} dimensions")
+    b = None if bias is None else np.asarray(bias)
+    for other, array in (("weight", w), ("bias", b)):
+        if array is not None and array.dtype != x.dtype:
+            raise TypeError(
+                f"Input type ({x.dtype}) and {other} type ({array.dtype}) should be the same"
+            )
+    return x, w, b, batched
+
+
+def _batched(name, input):
+    x = np.asarray(input)
+    if x.dtype.kind not in "iufc":
+        raise TypeError(f"{name} takes numbers, got dtype {x.dtype}")
+    if x.ndim not in (2, 3):
+        raise ValueError(
+            f"Expected 2D (unbatched) or 3D (batched) input to {name}, got {x.ndim} dimensions"
+        )
+    return (x, True) if x.ndim == 3 else (x[None], False)
+
+
+def _grad_operand(grad_output, x, c_out, l_out, batched):
+    g = np.asarray(grad_output)
+    if g.dtype != x.dtype:
+        raise TypeError(f"Input type ({x.dtype}) and grad type ({g.dtype}) should be the same")
+    expected = (x.shape[0], c_out, l_out) if batched else (c_out, l_out)
+    if g.shape != expected:
+        raise ValueError(f"Expected grad_output of shape {expected}, got {g.shape}")
+    return g if batched else g[None]
+
+
+def _integer(name, value):
+    if isinstance(value, (tuple, list)) and len(value) == 1:
+        value = value[0]
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an int, got {value!r}") from None
+    if not -(2**63) <= value < 2**63:
+        raise OverflowError(f"{name} does not fit in 64 bits, got {value}")
+    return value
+
+
+def _positive(**values):
+    texts = {
+        "stride": "non-positive stride is not supported",
+        "dilation": "dilation should be greater than zero",
+        "groups": "non-positive groups is not supported",
+        "kernel_size": "kernel size should be greater than zero",
+    }
+    integers = {name: _integer(name, value) for name, value in values.items()}
+    for name, value in integers.items():
+        if value <= 0:
+            raise ValueError(f"{texts[name]}, got {name}={value}")
+    return tuple(integers.values())
+
+
+def _pads(padding: Any, kernel, stride, dilation, *, strings=True):
+    if isinstance(padding, str) and strings:
+        if padding == "valid":
+            return 0, 0
+        if padding != "same":
+            raise ValueError(
+                f"Invalid padding string {padding!r}, should be one of 'valid', 'same'"
+            )
+        if stride != 1:
+            raise ValueError(
+                f"padding='same' is not supported for strided convolutions, got stride={stride}"
+            )
+        total = dilation * (kernel - 1)
+        return total // 2, total - total // 2
+    pair = padding if isinstance(padding, (tuple, list)) and len(padding) == 2 else (padding,) * 2
+    left, right = (_integer("padding", value) for value in pair)
+    if left < 0 or right < 0:
+        raise ValueError(f"negative padding is not supported, got padding={padding}")
+    return left, right
+
+
+def _check_channels(x_shape, w_shape, groups, c_out, c_in, bias):
+    if w_shape[0] < groups:
+        raise ValueError(
+            f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, "
+            f"but got weight of size {list(w_shape)} instead"
+        )
+    if w_shape[0] % groups:
+        raise ValueError(
+            f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, "
+            f"but got weight of size {list(w_shape)} instead"
+        )
+    if w_shape[2] == 0:
+        raise ValueError(f"kernel size should be greater than zero, got weight of size {w_shape}")
+    if x_shape[1] != c_in:
+        raise ValueError(
+            f"Given groups={groups}, weight of size {list(w_shape)}, expected input"
+            f"{list(x_shape)} to have {c_in} channels, but got {x_shape[1]} channels instead"
+        )
+    if x_shape[2] == 0 and x_shape[0] and x_shape[1]:
+        raise ValueError(
+            f"Only zero batch or zero channel inputs are supported, but got input shape: {x_shape}"
+        )
+    if bias is not None and bias.shape != (c_out,):
+        raise ValueError(
+            f"expected bias to be 1-dimensional with {c_out} elements, got shape {bias.shape}"
+        )
+
+
+def _check_mode(mode, l_in, left, right):
+    if mode not in PADDING_MODES:
+        raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {mode!r}")
+    widest = max(left, right)
+    if mode == "reflect" and widest and widest >= l_in:
+        raise ValueError(f"reflect padding should be less than the input length {l_in}: {widest}")
+    if mode == "circular" and widest > l_in:
+        raise ValueError(f"circular padding would wrap more than once: {widest} > {l_in}")
+    if mode == "replicate" and widest and not l_in:
+        raise ValueError("replicate padding needs a non-empty input, got length 0")
+
+
+def _conv_length(l_in, kernel, stride, left, right, dilation):
+    padded, span = l_in + left + right, dilation * (kernel - 1) + 1
+    if max(padded, span) >= 2**63:
+        raise OverflowError(f"padded length {padded} or kernel span {span} exceeds 64 bits")
+    if span > padded:
+        raise ValueError(
+            f"Calculated padded input size per channel: ({padded}). Kernel size: ({span}). "
+            "Kernel size can't be greater than actual input size"
+        )
+    return (padded - span) // stride + 1
+
+
+def _conv_transpose_length(l_in, kernel, stride, left, right, output_padding, dilation):
+    extra = _integer("output_padding", output_padding)
+    if extra < 0:
+        raise ValueError(f"negative output_padding is not supported, got {extra}")
+    if extra >= max(stride, dilation):
+        raise ValueError(
+            "output padding must be smaller than either stride or dilation, "
+            f"got output_padding={extra}, stride={stride}, dilation={dilation}"
+        )
+    length = (l_in - 1) * stride - left - right + dilation * (kernel - 1) + extra + 1
+    if length >= 2**63:
+        raise OverflowError(f"output length {length} exceeds 64 bits")
+    if length < 0:
+        raise ValueError(
+            f"Given input length {l_in}, the calculated output length {length} is too small"
+        )
+    return length

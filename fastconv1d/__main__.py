@@ -1,0 +1,71 @@
+"""The command line: ``python -m fastconv1d demo | bench | info``."""
+
+import argparse
+import sys
+
+
+def _positive_int(text):
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
+    return value
+
+
+def build_parser():
+    """Return the argument parser of the three commands."""
+    parser = argparse.ArgumentParser(
+        prog="fastconv1d", description="1-D convolutions of NumPy arrays on the CPU."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    demo = commands.add_parser("demo", help="run example layers on a real signal and check them")
+    demo.add_argument("file", nargs="?", help="a .wav or .npy file (default: a shipped signal)")
+
+    bench = commands.add_parser("bench", help="time the benchmark layers against other libraries")
+    bench.add_argument("--threads", type=_positive_int, default=1, help="threads a library may use")
+    bench.add_argument(
+        "--layers", default="*", metavar="PATTERN", help="names, with * and ?, separated by commas"
+    )
+    bench.add_argument("--backward", action="store_true", help="time the gradients, not forward")
+    bench.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float64", "complex64", "complex128"),
+    )
+    bench.add_argument("--json", metavar="F", help="also write every figure to this file")
+    bench.add_argument(
+        "--isa",
+        choices=("base", "avx2", "avx512"),
+        help="hold fastconv1d, torch and the BLAS to this instruction set",
+    )
+    bench.add_argument(
+        "--algorithm", default="auto", choices=("auto", "blas", "direct"), help="force an engine"
+    )
+    bench.add_argument(
+        "--peers", metavar="A,B", help="torch,onnxruntime,openvino (default: those importable)"
+    )
+
+    commands.add_parser("info", help="print versions, instruction set, BLAS and threads")
+    return parser
+
+
+def main(argv=None):
+    """Run one command and return its exit status: 0, 1 if a result is wrong, 2 for bad input."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    args = build_parser().parse_args(argv)
+    if args.command == "demo":
+        from .demo import run_demo
+
+        return run_demo(args.file)
+    if args.command == "bench":
+        from .bench import run_bench
+
+        return run_bench(args, argv)
+    from .config import show_config
+
+    show_config()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""What must be fixed before a numerical library is loaded, and what a table was measured on."""
+
+import os
+import platform
+from pathlib import Path
+
+CHILD_FLAG = "FASTCONV1D_BENCH_CHILD"
+
+# What holds each library to an instruction set.  torch reads the first three (its own kernels,
+# oneDNN, MKL), OpenBLAS the last; ONNX Runtime and OpenVINO have no such switch.
+_ISA_VARIABLES = {
+    "base": {
+        "ATEN_CPU_CAPABILITY": "default",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+        "OPENBLAS_CORETYPE": "Nehalem",
+    },
+    "avx2": {
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "OPENBLAS_CORETYPE": "Haswell",
+    },
+    "avx512": {},
+}
+
+
+def is_child():
+    """Return whether this process is the one that measures."""
+    return os.environ.get(CHILD_FLAG) == "1"
+
+
+def child_environment(n_threads, isa):
+    """Return the environment of the measuring process."""
+    environment = dict(os.environ)
+    for name in ("OMP", "MKL", "OPENBLAS", "FASTCONV1D"):
+        environment[f"{name}_NUM_THREADS"] = str(n_threads)
+    if isa:
+        environment.update(_ISA_VARIABLES[isa], FASTCONV1D_ISA=isa)
+    environment[CHILD_FLAG] = "1"
+    return environment
+
+
+def pin_to_one_core():
+    """Bind this process and its children to the last core it may use, where the OS can."""
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+
+
+def _first_line(path):
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()[0].strip()
+    except (OSError, IndexError):
+        return None
+
+
+def cpu_model():
+    """Return the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    for line in lines:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_machine(n_threads, isa, versions):
+    """Return lines that say on what, with what and under which load a table was measured."""
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+    core = cores[0] if cores else 0
+    governor = _first_line(f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor")
+    load = "%.2f %.2f %.2f" % os.getloadavg() if hasattr(os, "getloadavg") else "unknown"
+    allowed = "any" if cores is None else ",".join(map(str, cores))
+    return [
+        f"machine  {cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",
+        f"run      {n_threads} thread(s) on core(s) {allowed}, ISA {isa}, "
+        f"governor {governor or 'not exposed'}, load {load}",
+        f"versions Python {platform.python_version()}, " + ", ".join(versions),
+    ]

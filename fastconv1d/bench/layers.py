@@ -1,0 +1,123 @@
+"""The benchmark layers: read from layers.csv, sized, and filled with data."""
+
+import csv
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from importlib import resources
+
+import numpy as np
+
+from ..geometry import conv_length, conv_transpose_length
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of layers.csv."""
+
+    name: str
+    transposed: bool
+    n_batch: int
+    c_in: int
+    c_out: int
+    l_in: int
+    kernel_size: int
+    stride: int
+    padding: int
+    dilation: int
+    groups: int
+    output_padding: int
+    network: str
+
+    @property
+    def l_out(self):
+        """The output length."""
+        k, s, p, d = self.kernel_size, self.stride, self.padding, self.dilation
+        if self.transposed:
+            return conv_transpose_length(self.l_in, k, s, p, p, self.output_padding, d)
+        return conv_length(self.l_in, k, s, p, p, d)
+
+    @property
+    def weight_shape(self):
+        """The weight's shape, in torch's order."""
+        if self.transposed:
+            return (self.c_in, self.c_out // self.groups, self.kernel_size)
+        return (self.c_out, self.c_in // self.groups, self.kernel_size)
+
+    @property
+    def reduction(self):
+        """The number of products in one output element, at most."""
+        return self.c_in // self.groups * self.kernel_size
+
+    def flops(self, dtype, backward=False):
+        """Count two operations a multiply-add (eight if complex); twice as many for gradients."""
+        columns = self.l_in if self.transposed else self.l_out
+        products = self.n_batch * columns * int(np.prod(self.weight_shape))
+        return products * (8 if np.dtype(dtype).kind == "c" else 2) * (2 if backward else 1)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A layer with its arrays, all N(0, 1)."""
+
+    layer: Layer
+    x: np.ndarray
+    weight: np.ndarray
+    bias: np.ndarray
+    grad_output: np.ndarray
+
+
+def parse_layers(lines):
+    """Read layers from the lines of a CSV file with the header of layers.csv."""
+    layers = []
+    for row in csv.DictReader(lines):
+        if row["op"] not in ("conv", "convt"):
+            raise ValueError(f"op must be conv or convt, got {row['op']!r} for {row['name']}")
+        sizes = [int(row[key]) for key in _SIZES]
+        layers.append(Layer(row["name"], row["op"] == "convt", *sizes, row["network"]))
+    return layers
+
+
+_SIZES = (
+    "n",
+    "c_in",
+    "c_out",
+    "length",
+    "kernel",
+    "stride",
+    "padding",
+    "dilation",
+    "groups",
+    "output_padding",
+)
+
+
+def load_layers():
+    """Read the layers.csv shipped in the package."""
+    text = (resources.files("fastconv1d") / "data" / "layers.csv").read_text(encoding="utf-8")
+    return parse_layers(text.splitlines())
+
+
+def select_layers(layers, pattern):
+    """Keep the layers whose name matches one of the comma-separated patterns."""
+    patterns = [part.strip() for part in pattern.split(",")]
+    return [layer for layer in layers if any(fnmatchcase(layer.name, p) for p in patterns)]
+
+
+def make_problem(layer, dtype, backward=False):
+    """Draw a layer's arrays, the same every time."""
+    rng = np.random.default_rng(list(layer.name.encode()))
+
+    def normal(shape):
+        values = rng.standard_normal(shape)
+        if np.dtype(dtype).kind == "c":
+            values = values + 1j * rng.standard_normal(shape)
+        return values.astype(dtype)
+
+    grad_shape = (layer.n_batch, layer.c_out, layer.l_out) if backward else (0,)
+    return Problem(
+        layer,
+        normal((layer.n_batch, layer.c_in, layer.l_in)),
+        normal(layer.weight_shape),
+        normal((layer.c_out,)),
+        normal(grad_shape),
+    )

@@ -1,0 +1,165 @@
+"""One row of the table: check every contestant, then time them with the machine's own rates."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+from scipy.linalg.blas import get_blas_funcs
+from threadpoolctl import threadpool_limits
+
+from .. import reference
+from .layers import make_problem
+from .timing import interleave
+
+GEMM_SIZE = 512
+REFERENCE_CHANNELS = 8  # the reference is slow: it checks so many channels of the last item
+REFERENCE_FLOPS = 3e8  # gradients cannot be cropped: above this they are checked on each other
+PAUSE_SECONDS = 5e-3  # between samples of threaded runs: the pools spin for a while after a call
+
+
+class WrongResultError(Exception):
+    """A contestant's output is not the convolution."""
+
+
+def gemm_rate(dtype):
+    """Return a function that reads SciPy's BLAS gemm rate on one thread, in GFLOP/s."""
+    gemm = get_blas_funcs("gemm", dtype=dtype)
+    rng = np.random.default_rng(0)
+    a, b = (rng.standard_normal((GEMM_SIZE, GEMM_SIZE)).astype(dtype, order="F") for _ in "ab")
+    flops = GEMM_SIZE**3 * (8 if np.dtype(dtype).kind == "c" else 2)
+
+    def read():
+        times = []
+        with threadpool_limits(1, user_api="blas"):
+            for _ in range(3):
+                start = time.perf_counter()
+                gemm(1.0, a, b)
+                times.append(time.perf_counter() - start)
+        return flops / min(times) / 1e9
+
+    return read
+
+
+def machine_gauges(dtype, isa):
+    """Return the functions that read the machine's rates: gemm and, where known, the FMA peak."""
+    gauges = {"gemm": gemm_rate(dtype)}
+    try:
+        from ..kernels.direct_engine import peak_gflops
+    except ImportError:
+        return gauges
+    if np.dtype(dtype).kind == "f":
+        gauges["peak"] = lambda: peak_gflops(np.dtype(dtype), isa)
+    return gauges
+
+
+def _forward_crop(problem):
+    """Return the part of a problem that the reference recomputes, and where its output lies."""
+    layer = problem.layer
+    n_in, n_out = layer.c_in // layer.groups, layer.c_out // layer.groups
+    n_kept = min(n_out, REFERENCE_CHANNELS)
+    x = problem.x[-1:, layer.c_in - n_in :]
+    rows = problem.weight[layer.c_in - n_in :, n_out - n_kept :]
+    weight = rows if layer.transposed else problem.weight[layer.c_out - n_kept :]
+    bias = problem.bias[layer.c_out - n_kept :]
+    where = (slice(-1, None), slice(layer.c_out - n_kept, None))
+    return replace(problem, x=x, weight=weight, bias=bias), where
+
+
+def _wide(array):
+    return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+
+
+def _reference_forward(problem):
+    layer = problem.layer
+    arrays = map(_wide, (problem.x, problem.weight, problem.bias))
+    if layer.transposed:
+        sizes = (layer.stride, layer.padding, layer.output_padding, 1, layer.dilation)
+        return reference.conv_transpose1d(*arrays, *sizes)
+    return reference.conv1d(*arrays, layer.stride, layer.padding, layer.dilation)
+
+
+def _reference_backward(problem):
+    layer = problem.layer
+    arrays = map(_wide, (problem.grad_output, problem.x, problem.weight))
+    if layer.transposed:
+        sizes = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
+        return reference.conv_transpose1d_backward(*arrays, *sizes)
+    sizes = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return reference.conv1d_backward(*arrays, *sizes)
+
+
+def expected(problem, backward):
+    """Return what the reference gives: (index, values) for each output it can afford to check."""
+    if not backward:
+        crop, where = _forward_crop(problem)
+        return [(where, _reference_forward(crop))]
+    if problem.layer.flops(problem.x.dtype, backward) > REFERENCE_FLOPS:
+        return []
+    return [((), values) for values in _reference_backward(problem)]
+
+
+def tolerances(problem, backward):
+    """Return the largest difference allowed to each output.
+
+    Both sides may err by 8 u S, and S is at most about the number of N(0, 1) products.
+    """
+    layer = problem.layer
+    unit = np.finfo(problem.x.dtype).eps / 2
+    factor = 16 * unit * (4 if problem.x.dtype.kind == "c" else 1)
+    if not backward:
+        return [factor * (layer.reduction + 1)]
+    n_columns = layer.n_batch * max(layer.l_in, layer.l_out)
+    n_grad_input = layer.c_out // layer.groups * layer.kernel_size
+    return [factor * n for n in (n_grad_input, n_columns, n_columns)]
+
+
+def check(outputs, truths, limits):
+    """Raise WrongResultError unless outputs agree with every (index, values) known about them."""
+    for output, (index, values), limit in zip(outputs, truths, limits, strict=False):
+        part = output[index]
+        if part.shape != values.shape:
+            raise WrongResultError(f"shape {part.shape} instead of {values.shape}")
+        error = float(np.max(np.abs(part - values), initial=0.0))
+        if not error <= limit:
+            raise WrongResultError(f"off by {error:.3g}, allowed {limit:.3g}")
+
+
+def _first_line(error):
+    text = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {text[0][:120] if text else ''}"
+
+
+def _prepared(problem, contestants, backward):
+    """Return the calls of the contestants whose results are right, and why others are not in."""
+    truths, limits = expected(problem, backward), tolerances(problem, backward)
+    calls, excluded, agreed = {}, {}, None
+    for contestant in contestants:
+        try:
+            call = contestant.prepare(problem, backward)
+            outputs = contestant.arrays(call())
+            check(outputs, truths, limits)
+            if agreed is not None:
+                check(outputs, agreed, limits)
+        except Exception as error:  # whatever a library does, the others are still timed
+            excluded[contestant.name] = _first_line(error)
+            continue
+        calls[contestant.name] = call
+        agreed = agreed or [((), np.array(output)) for output in outputs]
+    return calls, excluded
+
+
+def measure_layer(layer, contestants, gauges, args):
+    """Check and time one layer; returns a row of plain numbers and strings."""
+    problem = make_problem(layer, args.dtype, args.backward)
+    calls, excluded = _prepared(problem, contestants, args.backward)
+    seconds, readings = {}, {}
+    if calls:
+        pause = PAUSE_SECONDS if args.threads > 1 else 0.0
+        seconds, readings = interleave(calls, gauges=gauges, pause=pause)
+    return {
+        "layer": layer.name,
+        "flops": layer.flops(args.dtype, args.backward),
+        "seconds": seconds,
+        "gauges": {name: rate * args.threads for name, rate in readings.items()},
+        "excluded": excluded,
+    }

@@ -1,0 +1,106 @@
+"""Interleaved timing: adaptive repeat counts, medians over rounds."""
+
+import gc
+import math
+import statistics
+import time
+from dataclasses import dataclass
+from itertools import repeat
+
+SAMPLE_SECONDS = 2e-3  # a sample repeats short calls until it lasts this long
+MIN_ROUNDS = 5
+MIN_ROUNDS_SLOW = 3  # for calls of over a second
+MAX_ROUNDS = 100
+
+
+@dataclass
+class Plan:
+    """How often to repeat one contestant."""
+
+    n_calls: int
+    n_rounds: int
+
+
+def sample(call, n_calls):
+    """Return the seconds one call took, averaged over n_calls of them."""
+    calls = repeat(None, n_calls)
+    start = time.perf_counter()
+    for _ in calls:
+        call()
+    return (time.perf_counter() - start) / n_calls
+
+
+def plan(seconds_per_call, budget):
+    """Choose calls a sample and rounds so that a contestant takes about budget seconds."""
+    n_calls = max(1, math.ceil(SAMPLE_SECONDS / max(seconds_per_call, 1e-9)))
+    n_rounds = int(budget / (n_calls * max(seconds_per_call, 1e-9)))
+    fewest = MIN_ROUNDS if seconds_per_call < 1.0 else MIN_ROUNDS_SLOW
+    return Plan(n_calls, min(max(n_rounds, fewest), MAX_ROUNDS))
+
+
+def calibrate(call, budget):
+    """Warm a call up and return its plan."""
+    seconds = sample(call, 1)
+    if seconds < 0.5:
+        seconds = min(sample(call, 1), sample(call, 1))
+    if seconds < SAMPLE_SECONDS:
+        seconds = sample(call, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-7)))
+    return plan(seconds, budget)
+
+
+def takes_part(index, n_rounds, n_total):
+    """Return whether a contestant with n_rounds of n_total rounds runs in this one.
+
+    The rounds of a contestant with few of them are spread evenly over the whole run.
+    """
+    return index * n_rounds // n_total != (index + 1) * n_rounds // n_total
+
+
+def interleave(calls, budget=0.2, gauges=None, pause=0.0):
+    """Time several calls in turn.
+
+    Parameters
+    ----------
+    calls : dict of str to callable
+        The contestants, called without arguments.
+    budget : float
+        About how many seconds each may take.
+    gauges : dict of str to callable, optional
+        Each returns a figure of the machine at that moment; read MIN_ROUNDS times in the run.
+    pause : float
+        Seconds to wait before each sample, for the threads of the one before to go to sleep.
+
+    Returns
+    -------
+    seconds : dict of str to float
+        The median over the rounds of the seconds a call takes.
+    readings : dict of str to float
+        The median of each gauge.
+    """
+    plans = {name: calibrate(call, budget) for name, call in calls.items()}
+    n_total = max(p.n_rounds for p in plans.values())
+    samples = {name: [] for name in calls}
+    readings = {name: [] for name in gauges or {}}
+    names = list(calls)
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        for index in range(n_total):
+            if takes_part(index, MIN_ROUNDS, n_total):
+                for name in readings:
+                    readings[name].append(gauges[name]())
+            first = index % len(names)
+            for name in names[first:] + names[:first]:
+                if takes_part(index, plans[name].n_rounds, n_total):
+                    if pause:
+                        time.sleep(pause)
+                        calls[name]()
+                    samples[name].append(sample(calls[name], plans[name].n_calls))
+    finally:
+        if enabled:
+            gc.enable()
+    return _medians(samples), _medians(readings)
+
+
+def _medians(values):
+    return {name: statistics.median(each) for name, each in values.items()}

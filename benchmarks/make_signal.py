@@ -24,9 +24,8 @@ BANDWIDTHS = (80.0, 100.0, 140.0)
 
 def voice(n_samples, pitch_from, pitch_to, rng):
     """Return a pulse train whose pitch glides, with a little jitter and breath."""
-    pitch = np.linspace(pitch_from, pitch_to, n_samples) * (
-        1 + 0.01 * rng.standard_normal(n_samples)
-    )
+    jitter = 1 + 0.01 * rng.standard_normal(n_samples)
+    pitch = np.linspace(pitch_from, pitch_to, n_samples) * jitter
     phase = np.cumsum(pitch / RATE)
     pulses = np.diff(np.floor(phase), prepend=0.0)
     return lfilter([1.0], [1.0, -0.95], pulses) + 0.02 * rng.standard_normal(n_samples)

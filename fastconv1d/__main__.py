@@ -2,16 +2,17 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 
 
-def _positive_int(text):
+def _positive_int(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
     return value
 
 
-def build_parser():
+def build_parser() -> argparse.ArgumentParser:
     """Return the argument parser of the three commands."""
     parser = argparse.ArgumentParser(
         prog="fastconv1d", description="1-D convolutions of NumPy arrays on the CPU."
@@ -49,7 +50,7 @@ def build_parser():
     return parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 0, 1 if a result is wrong, 2 for bad input."""
     argv = sys.argv[1:] if argv is None else list(argv)
     args = build_parser().parse_args(argv)

@@ -4,17 +4,19 @@ The command runs itself again in a child process whose threads, core and instruc
 before any numerical library is loaded; the child does the measuring.
 """
 
+import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 
 from .contestants import PEER_NAMES
 from .environment import child_environment, describe_machine, is_child, pin_to_one_core
-from .layers import load_layers, select_layers
+from .layers import Layer, load_layers, select_layers
 
 
-def run_bench(args, argv):
+def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Run the benchmark.
 
     Parameters
@@ -44,7 +46,7 @@ def run_bench(args, argv):
     return subprocess.call(command, env=child_environment(args.threads, args.isa))
 
 
-def _progress(layers):
+def _progress(layers: Sequence[Layer]) -> Iterable[Layer]:
     try:
         from tqdm import tqdm
     except ImportError:
@@ -52,7 +54,7 @@ def _progress(layers):
     return tqdm(layers, unit="layer", leave=False, disable=None)
 
 
-def _measure(args, layers, peers):
+def _measure(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[str]) -> int:
     from ..config import config_info
     from . import contestants, report
     from .measure import machine_gauges, measure_layer

@@ -6,12 +6,29 @@ ndarrays.  Weights, graphs and input conversions belong to ``prepare``: the call
 that library runs for each new input.
 """
 
+import argparse
 import importlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
+from typing import Any, Protocol
 
 import numpy as np
 
+from .layers import Layer, Problem
+
 PEER_NAMES = ("torch", "onnxruntime", "openvino")
+
+
+class Contestant(Protocol):
+    """What the benchmark needs of a library."""
+
+    name: str
+    version: str
+
+    def prepare(self, problem: Problem, backward: bool) -> Callable[[], Any]: ...
+
+    def arrays(self, result: Any) -> tuple[np.ndarray, ...]: ...
 
 
 class Fastconv1d:
@@ -19,14 +36,14 @@ class Fastconv1d:
 
     name = "fastconv1d"
 
-    def __init__(self, algorithm="auto"):
+    def __init__(self, algorithm: str = "auto") -> None:
         import fastconv1d
 
         self._library = fastconv1d
         self._options = {} if algorithm == "auto" else {"algorithm": algorithm}
         self.version = f"fastconv1d {getattr(fastconv1d, '__version__', 'unknown')}"
 
-    def prepare(self, problem, backward):
+    def prepare(self, problem: Problem, backward: bool) -> Callable[[], Any]:
         layer = problem.layer
         if backward:
             return self._backward(problem)
@@ -36,7 +53,7 @@ class Fastconv1d:
         module.load_state_dict({"weight": problem.weight, "bias": problem.bias})
         return partial(module.eval(), problem.x)
 
-    def _backward(self, problem):
+    def _backward(self, problem: Problem) -> Callable[[], Any]:
         layer, arrays = problem.layer, (problem.grad_output, problem.x, problem.weight)
         sizes = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
         sizes |= {"dilation": layer.dilation} | self._options
@@ -45,7 +62,7 @@ class Fastconv1d:
         sizes["output_padding"] = layer.output_padding
         return partial(self._library.conv_transpose1d_backward, *arrays, **sizes)
 
-    def arrays(self, result):
+    def arrays(self, result: Any) -> tuple[np.ndarray, ...]:
         return result if isinstance(result, tuple) else (result,)
 
 
@@ -54,7 +71,7 @@ class Torch:
 
     name = "torch"
 
-    def __init__(self, n_threads, stack):
+    def __init__(self, n_threads: int, stack: ExitStack) -> None:
         import torch
 
         torch.set_num_threads(n_threads)
@@ -63,7 +80,7 @@ class Torch:
         capability = torch.backends.cpu.get_cpu_capability()
         self.version = f"torch {torch.__version__} ({capability})"
 
-    def prepare(self, problem, backward):
+    def prepare(self, problem: Problem, backward: bool) -> Callable[[], Any]:
         torch, layer = self._torch, problem.layer
         x, weight, bias, grad_output = map(
             torch.from_numpy, (problem.x, problem.weight, problem.bias, problem.grad_output)
@@ -78,7 +95,7 @@ class Torch:
         module.load_state_dict({"weight": weight, "bias": bias})
         return partial(module.eval(), x)
 
-    def arrays(self, result):
+    def arrays(self, result: Any) -> tuple[np.ndarray, ...]:
         results = result if isinstance(result, tuple) else (result,)
         return tuple(each.numpy() for each in results)
 
@@ -88,7 +105,7 @@ class OnnxRuntime:
 
     name = "onnxruntime"
 
-    def __init__(self, n_threads):
+    def __init__(self, n_threads: int) -> None:
         import onnxruntime
 
         importlib.import_module("onnx")
@@ -96,7 +113,7 @@ class OnnxRuntime:
         self._library, self._n_threads = onnxruntime, n_threads
         self.version = f"onnxruntime {onnxruntime.__version__}"
 
-    def prepare(self, problem, backward):
+    def prepare(self, problem: Problem, backward: bool) -> Callable[[], Any]:
         options = self._library.SessionOptions()
         options.intra_op_num_threads = self._n_threads
         options.inter_op_num_threads = 1
@@ -105,7 +122,7 @@ class OnnxRuntime:
         )
         return partial(session.run, None, {"x": problem.x})
 
-    def arrays(self, result):
+    def arrays(self, result: Any) -> tuple[np.ndarray, ...]:
         return tuple(result)
 
 
@@ -114,14 +131,14 @@ class OpenVino:
 
     name = "openvino"
 
-    def __init__(self, n_threads):
+    def __init__(self, n_threads: int) -> None:
         import openvino
 
         importlib.import_module("onnx")
         self._core, self._n_threads = openvino.Core(), n_threads
         self.version = f"openvino {openvino.__version__.partition('-')[0]}"
 
-    def prepare(self, problem, backward):
+    def prepare(self, problem: Problem, backward: bool) -> Callable[[], Any]:
         settings = {
             "INFERENCE_NUM_THREADS": self._n_threads,
             "NUM_STREAMS": 1,
@@ -132,11 +149,11 @@ class OpenVino:
         request = self._core.compile_model(model, "CPU", settings).create_infer_request()
         return partial(request.infer, [problem.x], share_inputs=True, share_outputs=True)
 
-    def arrays(self, result):
+    def arrays(self, result: Any) -> tuple[np.ndarray, ...]:
         return tuple(result.values())
 
 
-def _module_sizes(layer):
+def _module_sizes(layer: Layer) -> dict[str, Any]:
     sizes = {
         "in_channels": layer.c_in,
         "out_channels": layer.c_out,
@@ -151,7 +168,7 @@ def _module_sizes(layer):
     return sizes
 
 
-def onnx_model(problem):
+def onnx_model(problem: Problem) -> bytes:
     """Return the bytes of an ONNX model of one layer with fixed shapes."""
     from onnx import helper, numpy_helper
 
@@ -181,17 +198,20 @@ def onnx_model(problem):
     return helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
 
 
-def build(args, names, stack):
+def build(
+    args: argparse.Namespace, names: Sequence[str], stack: ExitStack
+) -> tuple[list[Contestant], list[str]]:
     """Return the contestants that can be had, fastconv1d first, and a note for each that cannot.
 
     Only torch has gradients to compare with.
     """
-    makers = {
+    makers: dict[str, Callable[[], Contestant]] = {
         "torch": lambda: Torch(args.threads, stack),
         "onnxruntime": lambda: OnnxRuntime(args.threads),
         "openvino": lambda: OpenVino(args.threads),
     }
-    contestants, notes = [Fastconv1d(args.algorithm)], []
+    contestants: list[Contestant] = [Fastconv1d(args.algorithm)]
+    notes = []
     for name in names:
         if args.backward and name != "torch":
             continue

@@ -2,13 +2,14 @@
 
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 
 CHILD_FLAG = "FASTCONV1D_BENCH_CHILD"
 
 # What holds each library to an instruction set.  torch reads the first three (its own kernels,
 # oneDNN, MKL), OpenBLAS the last; ONNX Runtime and OpenVINO have no such switch.
-_ISA_VARIABLES = {
+_ISA_VARIABLES: dict[str, dict[str, str]] = {
     "base": {
         "ATEN_CPU_CAPABILITY": "default",
         "ONEDNN_MAX_CPU_ISA": "SSE41",
@@ -25,12 +26,12 @@ _ISA_VARIABLES = {
 }
 
 
-def is_child():
+def is_child() -> bool:
     """Return whether this process is the one that measures."""
     return os.environ.get(CHILD_FLAG) == "1"
 
 
-def child_environment(n_threads, isa):
+def child_environment(n_threads: int, isa: str | None) -> dict[str, str]:
     """Return the environment of the measuring process."""
     environment = dict(os.environ)
     for name in ("OMP", "MKL", "OPENBLAS", "FASTCONV1D"):
@@ -41,20 +42,20 @@ def child_environment(n_threads, isa):
     return environment
 
 
-def pin_to_one_core():
+def pin_to_one_core() -> None:
     """Bind this process and its children to the last core it may use, where the OS can."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
 
 
-def _first_line(path):
+def _first_line(path: str) -> str | None:
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()[0].strip()
     except (OSError, IndexError):
         return None
 
 
-def cpu_model():
+def cpu_model() -> str:
     """Return the processor's name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -66,12 +67,12 @@ def cpu_model():
     return platform.processor() or platform.machine()
 
 
-def describe_machine(n_threads, isa, versions):
+def describe_machine(n_threads: int, isa: str, versions: Iterable[str]) -> list[str]:
     """Return lines that say on what, with what and under which load a table was measured."""
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
     core = cores[0] if cores else 0
     governor = _first_line(f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_governor")
-    load = "%.2f %.2f %.2f" % os.getloadavg() if hasattr(os, "getloadavg") else "unknown"
+    load = f"{os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else "unknown"
     allowed = "any" if cores is None else ",".join(map(str, cores))
     return [
         f"machine  {cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}",

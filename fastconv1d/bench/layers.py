@@ -1,11 +1,13 @@
 """The benchmark layers: read from layers.csv, sized, and filled with data."""
 
 import csv
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 from ..geometry import conv_length, conv_transpose_length
 
@@ -29,7 +31,7 @@ class Layer:
     network: str
 
     @property
-    def l_out(self):
+    def l_out(self) -> int:
         """The output length."""
         k, s, p, d = self.kernel_size, self.stride, self.padding, self.dilation
         if self.transposed:
@@ -37,18 +39,18 @@ class Layer:
         return conv_length(self.l_in, k, s, p, p, d)
 
     @property
-    def weight_shape(self):
+    def weight_shape(self) -> tuple[int, int, int]:
         """The weight's shape, in torch's order."""
         if self.transposed:
             return (self.c_in, self.c_out // self.groups, self.kernel_size)
         return (self.c_out, self.c_in // self.groups, self.kernel_size)
 
     @property
-    def reduction(self):
+    def reduction(self) -> int:
         """The number of products in one output element, at most."""
         return self.c_in // self.groups * self.kernel_size
 
-    def flops(self, dtype, backward=False):
+    def flops(self, dtype: DTypeLike, backward: bool = False) -> int:
         """Count two operations a multiply-add (eight if complex); twice as many for gradients."""
         columns = self.l_in if self.transposed else self.l_out
         products = self.n_batch * columns * int(np.prod(self.weight_shape))
@@ -66,7 +68,7 @@ class Problem:
     grad_output: np.ndarray
 
 
-def parse_layers(lines):
+def parse_layers(lines: Iterable[str]) -> list[Layer]:
     """Read layers from the lines of a CSV file with the header of layers.csv."""
     layers = []
     for row in csv.DictReader(lines):
@@ -91,23 +93,23 @@ _SIZES = (
 )
 
 
-def load_layers():
+def load_layers() -> list[Layer]:
     """Read the layers.csv shipped in the package."""
     text = (resources.files("fastconv1d") / "data" / "layers.csv").read_text(encoding="utf-8")
     return parse_layers(text.splitlines())
 
 
-def select_layers(layers, pattern):
+def select_layers(layers: Sequence[Layer], pattern: str) -> list[Layer]:
     """Keep the layers whose name matches one of the comma-separated patterns."""
     patterns = [part.strip() for part in pattern.split(",")]
     return [layer for layer in layers if any(fnmatchcase(layer.name, p) for p in patterns)]
 
 
-def make_problem(layer, dtype, backward=False):
+def make_problem(layer: Layer, dtype: DTypeLike, backward: bool = False) -> Problem:
     """Draw a layer's arrays, the same every time."""
     rng = np.random.default_rng(list(layer.name.encode()))
 
-    def normal(shape):
+    def normal(shape: tuple[int, ...]) -> np.ndarray:
         values = rng.standard_normal(shape)
         if np.dtype(dtype).kind == "c":
             values = values + 1j * rng.standard_normal(shape)

@@ -1,14 +1,19 @@
 """One row of the table: check every contestant, then time them with the machine's own rates."""
 
+import argparse
 import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from scipy.linalg.blas import get_blas_funcs
 from threadpoolctl import threadpool_limits
 
 from .. import reference
-from .layers import make_problem
+from .contestants import Contestant
+from .layers import Layer, Problem, make_problem
 from .timing import interleave
 
 GEMM_SIZE = 512
@@ -17,18 +22,22 @@ REFERENCE_FLOPS = 3e8  # gradients cannot be cropped: above this they are checke
 PAUSE_SECONDS = 5e-3  # between samples of threaded runs: the pools spin for a while after a call
 
 
+# what is known of an output: the part it fills, and its values
+Truth = tuple[tuple[slice, ...], np.ndarray]
+
+
 class WrongResultError(Exception):
     """A contestant's output is not the convolution."""
 
 
-def gemm_rate(dtype):
+def gemm_rate(dtype: DTypeLike) -> Callable[[], float]:
     """Return a function that reads SciPy's BLAS gemm rate on one thread, in GFLOP/s."""
     gemm = get_blas_funcs("gemm", dtype=dtype)
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((GEMM_SIZE, GEMM_SIZE)).astype(dtype, order="F") for _ in "ab")
     flops = GEMM_SIZE**3 * (8 if np.dtype(dtype).kind == "c" else 2)
 
-    def read():
+    def read() -> float:
         times = []
         with threadpool_limits(1, user_api="blas"):
             for _ in range(3):
@@ -40,7 +49,7 @@ def gemm_rate(dtype):
     return read
 
 
-def machine_gauges(dtype, isa):
+def machine_gauges(dtype: DTypeLike, isa: str) -> dict[str, Callable[[], float]]:
     """Return the functions that read the machine's rates: gemm and, where known, the FMA peak."""
     gauges = {"gemm": gemm_rate(dtype)}
     try:
@@ -52,7 +61,7 @@ def machine_gauges(dtype, isa):
     return gauges
 
 
-def _forward_crop(problem):
+def _forward_crop(problem: Problem) -> tuple[Problem, tuple[slice, ...]]:
     """Return the part of a problem that the reference recomputes, and where its output lies."""
     layer = problem.layer
     n_in, n_out = layer.c_in // layer.groups, layer.c_out // layer.groups
@@ -65,11 +74,11 @@ def _forward_crop(problem):
     return replace(problem, x=x, weight=weight, bias=bias), where
 
 
-def _wide(array):
+def _wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
-def _reference_forward(problem):
+def _reference_forward(problem: Problem) -> np.ndarray:
     layer = problem.layer
     arrays = map(_wide, (problem.x, problem.weight, problem.bias))
     if layer.transposed:
@@ -78,7 +87,7 @@ def _reference_forward(problem):
     return reference.conv1d(*arrays, layer.stride, layer.padding, layer.dilation)
 
 
-def _reference_backward(problem):
+def _reference_backward(problem: Problem) -> tuple[np.ndarray, ...]:
     layer = problem.layer
     arrays = map(_wide, (problem.grad_output, problem.x, problem.weight))
     if layer.transposed:
@@ -88,7 +97,7 @@ def _reference_backward(problem):
     return reference.conv1d_backward(*arrays, *sizes)
 
 
-def expected(problem, backward):
+def expected(problem: Problem, backward: bool) -> list[Truth]:
     """Return what the reference gives: (index, values) for each output it can afford to check."""
     if not backward:
         crop, where = _forward_crop(problem)
@@ -98,7 +107,7 @@ def expected(problem, backward):
     return [((), values) for values in _reference_backward(problem)]
 
 
-def tolerances(problem, backward):
+def tolerances(problem: Problem, backward: bool) -> list[float]:
     """Return the largest difference allowed to each output.
 
     Both sides may err by 8 u S, and S is at most about the number of N(0, 1) products.
@@ -113,7 +122,7 @@ def tolerances(problem, backward):
     return [factor * n for n in (n_grad_input, n_columns, n_columns)]
 
 
-def check(outputs, truths, limits):
+def check(outputs: Sequence[np.ndarray], truths: Sequence[Truth], limits: Sequence[float]) -> None:
     """Raise WrongResultError unless outputs agree with every (index, values) known about them."""
     for output, (index, values), limit in zip(outputs, truths, limits, strict=False):
         part = output[index]
@@ -124,22 +133,25 @@ def check(outputs, truths, limits):
             raise WrongResultError(f"off by {error:.3g}, allowed {limit:.3g}")
 
 
-def _first_line(error):
+def _first_line(error: Exception) -> str:
     text = str(error).strip().splitlines()
     return f"{type(error).__name__}: {text[0][:120] if text else ''}"
 
 
-def _prepared(problem, contestants, backward):
+def _prepared(
+    problem: Problem, contestants: Sequence[Contestant], backward: bool
+) -> tuple[dict[str, Callable[[], Any]], dict[str, str]]:
     """Return the calls of the contestants whose results are right, and why others are not in."""
     truths, limits = expected(problem, backward), tolerances(problem, backward)
-    calls, excluded, agreed = {}, {}, None
+    calls: dict[str, Callable[[], Any]] = {}
+    excluded: dict[str, str] = {}
+    agreed: list[Truth] = []
     for contestant in contestants:
         try:
             call = contestant.prepare(problem, backward)
             outputs = contestant.arrays(call())
             check(outputs, truths, limits)
-            if agreed is not None:
-                check(outputs, agreed, limits)
+            check(outputs, agreed, limits)
         except Exception as error:  # whatever a library does, the others are still timed
             excluded[contestant.name] = _first_line(error)
             continue
@@ -148,11 +160,17 @@ def _prepared(problem, contestants, backward):
     return calls, excluded
 
 
-def measure_layer(layer, contestants, gauges, args):
+def measure_layer(
+    layer: Layer,
+    contestants: Sequence[Contestant],
+    gauges: Mapping[str, Callable[[], float]],
+    args: argparse.Namespace,
+) -> dict[str, Any]:
     """Check and time one layer; returns a row of plain numbers and strings."""
     problem = make_problem(layer, args.dtype, args.backward)
     calls, excluded = _prepared(problem, contestants, args.backward)
-    seconds, readings = {}, {}
+    seconds: dict[str, float] = {}
+    readings: dict[str, float] = {}
     if calls:
         pause = PAUSE_SECONDS if args.threads > 1 else 0.0
         seconds, readings = interleave(calls, gauges=gauges, pause=pause)

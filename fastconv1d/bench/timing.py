@@ -4,6 +4,7 @@ import gc
 import math
 import statistics
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -21,7 +22,7 @@ class Plan:
     n_rounds: int
 
 
-def sample(call, n_calls):
+def sample(call: Callable[[], object], n_calls: int) -> float:
     """Return the seconds one call took, averaged over n_calls of them."""
     calls = repeat(None, n_calls)
     start = time.perf_counter()
@@ -30,7 +31,7 @@ def sample(call, n_calls):
     return (time.perf_counter() - start) / n_calls
 
 
-def plan(seconds_per_call, budget):
+def plan(seconds_per_call: float, budget: float) -> Plan:
     """Choose calls a sample and rounds so that a contestant takes about budget seconds."""
     n_calls = max(1, math.ceil(SAMPLE_SECONDS / max(seconds_per_call, 1e-9)))
     n_rounds = int(budget / (n_calls * max(seconds_per_call, 1e-9)))
@@ -38,7 +39,7 @@ def plan(seconds_per_call, budget):
     return Plan(n_calls, min(max(n_rounds, fewest), MAX_ROUNDS))
 
 
-def calibrate(call, budget):
+def calibrate(call: Callable[[], object], budget: float) -> Plan:
     """Warm a call up and return its plan."""
     seconds = sample(call, 1)
     if seconds < 0.5:
@@ -48,7 +49,7 @@ def calibrate(call, budget):
     return plan(seconds, budget)
 
 
-def takes_part(index, n_rounds, n_total):
+def takes_part(index: int, n_rounds: int, n_total: int) -> bool:
     """Return whether a contestant with n_rounds of n_total rounds runs in this one.
 
     The rounds of a contestant with few of them are spread evenly over the whole run.
@@ -56,7 +57,12 @@ def takes_part(index, n_rounds, n_total):
     return index * n_rounds // n_total != (index + 1) * n_rounds // n_total
 
 
-def interleave(calls, budget=0.2, gauges=None, pause=0.0):
+def interleave(
+    calls: Mapping[str, Callable[[], object]],
+    budget: float = 0.2,
+    gauges: Mapping[str, Callable[[], float]] | None = None,
+    pause: float = 0.0,
+) -> tuple[dict[str, float], dict[str, float]]:
     """Time several calls in turn.
 
     Parameters
@@ -79,16 +85,17 @@ def interleave(calls, budget=0.2, gauges=None, pause=0.0):
     """
     plans = {name: calibrate(call, budget) for name, call in calls.items()}
     n_total = max(p.n_rounds for p in plans.values())
-    samples = {name: [] for name in calls}
-    readings = {name: [] for name in gauges or {}}
+    gauges = gauges or {}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    readings: dict[str, list[float]] = {name: [] for name in gauges}
     names = list(calls)
     enabled = gc.isenabled()
     gc.disable()
     try:
         for index in range(n_total):
             if takes_part(index, MIN_ROUNDS, n_total):
-                for name in readings:
-                    readings[name].append(gauges[name]())
+                for name, values in readings.items():
+                    values.append(gauges[name]())
             first = index % len(names)
             for name in names[first:] + names[:first]:
                 if takes_part(index, plans[name].n_rounds, n_total):
@@ -102,5 +109,5 @@ def interleave(calls, budget=0.2, gauges=None, pause=0.0):
     return _medians(samples), _medians(readings)
 
 
-def _medians(values):
+def _medians(values: Mapping[str, list[float]]) -> dict[str, float]:
     return {name: statistics.median(each) for name, each in values.items()}

@@ -9,14 +9,19 @@ errors use `magnitude`.
 """
 
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+Gradients: TypeAlias = tuple[Array | None, Array | None, Array | None]
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 
-def accumulate(function, *args, **kwargs):
+def accumulate(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call `function` on its arrays widened to the accumulator's dtype, so nothing is rounded back.
 
     Examples
@@ -29,7 +34,7 @@ def accumulate(function, *args, **kwargs):
     return function(*(_wide(a) if isinstance(a, np.ndarray) else a for a in args), **kwargs)
 
 
-def magnitude(function, *args, **kwargs):
+def magnitude(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call `function` on the absolute values of its arrays: S = sum(abs(w) * abs(x)) + abs(b).
 
     A sum computed in the unit roundoff u may differ from the exact one by a small multiple of u*S.
@@ -45,8 +50,16 @@ def magnitude(function, *args, **kwargs):
 
 
 def conv1d(
-    input, weight, bias=None, stride=1, padding=0, dilation=1, groups=1, *, padding_mode="zeros"
-):
+    input: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
+    *,
+    padding_mode: str = "zeros",
+) -> Array:
     """Compute ``y[n,co,l] = b[co] + sum_{ci,k} w[co,ci,k] * x[n,ci,l*stride + k*dilation - left]``.
 
     Examples
@@ -68,8 +81,15 @@ def conv1d(
 
 
 def conv_transpose1d(
-    input, weight, bias=None, stride=1, padding=0, output_padding=0, groups=1, dilation=1
-):
+    input: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
+) -> Array:
     """Compute ``y[n,co,l*stride + k*dilation - left] += w[ci,co,k] * x[n,ci,l]`` from ``y = b``.
 
     Examples
@@ -88,17 +108,17 @@ def conv_transpose1d(
 
 
 def conv1d_backward(
-    grad_output,
-    input,
-    weight,
-    stride=1,
-    padding=0,
-    dilation=1,
-    groups=1,
+    grad_output: npt.ArrayLike,
+    input: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: Any = 1,
     *,
-    padding_mode="zeros",
-    output_mask=(True, True, True),
-):
+    padding_mode: str = "zeros",
+    output_mask: tuple[bool, bool, bool] = (True, True, True),
+) -> Gradients:
     """Compute the gradients of `conv1d` by input, weight and bias; those masked out are None.
 
     Examples
@@ -117,30 +137,30 @@ def conv1d_backward(
     g = _grad_operand(grad_output, x, w.shape[0] if x.shape[1] else 0, l_out, batched)
     if x.shape[1] == 0:  # as torch: without input channels there are no output channels
         g = np.zeros((x.shape[0], w.shape[0], l_out), x.dtype)
-    grads = [None, None, None]
+    dx = dw = db = None
     if output_mask[0]:
         dx = _scatter(_wide(g), _wide(w).conj(), x.shape[2], s, left, d, groups, padding_mode)
-        grads[0] = _finish(dx, None, x, batched)
+        dx = _finish(dx, None, x, batched)
     if output_mask[1]:
         dw = _weight_gradient(_wide(g), _wide(x), w.shape, s, left, d, groups, padding_mode)
-        grads[1] = dw.astype(x.dtype)
+        dw = dw.astype(_native(x))
     if output_mask[2]:
-        grads[2] = _wide(g).sum(axis=(0, 2)).astype(x.dtype)
-    return tuple(grads)
+        db = _wide(g).sum(axis=(0, 2)).astype(_native(x))
+    return dx, dw, db
 
 
 def conv_transpose1d_backward(
-    grad_output,
-    input,
-    weight,
-    stride=1,
-    padding=0,
-    output_padding=0,
-    groups=1,
-    dilation=1,
+    grad_output: npt.ArrayLike,
+    input: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: Any = 1,
+    dilation: Any = 1,
     *,
-    output_mask=(True, True, True),
-):
+    output_mask: tuple[bool, bool, bool] = (True, True, True),
+) -> Gradients:
     """Compute the gradients of `conv_transpose1d` by input, weight and bias; masked ones are None.
 
     Examples
@@ -157,20 +177,26 @@ def conv_transpose1d_backward(
     left, right = _pads(padding, w.shape[2], s, d, strings=False)
     l_out = _conv_transpose_length(x.shape[2], w.shape[2], s, left, right, output_padding, d)
     g = _grad_operand(grad_output, x, c_out, l_out, batched)
-    grads = [None, None, None]
+    dx = dw = db = None
     if output_mask[0]:
         dx = _correlate(_wide(g), _wide(w).conj(), x.shape[2], s, left, d, groups, "zeros")
-        grads[0] = _finish(dx, None, x, batched)
+        dx = _finish(dx, None, x, batched)
     if output_mask[1]:
-        # dw[ci,co,k] = sum conj(x[n,ci,l]) * g[n,co,l*s + k*d - left]: the roles of g and x exchanged.
+        # dw[ci,co,k] = sum conj(x[n,ci,l]) * g[n,co,l*s + k*d - left]: g and x exchanged.
         dw = _weight_gradient(_wide(x), _wide(g), w.shape, s, left, d, groups, "zeros")
-        grads[1] = dw.conj().astype(x.dtype)
+        dw = dw.conj().astype(_native(x))
     if output_mask[2]:
-        grads[2] = _wide(g).sum(axis=(0, 2)).astype(x.dtype)
-    return tuple(grads)
+        db = _wide(g).sum(axis=(0, 2)).astype(_native(x))
+    return dx, dw, db
 
 
-def unfold1d(input, kernel_size, dilation=1, padding=0, stride=1):
+def unfold1d(
+    input: npt.ArrayLike,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+) -> Array:
     """Compute ``cols[n, c*K + k, l] = x[n, c, l*stride + k*dilation - left]``, zero outside.
 
     Examples
@@ -181,6 +207,7 @@ def unfold1d(input, kernel_size, dilation=1, padding=0, stride=1):
             [2., 3.]]])
     """
     x, batched = _batched("unfold1d", input)
+    _check_not_empty(x.shape)
     kernel, s, d = _positive(kernel_size=kernel_size, stride=stride, dilation=dilation)
     left, right = _pads(padding, kernel, s, d, strings=False)
     n_batch, c, l_in = x.shape
@@ -188,11 +215,17 @@ def unfold1d(input, kernel_size, dilation=1, padding=0, stride=1):
     cols = np.zeros((n_batch, c, kernel, l_out), x.dtype)
     for k in range(kernel):
         cols[:, :, k] = _tap(x, k * d - left, s, l_out, "zeros")
-    cols = cols.reshape(n_batch, c * kernel, l_out)
-    return cols if batched else cols[0]
+    return _finish(cols.reshape(n_batch, c * kernel, l_out), None, x, batched)
 
 
-def fold1d(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
+def fold1d(
+    input: npt.ArrayLike,
+    output_size: Any,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+) -> Array:
     """Compute the adjoint of `unfold1d`: overlapping columns are summed.
 
     Examples
@@ -202,6 +235,7 @@ def fold1d(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
     array([[[1., 4., 3.]]])
     """
     cols, batched = _batched("fold1d", input)
+    _check_not_empty(cols.shape)
     kernel, s, d = _positive(kernel_size=kernel_size, stride=stride, dilation=dilation)
     left, right = _pads(padding, kernel, s, d, strings=False)
     l_out = _integer("output_size", output_size)
@@ -224,7 +258,9 @@ def fold1d(input, output_size, kernel_size, dilation=1, padding=0, stride=1):
     return _finish(y, None, cols, batched)
 
 
-def _correlate(x, w, l_out, stride, left, dilation, groups, mode):
+def _correlate(
+    x: Array, w: Array, l_out: int, stride: int, left: int, dilation: int, groups: int, mode: str
+) -> Array:
     n_batch = x.shape[0]
     c_out, _, kernel = w.shape
     y = np.zeros((n_batch, groups, c_out // groups, l_out), x.dtype)
@@ -235,7 +271,9 @@ def _correlate(x, w, l_out, stride, left, dilation, groups, mode):
     return y.reshape(n_batch, c_out, l_out)
 
 
-def _scatter(x, w, l_out, stride, left, dilation, groups, mode):
+def _scatter(
+    x: Array, w: Array, l_out: int, stride: int, left: int, dilation: int, groups: int, mode: str
+) -> Array:
     n_batch, c_in, l_in = x.shape
     c_per_group, kernel = w.shape[1:]
     y = np.zeros((n_batch, groups * c_per_group, l_out), x.dtype)
@@ -247,7 +285,16 @@ def _scatter(x, w, l_out, stride, left, dilation, groups, mode):
     return y
 
 
-def _weight_gradient(g, x, w_shape, stride, left, dilation, groups, mode):
+def _weight_gradient(
+    g: Array,
+    x: Array,
+    w_shape: tuple[int, ...],
+    stride: int,
+    left: int,
+    dilation: int,
+    groups: int,
+    mode: str,
+) -> Array:
     n_batch, c_g, l_g = g.shape
     dw = np.zeros(w_shape, g.dtype)
     g_groups = g.reshape(n_batch, groups, c_g // groups, l_g)
@@ -259,7 +306,7 @@ def _weight_gradient(g, x, w_shape, stride, left, dilation, groups, mode):
     return dw
 
 
-def _tap(x, start, stride, count, mode):
+def _tap(x: Array, start: int, stride: int, count: int, mode: str) -> Array:
     """Return x[:, :, start + l*stride] for l in range(count), padded by `mode` outside."""
     source, inside = _source(start + stride * np.arange(count), x.shape[2], mode)
     window = np.zeros((*x.shape[:2], count), x.dtype)
@@ -267,13 +314,14 @@ def _tap(x, start, stride, count, mode):
     return window
 
 
-def _add_tap(y, values, start, stride, mode):
+def _add_tap(y: Array, values: Array, start: int, stride: int, mode: str) -> None:
     """Add values[:, :, l] to y[:, :, start + l*stride], the adjoint of `_tap`."""
     source, inside = _source(start + stride * np.arange(values.shape[2]), y.shape[2], mode)
-    np.add.at(y, (slice(None), slice(None), source[inside]), values[:, :, inside])
+    columns: Any = (slice(None), slice(None), source[inside])
+    np.add.at(y, columns, values[:, :, inside])
 
 
-def _source(position, length, mode):
+def _source(position: Array, length: int, mode: str) -> tuple[Array, Array]:
     """Return where in [0, length) each padded position reads, and whether it reads anything."""
     inside = (position >= 0) & (position < length)
     if mode == "reflect":
@@ -286,19 +334,25 @@ def _source(position, length, mode):
     return position, inside if mode == "zeros" else np.ones_like(inside)
 
 
-def _wide(array):
+def _wide(array: Array) -> Array:
     kind = {"i": np.int64, "u": np.int64, "f": np.float64, "c": np.complex128}[array.dtype.kind]
     return array.astype(kind)
 
 
-def _finish(y, bias, like, batched):
+def _native(array: Array) -> np.dtype[Any]:
+    return array.dtype.newbyteorder("=")
+
+
+def _finish(y: Array, bias: Array | None, like: Array, batched: bool) -> Array:
     if bias is not None:
         y = y + _wide(bias)[:, None]
-    y = y.astype(like.dtype.newbyteorder("="))
+    y = y.astype(_native(like))
     return y if batched else y[0]
 
 
-def _operands(name, input, weight, bias):
+def _operands(
+    name: str, input: npt.ArrayLike, weight: npt.ArrayLike, bias: npt.ArrayLike | None
+) -> tuple[Array, Array, Array | None, bool]:
     x, batched = _batched(name, input)
     w = np.asarray(weight)
     if w.ndim < 3:
@@ -307,14 +361,14 @@ def _operands(name, input, weight, bias):
         raise ValueError(f"expected a 3D weight for {name}, got {w.ndim} dimensions")
     b = None if bias is None else np.asarray(bias)
     for other, array in (("weight", w), ("bias", b)):
-        if array is not None and array.dtype != x.dtype:
+        if array is not None and _native(array) != _native(x):
             raise TypeError(
                 f"Input type ({x.dtype}) and {other} type ({array.dtype}) should be the same"
             )
     return x, w, b, batched
 
 
-def _batched(name, input):
+def _batched(name: str, input: npt.ArrayLike) -> tuple[Array, bool]:
     x = np.asarray(input)
     if x.dtype.kind not in "iufc":
         raise TypeError(f"{name} takes numbers, got dtype {x.dtype}")
@@ -325,9 +379,11 @@ def _batched(name, input):
     return (x, True) if x.ndim == 3 else (x[None], False)
 
 
-def _grad_operand(grad_output, x, c_out, l_out, batched):
+def _grad_operand(
+    grad_output: npt.ArrayLike, x: Array, c_out: int, l_out: int, batched: bool
+) -> Array:
     g = np.asarray(grad_output)
-    if g.dtype != x.dtype:
+    if _native(g) != _native(x):
         raise TypeError(f"Input type ({x.dtype}) and grad type ({g.dtype}) should be the same")
     expected = (x.shape[0], c_out, l_out) if batched else (c_out, l_out)
     if g.shape != expected:
@@ -335,7 +391,7 @@ def _grad_operand(grad_output, x, c_out, l_out, batched):
     return g if batched else g[None]
 
 
-def _integer(name, value):
+def _integer(name: str, value: Any) -> int:
     if isinstance(value, (tuple, list)) and len(value) == 1:
         value = value[0]
     try:
@@ -347,7 +403,7 @@ def _integer(name, value):
     return value
 
 
-def _positive(**values):
+def _positive(**values: Any) -> tuple[int, ...]:
     texts = {
         "stride": "non-positive stride is not supported",
         "dilation": "dilation should be greater than zero",
@@ -361,7 +417,9 @@ def _positive(**values):
     return tuple(integers.values())
 
 
-def _pads(padding: Any, kernel, stride, dilation, *, strings=True):
+def _pads(
+    padding: Any, kernel: int, stride: int, dilation: int, *, strings: bool = True
+) -> tuple[int, int]:
     if isinstance(padding, str) and strings:
         if padding == "valid":
             return 0, 0
@@ -382,7 +440,14 @@ def _pads(padding: Any, kernel, stride, dilation, *, strings=True):
     return left, right
 
 
-def _check_channels(x_shape, w_shape, groups, c_out, c_in, bias):
+def _check_channels(
+    x_shape: tuple[int, ...],
+    w_shape: tuple[int, ...],
+    groups: int,
+    c_out: int,
+    c_in: int,
+    bias: Array | None,
+) -> None:
     if w_shape[0] < groups:
         raise ValueError(
             f"Given groups={groups}, expected weight to be at least {groups} at dimension 0, "
@@ -410,7 +475,15 @@ def _check_channels(x_shape, w_shape, groups, c_out, c_in, bias):
         )
 
 
-def _check_mode(mode, l_in, left, right):
+def _check_not_empty(shape: tuple[int, ...]) -> None:
+    if 0 in shape[1:]:
+        raise ValueError(
+            "Expected 2D (unbatched) or 3D (batched) input with possibly 0 batch size and other "
+            f"non-zero dimensions, but got: {list(shape)}"
+        )
+
+
+def _check_mode(mode: str, l_in: int, left: int, right: int) -> None:
     if mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {mode!r}")
     widest = max(left, right)
@@ -422,7 +495,7 @@ def _check_mode(mode, l_in, left, right):
         raise ValueError("replicate padding needs a non-empty input, got length 0")
 
 
-def _conv_length(l_in, kernel, stride, left, right, dilation):
+def _conv_length(l_in: int, kernel: int, stride: int, left: int, right: int, dilation: int) -> int:
     padded, span = l_in + left + right, dilation * (kernel - 1) + 1
     if max(padded, span) >= 2**63:
         raise OverflowError(f"padded length {padded} or kernel span {span} exceeds 64 bits")
@@ -434,7 +507,9 @@ def _conv_length(l_in, kernel, stride, left, right, dilation):
     return (padded - span) // stride + 1
 
 
-def _conv_transpose_length(l_in, kernel, stride, left, right, output_padding, dilation):
+def _conv_transpose_length(
+    l_in: int, kernel: int, stride: int, left: int, right: int, output_padding: Any, dilation: int
+) -> int:
     extra = _integer("output_padding", output_padding)
     if extra < 0:
         raise ValueError(f"negative output_padding is not supported, got {extra}")

@@ -35,7 +35,7 @@ class Layer:
         """The output length."""
         k, s, p, d = self.kernel_size, self.stride, self.padding, self.dilation
         if self.transposed:
-            return conv_transpose_length(self.l_in, k, s, p, p, self.output_padding, d)
+            return conv_transpose_length(self.l_in, k, s, p, p, d, self.output_padding)
         return conv_length(self.l_in, k, s, p, p, d)
 
     @property

@@ -1,0 +1,217 @@
+"""The benchmark's parts with known numbers, and one run of a small layer."""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fastconv1d import reference
+from fastconv1d.bench import contestants, environment, report
+from fastconv1d.bench.layers import load_layers, make_problem, parse_layers, select_layers
+from fastconv1d.bench.measure import (
+    WrongResultError,
+    check,
+    expected,
+    gemm_rate,
+    measure_layer,
+    tolerances,
+)
+from fastconv1d.bench.timing import Plan, interleave, plan, takes_part
+
+HEADER = "name,op,n,c_in,c_out,length,kernel,stride,padding,dilation,groups,output_padding,network"
+ROWS = [
+    HEADER,
+    "grouped,conv,2,6,8,20,3,2,1,2,2,0,a test",
+    "up,convt,3,4,6,5,4,2,1,1,2,1,a test",
+]
+
+
+def row(layer, ours, **peers):
+    seconds = {"fastconv1d": ours, **peers}
+    gauges = {"gemm": 100.0, "peak": 200.0}
+    return {"layer": layer, "flops": 1e9, "seconds": seconds, "gauges": gauges, "excluded": {}}
+
+
+def test_parse_layers():
+    grouped, up = parse_layers(ROWS)
+    assert (grouped.name, grouped.transposed, grouped.l_out) == ("grouped", False, 9)
+    assert grouped.weight_shape == (8, 3, 3)
+    assert grouped.flops(np.float32) == 2 * 2 * 8 * 9 * 3 * 3
+    assert (up.name, up.transposed, up.l_out) == ("up", True, 2 * 4 - 2 + 3 + 1 + 1)
+    assert up.weight_shape == (4, 3, 4)
+    assert up.flops(np.float64) == 2 * 3 * 4 * 5 * 3 * 4
+    assert up.flops(np.complex64) == 4 * up.flops(np.float32)
+    assert up.flops(np.float32, backward=True) == 2 * up.flops(np.float32)
+
+
+def test_parse_layers_names_a_bad_op():
+    with pytest.raises(ValueError, match="got 'pool' for grouped"):
+        parse_layers([HEADER, ROWS[1].replace("conv", "pool")])
+
+
+def test_the_shipped_layers():
+    layers = load_layers()
+    assert len(layers) == 35
+    assert len({layer.name for layer in layers}) == 35
+    mflop = {layer.name: round(layer.flops(np.float32) / 1e6, 1) for layer in layers}
+    assert mflop["w2v_l1"] == 12581.3
+    assert mflop["mamba_dw4"] == 33.6
+    assert mflop["hifi_up1_t"] == 838.9
+    assert all(layer.l_out > 0 for layer in layers)
+
+
+def test_select_layers():
+    layers = load_layers()
+    names = [layer.name for layer in select_layers(layers, "hifi_up?_t, tiny")]
+    assert names == ["tiny", "hifi_up1_t", "hifi_up2_t", "hifi_up3_t"]
+    assert select_layers(layers, "*") == layers
+    assert select_layers(layers, "nothing*") == []
+
+
+def test_plan():
+    assert plan(1e-6, budget=0.2) == Plan(n_calls=2000, n_rounds=100)
+    assert plan(4e-3, budget=0.2) == Plan(n_calls=1, n_rounds=50)
+    assert plan(0.2, budget=0.2) == Plan(n_calls=1, n_rounds=5)
+    assert plan(5.0, budget=0.2) == Plan(n_calls=1, n_rounds=3)
+
+
+@pytest.mark.parametrize(("n_rounds", "n_total"), [(1, 1), (3, 100), (5, 7), (100, 100)])
+def test_takes_part_as_often_as_planned(n_rounds, n_total):
+    assert sum(takes_part(index, n_rounds, n_total) for index in range(n_total)) == n_rounds
+
+
+def test_interleave_calls_everyone_and_takes_medians():
+    calls = {"one": 0, "two": 0}
+
+    def call(name):
+        calls[name] += 1
+
+    readings = iter([5.0, 1.0, 3.0, 2.0, 4.0])
+    seconds, gauges = interleave(
+        {"one": lambda: call("one"), "two": lambda: call("two")},
+        budget=0.01,
+        gauges={"rate": lambda: next(readings)},
+    )
+    assert gauges == {"rate": 3.0}
+    assert all(0 < seconds[name] < 1e-3 and calls[name] > 10 for name in calls)
+
+
+def test_interleave_orders_a_slow_and_a_fast_call():
+    seconds, _ = interleave({"sum": lambda: sum(range(20000)), "none": lambda: None}, budget=0.02)
+    assert seconds["sum"] > 10 * seconds["none"]
+
+
+def test_geomean():
+    assert math.isclose(report.geomean([2.0, 8.0]), 4.0)
+    assert math.isclose(report.geomean([1.5]), 1.5)
+
+
+def test_ratios():
+    rows = [row("a", 1.0, torch=2.0, openvino=0.5), row("b", 2.0, torch=16.0), row("c", 1.0)]
+    assert report.ratios(rows, "torch") == {"a": 2.0, "b": 8.0}
+    assert report.ratios(rows) == {"a": 0.5, "b": 8.0}
+    assert [report.best_peer(each) for each in rows] == ["openvino", "torch", None]
+
+
+def test_summary():
+    rows = [row("a", 1.0, torch=2.0, openvino=0.5), row("b", 2.0, torch=16.0)]
+    rows[1]["excluded"] = {"openvino": "no float64"}
+    assert report.summary(rows).splitlines() == [
+        "SciPy's BLAS gemm in this run: 100.0 GFLOP/s (100.0 to 100.0)",
+        "an FMA loop in this run: 200.0 GFLOP/s (200.0 to 200.0)",
+        "to torch: geomean 4.000, min 2.000 (a), below 1.0: 0",
+        "to the best peer of each layer: geomean 2.000, min 0.500 (a), below 1.0: 1 (a 0.500)",
+        "excluded openvino on b: no float64",
+    ]
+
+
+def test_table():
+    header, line = report.table([row("a", 0.02, torch=0.03, openvino=0.01)]).splitlines()
+    assert header.split("  ")[0].strip() == "layer"
+    cells = ["a", "1000.0", "20000.0", "50.0", "50%", "25%", "30000.0", "1.50"]
+    assert line.split() == [*cells, "openvino", "10000.0", "0.50"]
+
+
+def test_table_of_a_layer_without_results():
+    empty = {"layer": "a", "flops": 1e6, "seconds": {}, "gauges": {}, "excluded": {}}
+    assert report.table([empty]).splitlines()[1].split() == ["a", "1.0", *"-" * 9]
+    assert "nothing to compare with" in report.summary([empty])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.parametrize("index", [0, 1])
+def test_the_crop_is_part_of_the_whole(index, dtype):
+    problem = make_problem(parse_layers(ROWS)[index], dtype)
+    layer = problem.layer
+    sizes = (layer.stride, layer.padding)
+    if layer.transposed:
+        sizes += (layer.output_padding, layer.groups, layer.dilation)
+        whole = reference.conv_transpose1d(problem.x, problem.weight, problem.bias, *sizes)
+    else:
+        sizes += (layer.dilation, layer.groups)
+        whole = reference.conv1d(problem.x, problem.weight, problem.bias, *sizes)
+    truths, limits = expected(problem, backward=False), tolerances(problem, backward=False)
+    assert truths[0][1].size > 0
+    check([whole], truths, limits)
+    whole[-1, -1, 2] += 1e-2
+    with pytest.raises(WrongResultError, match=r"off by 0\.0"):
+        check([whole], truths, limits)
+
+
+def test_check_rejects_nan_and_shapes():
+    with pytest.raises(WrongResultError, match="off by nan"):
+        check([np.array([np.nan])], [((), np.array([1.0]))], [1.0])
+    with pytest.raises(WrongResultError, match=r"shape \(2,\) instead of \(3,\)"):
+        check([np.ones(2)], [((), np.ones(3))], [1.0])
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("index", [0, 1])
+def test_measure_layer_leaves_out_who_is_wrong(index, backward):
+    class Wrong(contestants.Fastconv1d):
+        name = "wrong"
+
+        def arrays(self, result):
+            return tuple(1.01 * each for each in super().arrays(result))
+
+    args = argparse.Namespace(dtype="float32", backward=backward, threads=1)
+    fields = [contestants.Fastconv1d(), Wrong()]
+    measured = measure_layer(parse_layers(ROWS)[index], fields, {"gemm": lambda: 1.5}, args)
+    assert set(measured["seconds"]) == {"fastconv1d"}
+    assert measured["excluded"]["wrong"].startswith("WrongResultError: off by")
+    assert measured["gauges"] == {"gemm": 1.5}
+
+
+def test_gemm_rate():
+    assert 0.01 < gemm_rate("float32")() < 1e4
+
+
+def test_child_environment(monkeypatch):
+    monkeypatch.setenv("KEPT", "yes")
+    plain = environment.child_environment(3, None)
+    assert plain["KEPT"] == "yes"
+    assert plain["OMP_NUM_THREADS"] == plain["FASTCONV1D_NUM_THREADS"] == "3"
+    lowered = environment.child_environment(1, "avx2")
+    assert lowered["FASTCONV1D_ISA"] == lowered["ATEN_CPU_CAPABILITY"] == "avx2"
+    assert lowered["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+
+
+def test_bench_runs_a_small_layer(tmp_path):
+    target = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "fastconv1d", "bench", "--layers", "tiny", "--peers", ""]
+    done = subprocess.run(
+        [*command, "--json", str(target)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "to torch: nothing to compare with" in done.stdout
+    written = json.loads(target.read_text())
+    assert [each["layer"] for each in written["rows"]] == ["tiny"]
+    assert 0 < written["rows"][0]["seconds"]["fastconv1d"] < 0.1
+    if hasattr(os, "sched_getaffinity"):
+        core = max(os.sched_getaffinity(0))
+        assert f"on core(s) {core}," in written["about"][1]

@@ -1,0 +1,1 @@
+"""Everything compiled: unfold and fold, BLAS, and the engines built on them."""

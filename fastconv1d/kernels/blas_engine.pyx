@@ -1,0 +1,691 @@
+"""The three primitives of every 1-D convolution, as unfolded tiles times a matrix, on SciPy's BLAS.
+
+Work is cut into tiles whose sizes depend on the shapes alone, never on the number of threads. Each
+tile is one job: it unfolds the input columns it needs into its worker's scratch, block by block, and
+adds one GEMM a block to its own piece of the result, so no two jobs write the same element and every
+element is one sum in one order. BLAS itself is held at one thread.
+
+Scratch is at most 2 MiB a worker, whatever the lengths.
+"""
+
+import os
+import threading
+
+import numpy as np
+
+from cpython.exc cimport PyErr_CheckSignals
+from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cython.parallel cimport prange, threadid
+from libc.stdint cimport uintptr_t
+from libc.string cimport memset
+
+from fastconv1d.kernels.gemm cimport gemm_add
+from fastconv1d.kernels.numeric cimport num_t
+from fastconv1d.kernels.unfold cimport ZEROS, Window, unfold_tile
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define FASTCONV1D_OPENMP 1
+    #else
+    #define FASTCONV1D_OPENMP 0
+    #endif
+    static int fastconv1d_pause_threads(void) {
+    #if defined(_OPENMP) && _OPENMP >= 201811
+        return omp_pause_resource_all(omp_pause_hard);
+    #else
+        return 0;
+    #endif
+    }
+    """
+    const int FASTCONV1D_OPENMP
+    int fastconv1d_pause_threads() nogil
+
+cdef enum:
+    ALIGNMENT = 64
+    # Bytes of one row of a tile, rows of one unfolded block, output channels of one tile.
+    ROW_BYTES = 2048
+    MAX_ROWS = 384
+    MAX_CHANNELS = 256
+    # A weight gradient with fewer jobs than this splits its reduction as well.
+    MIN_GRADIENT_JOBS = 8
+    # OpenBLAS starts threads from 2^18 multiply-adds in one GEMM on; MKL's bound is not documented.
+    MAX_SERIAL_GEMM = 1 << 17
+    MAX_WORKERS = 1024
+
+# Multiply-adds below which one thread is faster than two (an OpenMP region costs 2 us warm).
+cdef double MIN_PARALLEL_WORK = 1e6
+# Multiply-adds a worker does between two looks for a pending signal: 0.01 s at 50 GFLOP/s.
+cdef double SIGNAL_WORK = 2.5e8
+
+
+def openmp_enabled():
+    """Whether the extension was built with OpenMP: without it everything runs on one thread."""
+    return bool(FASTCONV1D_OPENMP)
+
+
+def pause_threads():
+    """End OpenMP's idle worker threads, so that a fork leaves none behind. They come back by themselves.
+
+    Returns
+    -------
+    status : int
+        0 where it was done, or where there is nothing to do.
+    """
+    cdef int status
+    with nogil:
+        status = fastconv1d_pause_threads()
+    return status
+
+
+# ---------------------------------------------------------------------------------------------------
+# BLAS at one thread. Its thread count is global to the process: the first of several concurrent calls
+# sets it to one, the last puts it back. Purely a matter of speed, no result depends on it.
+
+cdef object _blas_lock = threading.Lock()
+cdef object _blas_controller = None
+cdef object _blas_limiter = None
+cdef Py_ssize_t _blas_holders = 0
+cdef bint _blas_prepared = False
+
+
+def _after_fork_in_child():
+    global _blas_lock, _blas_holders, _blas_limiter
+    _blas_lock = threading.Lock()
+    _blas_holders = 0
+    limiter, _blas_limiter = _blas_limiter, None
+    if limiter is not None:
+        limiter.restore_original_limits()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+cdef _prepare_blas():
+    # OpenBLAS maps its work buffer (32 MB) in the first GEMM, and hangs or exits where it cannot:
+    # ask for the memory ourselves first.
+    global _blas_prepared
+    cdef double[3] one = [1.0, 1.0, 0.0]
+    cdef void *probe = PyMem_RawMalloc(48 << 20)
+    if probe == NULL:
+        raise MemoryError("no memory for the work buffer of BLAS")
+    PyMem_RawFree(probe)
+    gemm_add(False, 1, 1, 1, &one[0], 1, &one[1], 1, &one[2], 1)
+    _blas_prepared = True
+
+
+cdef _hold_blas():
+    global _blas_controller, _blas_holders, _blas_limiter
+    with _blas_lock:
+        if _blas_holders == 0:
+            if _blas_controller is None:
+                from threadpoolctl import ThreadpoolController
+
+                _blas_controller = ThreadpoolController()
+            _blas_limiter = _blas_controller.limit(limits=1, user_api="blas")
+        _blas_holders += 1
+
+
+cdef _release_blas():
+    global _blas_holders, _blas_limiter
+    with _blas_lock:
+        _blas_holders -= 1
+        if _blas_holders == 0:
+            limiter, _blas_limiter = _blas_limiter, None
+            limiter.restore_original_limits()
+
+
+# ---------------------------------------------------------------------------------------------------
+# Tiles
+
+cdef inline Py_ssize_t _ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    return a // b + (a % b != 0)
+
+
+# The size of equal parts of at most `limit` that cover `total`, rounded up to a multiple.
+cdef Py_ssize_t _part(Py_ssize_t total, Py_ssize_t limit, Py_ssize_t multiple) noexcept nogil:
+    cdef Py_ssize_t part = _ceil_div(total, max(1, _ceil_div(total, limit)))
+    return max(1, min(limit, _ceil_div(part, multiple) * multiple))
+
+
+# Rows first_row... of the unfolded input, columns first_column..., as a matrix with *row_length
+# elements a row: the input itself where it already is that matrix, a copy in scratch elsewhere.
+# Columns from `width` to `padded_width` are zero.
+cdef const num_t *_columns(
+    const num_t[:, :, :] x, Py_ssize_t item, Py_ssize_t first_channel,
+    Py_ssize_t first_row, Py_ssize_t n_rows,
+    Py_ssize_t first_column, Py_ssize_t width, Py_ssize_t padded_width,
+    const Window *window, num_t *scratch, Py_ssize_t scratch_row, Py_ssize_t *row_length,
+) noexcept nogil:
+    cdef Py_ssize_t size = sizeof(num_t), r
+    cdef Py_ssize_t start = first_column - window.pad_left
+    cdef bint rows_usable = n_rows == 1 or (
+        x.strides[1] >= width * size and x.strides[1] % size == 0)
+    if (window.kernel_size == 1 and window.stride == 1 and width == padded_width and rows_usable
+            and x.strides[2] == size and start >= 0 and start <= x.shape[2] - width):
+        row_length[0] = x.strides[1] // size if n_rows > 1 else width
+        return &x[item, first_channel + first_row, start]
+    unfold_tile(x, item, first_channel, first_row, n_rows, first_column, width, window,
+                scratch, scratch_row)
+    if padded_width > width:
+        for r in range(n_rows):
+            memset(scratch + r * scratch_row + width, 0, (padded_width - width) * size)
+    row_length[0] = scratch_row
+    return scratch
+
+
+# Scratch of `n_workers` times `size` elements, aligned; *raw is what to free.
+cdef num_t *_allocate(
+    Py_ssize_t n_workers, Py_ssize_t size, void **raw, num_t *typed
+) except? NULL:
+    cdef size_t n_bytes = <size_t> size * sizeof(num_t) * <size_t> n_workers + ALIGNMENT
+    raw[0] = PyMem_RawMalloc(n_bytes)
+    if raw[0] == NULL:
+        raise MemoryError(f"no memory for {n_bytes} bytes of scratch")
+    return <num_t *> ((<uintptr_t> raw[0] + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT)
+
+
+cdef Py_ssize_t _count_workers(
+    Py_ssize_t n_jobs, double work_per_job, n_threads
+) except -1:
+    if not FASTCONV1D_OPENMP or n_jobs * work_per_job < MIN_PARALLEL_WORK:
+        return 1
+    return max(1, min(n_jobs, n_threads, MAX_WORKERS))
+
+
+# How many jobs run between two looks for a pending signal.
+cdef Py_ssize_t _round(Py_ssize_t n_workers, Py_ssize_t n_jobs, double work_per_job) noexcept:
+    cdef double jobs = SIGNAL_WORK * n_workers / max(work_per_job, 1.0)
+    return max(n_workers, n_jobs if jobs >= n_jobs else <Py_ssize_t> jobs)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Correlation
+
+cdef struct Correlation:
+    Py_ssize_t n_batch
+    Py_ssize_t groups
+    Py_ssize_t c_in  # of one group
+    Py_ssize_t c_out  # of one group
+    Py_ssize_t rows  # c_in * kernel_size
+    Py_ssize_t l_out
+    Window window
+    # Column l is written to, or with `accumulate` added to, y[..., y_start + l * y_step].
+    Py_ssize_t y_start
+    Py_ssize_t y_step
+    Py_ssize_t y_length
+    bint accumulate
+    # Fixed-width tiles: the last is padded with zeros, so no bit of an output depends on l_out.
+    bint fixed
+    Py_ssize_t tile
+    Py_ssize_t tile_row
+    Py_ssize_t block_rows
+    Py_ssize_t block_channels
+    Py_ssize_t n_tiles
+    Py_ssize_t n_channel_blocks
+
+
+cdef void _plan_tiles(Correlation *c, Py_ssize_t itemsize) noexcept:
+    cdef Py_ssize_t widest = ROW_BYTES // itemsize
+    c.tile = widest // 2 if c.fixed else _part(c.l_out, widest, 16)
+    c.tile_row = c.tile + ALIGNMENT // itemsize  # rows a power of two apart would share cache sets
+    c.block_rows = _part(c.rows, MAX_ROWS, 1)
+    c.block_channels = _part(c.c_out, MAX_CHANNELS, 8)
+    c.n_tiles = _ceil_div(c.l_out, c.tile)
+    c.n_channel_blocks = _ceil_div(c.c_out, c.block_channels)
+
+
+# out[i, :width] = bias[i], or 0 without one.
+cdef void _fill(
+    num_t *out, Py_ssize_t out_row, Py_ssize_t n_rows, Py_ssize_t width, const num_t *bias
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for i in range(n_rows):
+        if bias == NULL:
+            memset(out + i * out_row, 0, width * sizeof(num_t))
+        else:
+            for j in range(width):
+                out[i * out_row + j] = bias[i]
+
+
+# out[i, j * step] = tile[i, j], or += with `accumulate`.
+cdef void _store(
+    const num_t *tile, Py_ssize_t tile_row, Py_ssize_t n_rows, Py_ssize_t width,
+    num_t *out, Py_ssize_t out_row, Py_ssize_t step, bint accumulate,
+) noexcept nogil:
+    cdef Py_ssize_t i, j
+    for i in range(n_rows):
+        if accumulate:
+            for j in range(width):
+                out[i * out_row + j * step] += tile[i * tile_row + j]
+        else:
+            for j in range(width):
+                out[i * out_row + j * step] = tile[i * tile_row + j]
+
+
+# Job `index` is (item, group, channel block, tile), the last fastest:
+#     y[item, co, y_start + l*y_step] = bias[co] + sum_r w[co, r] * cols[r, l],  r = ci * kernel_size + k
+# over the tile's columns l. Blocks of rows r are unfolded and added one after another. The sum is
+# built in y itself where its columns are adjacent and none is padding, in scratch elsewhere.
+cdef void _correlate_tile(
+    const Correlation *c, const num_t[:, :, :] x, const num_t *w, const num_t *bias, num_t *y,
+    Py_ssize_t index, num_t *scratch,
+) noexcept nogil:
+    cdef Py_ssize_t first_column = index % c.n_tiles * c.tile
+    cdef Py_ssize_t block = index // c.n_tiles % c.n_channel_blocks
+    cdef Py_ssize_t outer = index // c.n_tiles // c.n_channel_blocks
+    cdef Py_ssize_t group = outer % c.groups, item = outer // c.groups
+    cdef Py_ssize_t channel = group * c.c_out + block * c.block_channels
+    cdef Py_ssize_t n_channels = min(c.block_channels, c.c_out - block * c.block_channels)
+    cdef Py_ssize_t width = min(c.tile, c.l_out - first_column)
+    cdef Py_ssize_t padded_width = c.tile if c.fixed else width
+    cdef bint in_place = c.y_step == 1 and padded_width == width
+    cdef num_t *out = (y + (item * c.groups * c.c_out + channel) * c.y_length
+                       + c.y_start + first_column * c.y_step)
+    cdef num_t *target = out if in_place else scratch + c.block_rows * c.tile_row
+    cdef Py_ssize_t target_row = c.y_length if in_place else c.tile_row
+    cdef Py_ssize_t row = 0, n_rows, cols_row = 0
+    cdef const num_t *cols
+    if not c.accumulate:
+        _fill(target, target_row, n_channels, padded_width, NULL if bias == NULL else bias + channel)
+    elif not in_place:
+        _fill(target, target_row, n_channels, padded_width, <const num_t *> NULL)
+    while row < c.rows:
+        n_rows = min(c.block_rows, c.rows - row)
+        cols = _columns(x, item, group * c.c_in, row, n_rows, first_column, width, padded_width,
+                        &c.window, scratch, c.tile_row, &cols_row)
+        gemm_add(False, n_channels, padded_width, n_rows, w + channel * c.rows + row, c.rows,
+                 cols, cols_row, target, target_row)
+        row += n_rows
+    if not in_place:
+        _store(target, c.tile_row, n_channels, width, out, c.y_length, c.y_step, c.accumulate)
+
+
+cdef _run_correlation(
+    Correlation *c, const num_t[:, :, :] x, const num_t *w, const num_t *bias, num_t *y, n_threads
+):
+    _plan_tiles(c, sizeof(num_t))
+    cdef Py_ssize_t n_jobs = c.n_batch * c.groups * c.n_channel_blocks * c.n_tiles
+    cdef double work = <double> c.block_channels * c.rows * c.tile
+    cdef Py_ssize_t n_workers = _count_workers(n_jobs, work, n_threads)
+    cdef Py_ssize_t jobs_a_round = _round(n_workers, n_jobs, work)
+    cdef Py_ssize_t size = (c.block_rows + c.block_channels) * c.tile_row
+    cdef Py_ssize_t start = 0, stop, i
+    cdef bint hold = (
+        n_workers > 1
+        or c.block_channels * min(c.rows, c.block_rows) * c.tile > MAX_SERIAL_GEMM)
+    cdef void *raw = NULL
+    cdef num_t *scratch
+    if n_jobs == 0:
+        return
+    if not _blas_prepared:
+        _prepare_blas()
+    scratch = _allocate(n_workers, size, &raw, <num_t *> NULL)
+    try:
+        if hold:
+            _hold_blas()
+        try:
+            while start < n_jobs:
+                stop = start + min(jobs_a_round, n_jobs - start)
+                with nogil:
+                    if n_workers == 1:
+                        for i in range(start, stop):
+                            _correlate_tile(c, x, w, bias, y, i, scratch)
+                    else:
+                        for i in prange(start, stop, num_threads=n_workers, schedule="dynamic"):
+                            _correlate_tile(c, x, w, bias, y, i, scratch + threadid() * size)
+                PyErr_CheckSignals()
+                start = stop
+        finally:
+            if hold:
+                _release_blas()
+    finally:
+        PyMem_RawFree(raw)
+
+
+cdef _correlate(
+    const num_t[:, :, :] x, const num_t[:, :, ::1] w, const num_t[::1] bias, num_t[:, :, ::1] y,
+    Window window, Py_ssize_t groups, n_threads, bint deterministic,
+):
+    cdef Correlation c
+    cdef const num_t *bias_data = NULL if bias is None else &bias[0]
+    c.n_batch, c.groups, c.window = x.shape[0], groups, window
+    c.c_in, c.c_out = w.shape[1], w.shape[0] // groups
+    c.rows = c.c_in * window.kernel_size
+    c.l_out = c.y_length = y.shape[2]
+    c.y_start, c.y_step, c.accumulate, c.fixed = 0, 1, False, deterministic
+    _run_correlation(&c, x, &w[0, 0, 0] if c.rows else NULL, bias_data, &y[0, 0, 0], n_threads)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Scatter. Output o is reached by the taps with k*dilation = o + pad_left (mod stride) only. For each
+# residue, those taps are every (stride / gcd)-th one, and in the order of falling k they read adjacent
+# inputs: a correlation of stride 1 whose outputs lie `stride` apart. So nothing is added twice, no
+# zeros are inserted, and two tiles never meet.
+
+cdef Py_ssize_t _gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
+    while b:
+        a, b = b, a % b
+    return a
+
+
+# out[g*c_out + co, ci, t] = w[g*c_in + ci, co, last_tap - t*tap_step]; False where one is not finite.
+cdef bint _pack_taps(
+    const num_t[:, :, :] w, Py_ssize_t groups, Py_ssize_t last_tap, Py_ssize_t tap_step,
+    Py_ssize_t n_taps, num_t *out,
+) noexcept nogil:
+    cdef Py_ssize_t c_in = w.shape[0] // groups, c_out = w.shape[1], g, ci, co, t
+    cdef num_t value
+    cdef num_t *row
+    cdef bint finite = True
+    for g in range(groups):
+        for ci in range(c_in):
+            for co in range(c_out):
+                row = out + ((g * c_out + co) * c_in + ci) * n_taps
+                for t in range(n_taps):
+                    value = w[g * c_in + ci, co, last_tap - t * tap_step]
+                    row[t] = value
+                    finite = finite and value - value == 0
+    return finite
+
+
+# Write the taps last_tap, last_tap - tap_step, ... (n_taps of them) of w to their outputs. With `clip`,
+# for one tap only, nothing but inputs that exist is read: an infinite weight times a padded zero is NaN.
+# False, and nothing written, where a tap is not finite and it does not clip.
+cdef bint _scatter_taps(
+    Correlation c, const num_t[:, :, :] x, const num_t[:, :, :] w, num_t *packed,
+    const num_t *bias, num_t *y, Py_ssize_t last_tap, Py_ssize_t tap_step, Py_ssize_t n_taps,
+    bint clip, n_threads,
+) except -1:
+    cdef Py_ssize_t stride = c.y_step, reach = last_tap * c.window.dilation
+    cdef Py_ssize_t phase = c.window.pad_left % stride, residue, offset, first = 0
+    cdef bint finite
+    with nogil:
+        finite = _pack_taps(w, c.groups, last_tap, tap_step, n_taps, packed)
+    if not finite and not clip:
+        return False
+    residue = reach % stride - (phase + stride if phase < 0 else phase)
+    residue += stride if residue < 0 else 0
+    if residue >= c.y_length:
+        return True
+    # Column j is output residue + j * stride; its first packed tap reads input j + offset.
+    offset = (c.window.pad_left - reach) // stride + ((c.window.pad_left - reach) % stride > 0)
+    c.l_out = (c.y_length - residue - 1) // stride + 1
+    if clip:
+        first = max(0, -offset)
+        c.l_out = max(0, min(c.l_out, x.shape[2] - offset) - first)
+    c.y_start = residue + first * stride
+    c.rows = c.c_in * n_taps
+    c.window.dilation = c.window.dilation * tap_step // stride if n_taps > 1 else 1
+    c.window.kernel_size, c.window.stride, c.window.pad_left = n_taps, 1, -(offset + first)
+    _run_correlation(&c, x, <const num_t *> packed, bias, y, n_threads)
+    return True
+
+
+cdef _scatter(
+    const num_t[:, :, :] x, const num_t[:, :, :] w, const num_t[::1] bias, num_t[:, :, ::1] y,
+    Window window, Py_ssize_t groups, n_threads, bint deterministic,
+):
+    cdef Correlation c
+    cdef const num_t *bias_data = NULL if bias is None else &bias[0]
+    cdef num_t *y_data = &y[0, 0, 0]
+    cdef num_t *packed
+    cdef void *raw = NULL
+    cdef Py_ssize_t kernel_size = window.kernel_size
+    cdef Py_ssize_t tap_step = window.stride // _gcd(window.stride, window.dilation)
+    cdef Py_ssize_t n_phases = min(kernel_size, tap_step), k, n_taps
+    cdef bint covers = n_phases == window.stride, finite = True
+    c.n_batch, c.groups, c.window, c.fixed = x.shape[0], groups, window, deterministic
+    c.c_in, c.c_out = w.shape[0] // groups, w.shape[1]
+    c.y_length, c.y_step, c.accumulate = y.shape[2], window.stride, not covers
+    packed = _allocate(1, w.shape[0] * c.c_out * _ceil_div(kernel_size, max(1, n_phases)),
+                       &raw, <num_t *> NULL)
+    try:
+        if not covers:
+            _fill_all(y, bias_data)
+        for k in range(n_phases):
+            n_taps = (kernel_size - 1 - k) // tap_step + 1
+            finite = finite and _scatter_taps(
+                c, x, w, packed, bias_data, y_data, k + (n_taps - 1) * tap_step, tap_step, n_taps,
+                False, n_threads)
+        if not finite:
+            _fill_all(y, bias_data)
+            c.accumulate = True
+            for k in range(kernel_size):
+                _scatter_taps(c, x, w, packed, bias_data, y_data, k, 1, 1, True, n_threads)
+    finally:
+        PyMem_RawFree(raw)
+
+
+cdef void _fill_all(num_t[:, :, ::1] y, const num_t *bias) noexcept:
+    cdef Py_ssize_t item
+    with nogil:
+        for item in range(y.shape[0]):
+            _fill(&y[item, 0, 0], y.shape[2], y.shape[1], y.shape[2], bias)
+
+
+# ---------------------------------------------------------------------------------------------------
+# Weight gradient
+
+cdef struct Gradient:
+    Py_ssize_t n_batch
+    Py_ssize_t groups
+    Py_ssize_t c_in  # of one group
+    Py_ssize_t c_out  # of one group
+    Py_ssize_t rows  # c_in * kernel_size
+    Py_ssize_t l_out
+    Window window
+    Window identity  # the window that leaves grad_output as it is
+    Py_ssize_t tile
+    Py_ssize_t tile_row
+    Py_ssize_t block_rows
+    Py_ssize_t block_channels
+    Py_ssize_t n_tiles
+    Py_ssize_t n_row_blocks
+    Py_ssize_t n_channel_blocks
+    # The reduction over (item, tile) is cut into n_parts, each with a dw of its own.
+    Py_ssize_t n_parts
+    Py_ssize_t dw_size
+
+
+cdef void _plan_gradient(Gradient *c, Py_ssize_t itemsize) noexcept:
+    cdef Py_ssize_t n_jobs
+    c.tile = _part(c.l_out, ROW_BYTES // itemsize, 16)
+    c.tile_row = c.tile + ALIGNMENT // itemsize
+    c.block_rows = _part(c.rows, MAX_ROWS, 8)
+    c.block_channels = _part(c.c_out, MAX_CHANNELS, 8)
+    c.n_tiles = _ceil_div(c.l_out, c.tile)
+    c.n_row_blocks = _ceil_div(c.rows, c.block_rows)
+    c.n_channel_blocks = _ceil_div(c.c_out, c.block_channels)
+    c.dw_size = c.groups * c.c_out * c.rows
+    n_jobs = c.groups * c.n_row_blocks * c.n_channel_blocks
+    c.n_parts = max(1, min(_ceil_div(MIN_GRADIENT_JOBS, max(1, n_jobs)), c.n_batch * c.n_tiles))
+
+
+# Job `index` is (part, group, channel block, row block), the last fastest:
+#     dw[co, r] = sum_{item, l} g[item, co, l] * conj(cols[item, r, l]),  r = ci * kernel_size + k
+# over the part's items and tiles, in that order. Part 0 writes to dw, part i to partial i - 1.
+cdef void _gradient_block(
+    const Gradient *c, const num_t[:, :, :] g, const num_t[:, :, :] x, num_t *dw, num_t *partials,
+    Py_ssize_t index, num_t *scratch,
+) noexcept nogil:
+    cdef Py_ssize_t row = index % c.n_row_blocks * c.block_rows
+    cdef Py_ssize_t block = index // c.n_row_blocks % c.n_channel_blocks
+    cdef Py_ssize_t outer = index // c.n_row_blocks // c.n_channel_blocks
+    cdef Py_ssize_t group = outer % c.groups, part = outer // c.groups
+    cdef Py_ssize_t channel = group * c.c_out + block * c.block_channels
+    cdef Py_ssize_t n_channels = min(c.block_channels, c.c_out - block * c.block_channels)
+    cdef Py_ssize_t n_rows = min(c.block_rows, c.rows - row)
+    cdef Py_ssize_t n_steps = c.n_batch * c.n_tiles, share = _ceil_div(n_steps, c.n_parts), step
+    cdef Py_ssize_t item, first_column, width, g_row = 0, cols_row = 0
+    cdef num_t *out = (dw if part == 0 else partials + (part - 1) * c.dw_size)
+    cdef const num_t *g_tile
+    cdef const num_t *cols
+    out += channel * c.rows + row
+    _fill(out, c.rows, n_channels, n_rows, <const num_t *> NULL)
+    for step in range(part * share, min((part + 1) * share, n_steps)):
+        item = step // c.n_tiles
+        first_column = step % c.n_tiles * c.tile
+        width = min(c.tile, c.l_out - first_column)
+        g_tile = _columns(g, item, channel, 0, n_channels, first_column, width, width,
+                          &c.identity, scratch + c.block_rows * c.tile_row, c.tile_row, &g_row)
+        cols = _columns(x, item, group * c.c_in, row, n_rows, first_column, width, width,
+                        &c.window, scratch, c.tile_row, &cols_row)
+        gemm_add(True, n_channels, n_rows, width, g_tile, g_row, cols, cols_row, out, c.rows)
+
+
+cdef _weight_gradient(
+    const num_t[:, :, :] g, const num_t[:, :, :] x, num_t[:, :, ::1] dw, Window window,
+    Py_ssize_t groups, n_threads,
+):
+    cdef Gradient c
+    c.n_batch, c.groups, c.l_out = g.shape[0], groups, g.shape[2]
+    c.c_in, c.c_out, c.rows = dw.shape[1], dw.shape[0] // groups, dw.shape[1] * dw.shape[2]
+    c.window = window
+    c.identity.kernel_size = c.identity.stride = c.identity.dilation = 1
+    c.identity.pad_left, c.identity.mode = 0, ZEROS
+    _plan_gradient(&c, sizeof(num_t))
+    cdef Py_ssize_t n_jobs = c.n_parts * groups * c.n_channel_blocks * c.n_row_blocks
+    cdef double work = (<double> c.block_channels * c.block_rows * c.n_batch * c.l_out) / c.n_parts
+    cdef Py_ssize_t n_workers = _count_workers(n_jobs, work, n_threads)
+    cdef Py_ssize_t jobs_a_round = _round(n_workers, n_jobs, work)
+    cdef Py_ssize_t size = (c.block_rows + c.block_channels) * c.tile_row
+    cdef Py_ssize_t start = 0, stop, i, part
+    cdef bint hold = (
+        n_workers > 1 or c.block_channels * c.block_rows * c.tile > MAX_SERIAL_GEMM)
+    cdef void *raw = NULL
+    cdef num_t *dw_data = &dw[0, 0, 0]
+    cdef num_t *scratch
+    cdef num_t *partials
+    if not _blas_prepared:
+        _prepare_blas()
+    partials = _allocate(1, (c.n_parts - 1) * c.dw_size + n_workers * size, &raw, <num_t *> NULL)
+    scratch = partials + (c.n_parts - 1) * c.dw_size
+    try:
+        if hold:
+            _hold_blas()
+        try:
+            while start < n_jobs:
+                stop = start + min(jobs_a_round, n_jobs - start)
+                with nogil:
+                    if n_workers == 1:
+                        for i in range(start, stop):
+                            _gradient_block(&c, g, x, dw_data, partials, i, scratch)
+                    else:
+                        for i in prange(start, stop, num_threads=n_workers, schedule="dynamic"):
+                            _gradient_block(
+                                &c, g, x, dw_data, partials, i, scratch + threadid() * size)
+                PyErr_CheckSignals()
+                start = stop
+        finally:
+            if hold:
+                _release_blas()
+        for part in range(c.n_parts - 1):
+            for i in range(c.dw_size):
+                dw_data[i] += partials[part * c.dw_size + i]
+    finally:
+        PyMem_RawFree(raw)
+
+
+# ---------------------------------------------------------------------------------------------------
+# The Python side: one dtype dispatch an operation.
+
+cdef Window _window(kernel_size, stride, dilation, pad_left, mode):
+    cdef Window window
+    window.kernel_size, window.stride, window.dilation = kernel_size, stride, dilation
+    window.pad_left, window.mode = pad_left, mode
+    return window
+
+
+def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, deterministic):
+    """Write the correlation of x with w, plus bias, to y.
+
+    ``y[n, co, l] = bias[co] + sum(w[co, ci, k] * x[n, group(co, ci), l*stride + k*dilation - pad_left])``
+
+    Parameters
+    ----------
+    x : ndarray of shape (N, C_in, L_in)
+        Any strides; float32, float64, complex64 or complex128, as all other arrays.
+    w : ndarray of shape (C_out, C_in / groups, K)
+    bias : ndarray of shape (C_out,) or None
+    y : C-contiguous ndarray of shape (N, C_out, L_out)
+    stride, dilation : int
+        Positive.
+    pad_left : int
+        May be negative.
+    mode : int
+        What lies outside x: 0 zeros, 1 reflect, 2 replicate, 3 circular.
+    groups, n_threads : int
+        Positive.
+    deterministic : bool
+        Whether an output's bits may depend on nothing but its own inputs: not on L_out either.
+
+    Notes
+    -----
+    The shapes are the caller's to check. Raises MemoryError when scratch cannot be had.
+    """
+    if y.size == 0:
+        return
+    cdef Window window = _window(w.shape[2], stride, dilation, pad_left, mode)
+    w = np.ascontiguousarray(w)
+    if bias is not None:
+        bias = np.ascontiguousarray(bias)
+    kind = y.dtype.char
+    if kind == "f":
+        _correlate[float](x, w, bias, y, window, groups, n_threads, deterministic)
+    elif kind == "d":
+        _correlate[double](x, w, bias, y, window, groups, n_threads, deterministic)
+    elif kind == "F":
+        _correlate[floatcomplex](x, w, bias, y, window, groups, n_threads, deterministic)
+    else:
+        _correlate[doublecomplex](x, w, bias, y, window, groups, n_threads, deterministic)
+
+
+def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic):
+    """Write the transposed correlation of x with w, plus bias, to y.
+
+    ``y[n, co, o] = bias[co] + sum(w[ci, co, k] * x[n, ci, l])`` over all ci of co's group, k and l with
+    ``l*stride + k*dilation - pad_left == o``. The arguments are those of `correlate`, but for
+    w : ndarray of shape (C_in, C_out / groups, K).
+    """
+    if y.size == 0:
+        return
+    cdef Window window = _window(w.shape[2], stride, dilation, pad_left, ZEROS)
+    if bias is not None:
+        bias = np.ascontiguousarray(bias)
+    kind = y.dtype.char
+    if kind == "f":
+        _scatter[float](x, w, bias, y, window, groups, n_threads, deterministic)
+    elif kind == "d":
+        _scatter[double](x, w, bias, y, window, groups, n_threads, deterministic)
+    elif kind == "F":
+        _scatter[floatcomplex](x, w, bias, y, window, groups, n_threads, deterministic)
+    else:
+        _scatter[doublecomplex](x, w, bias, y, window, groups, n_threads, deterministic)
+
+
+def weight_gradient(
+    g, x, dw, stride, dilation, pad_left, mode, groups, n_threads, deterministic
+):
+    """Write the gradient of `correlate` with respect to w to dw.
+
+    ``dw[co, ci, k] = sum(g[n, co, l] * conj(x[n, group(co, ci), l*stride + k*dilation - pad_left]))``
+    over n and l. The arguments are those of `correlate`, but for
+    g : ndarray of shape (N, C_out, L_out) and
+    dw : C-contiguous ndarray of shape (C_out, C_in / groups, K).
+    The result never depends on n_threads, so `deterministic` changes nothing.
+    """
+    if dw.size == 0:
+        return
+    cdef Window window = _window(dw.shape[2], stride, dilation, pad_left, mode)
+    kind = dw.dtype.char
+    if kind == "f":
+        _weight_gradient[float](g, x, dw, window, groups, n_threads)
+    elif kind == "d":
+        _weight_gradient[double](g, x, dw, window, groups, n_threads)
+    elif kind == "F":
+        _weight_gradient[floatcomplex](g, x, dw, window, groups, n_threads)
+    else:
+        _weight_gradient[doublecomplex](g, x, dw, window, groups, n_threads)

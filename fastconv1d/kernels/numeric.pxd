@@ -1,0 +1,5 @@
+ctypedef fused num_t:
+    float
+    double
+    float complex
+    double complex

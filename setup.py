@@ -1,0 +1,93 @@
+"""Build the extensions: OpenMP where the compiler has it, plain C flags, no -march, no -ffast-math.
+
+FASTCONV1D_DEBUG=1 builds without optimisation and with Cython's bounds checks.
+"""
+
+import os
+import tempfile
+import warnings
+from pathlib import Path
+
+import numpy
+import scipy.linalg
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+DEBUG = os.environ.get("FASTCONV1D_DEBUG", "0") == "1"
+MSVC_FLAGS = ["/Od", "/Zi"] if DEBUG else ["/O2"]
+UNIX_FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": DEBUG,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": DEBUG,
+    "freethreading_compatible": True,
+}
+OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
+
+
+class BuildExt(build_ext):
+    """build_ext that adds the compiler's flags, and OpenMP when a test program builds with it."""
+
+    def build_extensions(self):
+        msvc = self.compiler.compiler_type == "msvc"
+        compile_openmp, link_openmp = self.openmp_flags(msvc)
+        for extension in self.extensions:
+            extension.extra_compile_args += (MSVC_FLAGS if msvc else UNIX_FLAGS) + compile_openmp
+            extension.extra_link_args += link_openmp
+        super().build_extensions()
+
+    def openmp_flags(self, msvc):
+        flags = ["/openmp"] if msvc else ["-fopenmp"]
+        link_flags = [] if msvc else flags
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, "probe.c")
+            source.write_text(OPENMP_PROBE)
+            try:
+                objects = self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=flags
+                )
+                self.compiler.link_executable(
+                    objects, "probe", output_dir=folder, extra_postargs=link_flags
+                )
+            except Exception as error:  # each compiler class raises its own types
+                warnings.warn(f"no OpenMP, the build is serial: {error}", stacklevel=2)
+                return [], []
+        return flags, link_flags
+
+
+SIMD = "fastconv1d/kernels/simd"
+SIMD_HEADERS = [f"{SIMD}/{name}.h" for name in ("fc1d", "template", "vectors")]
+SIMD_SOURCES = [f"{SIMD}/{name}.c" for name in ("dispatch", "isa_base", "isa_avx2", "isa_avx512")]
+
+
+def kernel(name, c_sources=()):
+    return Extension(
+        f"fastconv1d.kernels.{name}",
+        [f"fastconv1d/kernels/{name}.pyx", *c_sources],
+        include_dirs=[numpy.get_include()],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        depends=SIMD_HEADERS,
+    )
+
+
+def write_blas_int(folder="fastconv1d/kernels"):
+    """Write blas_int.pxd: SciPy's own integer where it names one (1.18 on), a C int before."""
+    declarations = Path(scipy.linalg.__file__).with_name("cython_blas.pxd").read_text()
+    named = "blas_int" in declarations
+    line = "from scipy.linalg.cython_blas cimport blas_int" if named else "ctypedef int blas_int"
+    target = Path(folder, "blas_int.pxd")
+    if not target.exists() or target.read_text() != line + "\n":  # else all would be rebuilt
+        target.write_text(line + "\n")
+
+
+write_blas_int()
+extensions = [kernel("unfold"), kernel("gemm"), kernel("blas_engine")]
+extensions.append(kernel("direct_engine", SIMD_SOURCES))
+
+setup(
+    ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES),
+    cmdclass={"build_ext": BuildExt},
+)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -24,8 +25,8 @@ STACK_CHANNELS = 16
 DILATIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
-PathLike = str | os.PathLike[str]
-Layer = Conv1d | ConvTranspose1d
+PathLike: TypeAlias = str | os.PathLike[str]
+Layer: TypeAlias = Conv1d | ConvTranspose1d
 
 
 class SignalError(Exception):

@@ -148,13 +148,9 @@ def test_table_of_a_layer_without_results():
 def test_the_crop_is_part_of_the_whole(index, dtype):
     problem = make_problem(parse_layers(ROWS)[index], dtype)
     layer = problem.layer
-    sizes = (layer.stride, layer.padding)
-    if layer.transposed:
-        sizes += (layer.output_padding, layer.groups, layer.dilation)
-        whole = reference.conv_transpose1d(problem.x, problem.weight, problem.bias, *sizes)
-    else:
-        sizes += (layer.dilation, layer.groups)
-        whole = reference.conv1d(problem.x, problem.weight, problem.bias, *sizes)
+    function = reference.conv_transpose1d if layer.transposed else reference.conv1d
+    arrays = (problem.x, problem.weight, problem.bias)
+    whole = function(*arrays, groups=layer.groups, **layer.window)
     truths, limits = expected(problem, backward=False), tolerances(problem, backward=False)
     assert truths[0][1].size > 0
     check([whole], truths, limits)

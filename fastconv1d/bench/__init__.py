@@ -59,13 +59,13 @@ def _measure(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[
     from . import contestants, report
     from .measure import machine_gauges, measure_layer
 
-    isa = config_info().get("isa", args.isa or "native")
+    isa = config_info()["isa"]
     with ExitStack() as stack:
         fields, notes = contestants.build(args, peers, stack)
         about = describe_machine(args.threads, isa, [each.version for each in fields])
         about += [f"timed    {args.dtype} {'gradients' if args.backward else 'forward'}", *notes]
         print("\n".join(about), end="\n\n", flush=True)
-        gauges = machine_gauges(args.dtype, isa)
+        gauges = machine_gauges(args.dtype)
         rows = [measure_layer(layer, fields, gauges, args) for layer in _progress(layers)]
     print(report.table(rows), report.summary(rows), sep="\n\n")
     if args.json:

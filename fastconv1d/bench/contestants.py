@@ -55,12 +55,10 @@ class Fastconv1d:
 
     def _backward(self, problem: Problem) -> Callable[[], Any]:
         layer, arrays = problem.layer, (problem.grad_output, problem.x, problem.weight)
-        sizes = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
-        sizes |= {"dilation": layer.dilation} | self._options
-        if not layer.transposed:
-            return partial(self._library.conv1d_backward, *arrays, **sizes)
-        sizes["output_padding"] = layer.output_padding
-        return partial(self._library.conv_transpose1d_backward, *arrays, **sizes)
+        backward: Callable[..., Any] = self._library.conv1d_backward
+        if layer.transposed:
+            backward = self._library.conv_transpose1d_backward
+        return partial(backward, *arrays, groups=layer.groups, **layer.window, **self._options)
 
     def arrays(self, result: Any) -> tuple[np.ndarray, ...]:
         return result if isinstance(result, tuple) else (result,)
@@ -86,10 +84,12 @@ class Torch:
             torch.from_numpy, (problem.x, problem.weight, problem.bias, problem.grad_output)
         )
         if backward:
-            sizes = ([layer.stride], [layer.padding], [layer.dilation], layer.transposed)
-            sizes += ([layer.output_padding], layer.groups, [True, True, True])
+            window = ([layer.stride], [layer.padding], [layer.dilation])
+            transposed = (layer.transposed, [layer.output_padding])
+            rest = (layer.groups, [True, True, True])
+            arrays = (grad_output, x, weight, [layer.c_out])
             operation = torch.ops.aten.convolution_backward
-            return partial(operation, grad_output, x, weight, [layer.c_out], *sizes)
+            return partial(operation, *arrays, *window, *transposed, *rest)
         kind = torch.nn.ConvTranspose1d if layer.transposed else torch.nn.Conv1d
         module = kind(**_module_sizes(layer), dtype=x.dtype)
         module.load_state_dict({"weight": weight, "bias": bias})
@@ -139,6 +139,8 @@ class OpenVino:
         self.version = f"openvino {openvino.__version__.partition('-')[0]}"
 
     def prepare(self, problem: Problem, backward: bool) -> Callable[[], Any]:
+        if problem.x.dtype != np.float32:
+            raise TypeError(f"computes {problem.x.dtype} in float32")
         settings = {
             "INFERENCE_NUM_THREADS": self._n_threads,
             "NUM_STREAMS": 1,
@@ -154,18 +156,13 @@ class OpenVino:
 
 
 def _module_sizes(layer: Layer) -> dict[str, Any]:
-    sizes = {
+    return {
         "in_channels": layer.c_in,
         "out_channels": layer.c_out,
         "kernel_size": layer.kernel_size,
-        "stride": layer.stride,
-        "padding": layer.padding,
-        "dilation": layer.dilation,
         "groups": layer.groups,
+        **layer.window,
     }
-    if layer.transposed:
-        sizes["output_padding"] = layer.output_padding
-    return sizes
 
 
 def onnx_model(problem: Problem) -> bytes:
@@ -173,7 +170,7 @@ def onnx_model(problem: Problem) -> bytes:
     from onnx import helper, numpy_helper
 
     layer = problem.layer
-    attributes = {
+    attributes: dict[str, Any] = {
         "kernel_shape": [layer.kernel_size],
         "strides": [layer.stride],
         "pads": [layer.padding, layer.padding],

@@ -5,11 +5,26 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
 
 from ..geometry import conv_length, conv_transpose_length
+
+
+_COLUMNS = {
+    "n_batch": "n",
+    "c_in": "c_in",
+    "c_out": "c_out",
+    "l_in": "length",
+    "kernel_size": "kernel",
+    "stride": "stride",
+    "padding": "padding",
+    "dilation": "dilation",
+    "groups": "groups",
+    "output_padding": "output_padding",
+}
 
 
 @dataclass(frozen=True)
@@ -18,6 +33,7 @@ class Layer:
 
     name: str
     transposed: bool
+    network: str
     n_batch: int
     c_in: int
     c_out: int
@@ -28,7 +44,6 @@ class Layer:
     dilation: int
     groups: int
     output_padding: int
-    network: str
 
     @property
     def l_out(self) -> int:
@@ -44,6 +59,12 @@ class Layer:
         if self.transposed:
             return (self.c_in, self.c_out // self.groups, self.kernel_size)
         return (self.c_out, self.c_in // self.groups, self.kernel_size)
+
+    @property
+    def window(self) -> dict[str, Any]:
+        """The arguments of the functions that say where the kernel goes."""
+        sizes = {"stride": self.stride, "padding": self.padding, "dilation": self.dilation}
+        return {**sizes, "output_padding": self.output_padding} if self.transposed else sizes
 
     @property
     def reduction(self) -> int:
@@ -74,23 +95,9 @@ def parse_layers(lines: Iterable[str]) -> list[Layer]:
     for row in csv.DictReader(lines):
         if row["op"] not in ("conv", "convt"):
             raise ValueError(f"op must be conv or convt, got {row['op']!r} for {row['name']}")
-        sizes = [int(row[key]) for key in _SIZES]
-        layers.append(Layer(row["name"], row["op"] == "convt", *sizes, row["network"]))
+        sizes: dict[str, Any] = {field: int(row[column]) for field, column in _COLUMNS.items()}
+        layers.append(Layer(row["name"], row["op"] == "convt", network=row["network"], **sizes))
     return layers
-
-
-_SIZES = (
-    "n",
-    "c_in",
-    "c_out",
-    "length",
-    "kernel",
-    "stride",
-    "padding",
-    "dilation",
-    "groups",
-    "output_padding",
-)
 
 
 def load_layers() -> list[Layer]:

@@ -12,11 +12,13 @@ from scipy.linalg.blas import get_blas_funcs
 from threadpoolctl import threadpool_limits
 
 from .. import reference
+from ..kernels.direct_engine import peak_gflops
 from .contestants import Contestant
 from .layers import Layer, Problem, make_problem
 from .timing import interleave
 
 GEMM_SIZE = 512
+PEAK_SECONDS = 0.02
 REFERENCE_CHANNELS = 8  # the reference is slow: it checks so many channels of the last item
 REFERENCE_FLOPS = 3e8  # gradients cannot be cropped: above this they are checked on each other
 PAUSE_SECONDS = 5e-3  # between samples of threaded runs: the pools spin for a while after a call
@@ -49,15 +51,11 @@ def gemm_rate(dtype: DTypeLike) -> Callable[[], float]:
     return read
 
 
-def machine_gauges(dtype: DTypeLike, isa: str) -> dict[str, Callable[[], float]]:
-    """Return the functions that read the machine's rates: gemm and, where known, the FMA peak."""
+def machine_gauges(dtype: DTypeLike) -> dict[str, Callable[[], float]]:
+    """Return the functions that read the machine's rates: gemm and, for reals, the FMA peak."""
     gauges = {"gemm": gemm_rate(dtype)}
-    try:
-        from ..kernels.direct_engine import peak_gflops
-    except ImportError:
-        return gauges
     if np.dtype(dtype).kind == "f":
-        gauges["peak"] = lambda: peak_gflops(np.dtype(dtype), isa)
+        gauges["peak"] = lambda: peak_gflops(dtype, PEAK_SECONDS)
     return gauges
 
 
@@ -80,21 +78,19 @@ def _wide(array: np.ndarray) -> np.ndarray:
 
 def _reference_forward(problem: Problem) -> np.ndarray:
     layer = problem.layer
-    arrays = map(_wide, (problem.x, problem.weight, problem.bias))
+    x, weight, bias = map(_wide, (problem.x, problem.weight, problem.bias))
     if layer.transposed:
-        sizes = (layer.stride, layer.padding, layer.output_padding, 1, layer.dilation)
-        return reference.conv_transpose1d(*arrays, *sizes)
-    return reference.conv1d(*arrays, layer.stride, layer.padding, layer.dilation)
+        return reference.conv_transpose1d(x, weight, bias, **layer.window)
+    return reference.conv1d(x, weight, bias, **layer.window)
 
 
-def _reference_backward(problem: Problem) -> tuple[np.ndarray, ...]:
+def _reference_backward(problem: Problem) -> Sequence[Any]:
     layer = problem.layer
-    arrays = map(_wide, (problem.grad_output, problem.x, problem.weight))
-    if layer.transposed:
-        sizes = (layer.stride, layer.padding, layer.output_padding, layer.groups, layer.dilation)
-        return reference.conv_transpose1d_backward(*arrays, *sizes)
-    sizes = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    return reference.conv1d_backward(*arrays, *sizes)
+    grad_output, x, weight = map(_wide, (problem.grad_output, problem.x, problem.weight))
+    backward = (
+        reference.conv_transpose1d_backward if layer.transposed else reference.conv1d_backward
+    )
+    return backward(grad_output, x, weight, groups=layer.groups, **layer.window)
 
 
 def expected(problem: Problem, backward: bool) -> list[Truth]:

@@ -1,0 +1,52 @@
+"""Fixtures and options that all tests share."""
+
+import pytest
+from hypothesis import settings
+from layers import Library
+
+import fastconv1d
+
+ALGORITHMS = ("auto",)
+
+settings.register_profile(
+    "fastconv1d", deadline=None, derandomize=True, print_blob=True, database=None
+)
+settings.load_profile("fastconv1d")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--soak", action="store_true", help="also run the full counts, which take hours"
+    )
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "soak: the full count of a promise; runs with --soak only")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption("--soak"):
+        skip = pytest.mark.skip(reason="full count: needs --soak")
+        for item in items:
+            if "soak" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session", params=ALGORITHMS)
+def lib(request):
+    """The functions under test, once for each algorithm."""
+    return Library(request.param)
+
+
+@pytest.fixture(scope="session", params=[0.1, pytest.param(1, marks=pytest.mark.soak)])
+def share(request):
+    """The part of a promise's full count that this run does."""
+    return request.param
+
+
+@pytest.fixture
+def deterministic():
+    before = fastconv1d.are_deterministic_algorithms_enabled()
+    fastconv1d.use_deterministic_algorithms(True)
+    yield
+    fastconv1d.use_deterministic_algorithms(before)

@@ -1,0 +1,136 @@
+"""Deterministic mode: the same bits whatever the threads, the batch and what follows."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from layers import REALISTIC, Layer, assert_same_bits, random_layers
+
+import fastconv1d
+
+THREADS = (1, 2, 3, 4, 8, 16)
+
+# Enough work that a call is worth its threads, at sizes that leave ragged tiles.
+WIDE = {
+    "n_batch": 5,
+    "l_out": 1001,
+    "kernel_size": 5,
+    "c_in_per_group": 13,
+    "c_out_per_group": 17,
+}
+
+
+def mixed_layers(count, seed, **fixed):
+    """Return `count` layers, half of them small and half of them with work for several threads."""
+    wide = random_layers(count // 2, seed, **{**WIDE, **fixed})
+    return random_layers(count - count // 2, seed + 1, **fixed) + wide
+
+
+def all_results(lib, layer, arrays):
+    x, w, b, g = arrays
+    return [layer.forward(lib)(x, w, b), *layer.backward(lib)(g, x, w)]
+
+
+def test_threads(lib, share, deterministic):
+    for layer in [*mixed_layers(int(500 * share), seed=20), *REALISTIC]:
+        arrays = layer.normal_arrays()
+        with fastconv1d.num_threads(1):
+            expected = all_results(lib, layer, arrays)
+        for n_threads in THREADS[1:]:
+            with fastconv1d.num_threads(n_threads):
+                for name, result, bits in zip(
+                    "y dx dw db".split(), all_results(lib, layer, arrays), expected, strict=True
+                ):
+                    assert_same_bits(result, bits, f"{layer} {name} at {n_threads} threads")
+
+
+def test_run_to_run(lib, share):
+    for layer in mixed_layers(10, seed=22):
+        arrays = layer.normal_arrays()
+        with fastconv1d.num_threads(3):
+            expected = all_results(lib, layer, arrays)
+            for _ in range(int(200 * share)):
+                # A fresh allocation moves the arrays to other addresses and alignments.
+                moved = [a if a is None else a.copy() for a in arrays]
+                for result, bits in zip(all_results(lib, layer, moved), expected, strict=True):
+                    assert_same_bits(result, bits, layer)
+
+
+def test_batch_mates(lib, share, deterministic):
+    for layer in mixed_layers(int(200 * share), seed=24, n_batch=33, l_out=131):
+        x, w, b, g = layer.normal_arrays()
+        forward, backward = layer.forward(lib), layer.backward(lib)
+        y = forward(x, w, b)
+        dx = backward(g, x, w, output_mask=(True, False, False))[0]
+        for n in range(1, 33):
+            some = slice(0, n) if n % 2 else slice(33 - n, 33)
+            assert_same_bits(forward(x[some].copy(), w, b), y[some], f"{layer} y, {n} items")
+            grads = backward(g[some].copy(), x[some].copy(), w, output_mask=(True, False, False))
+            assert_same_bits(grads[0], dx[some], f"{layer} dx, {n} items")
+
+
+def test_position_in_the_batch(lib, deterministic):
+    for layer in mixed_layers(20, seed=26, n_batch=9):
+        x, w, b, g = layer.normal_arrays()
+        order = np.random.default_rng(0).permutation(9)
+        y, dx = all_results(lib, layer, (x, w, b, g))[:2]
+        y_moved, dx_moved = all_results(lib, layer, (x[order], w, b, g[order]))[:2]
+        assert_same_bits(y_moved, y[order], layer)
+        assert_same_bits(dx_moved, dx[order], layer)
+
+
+def settled(layer, l_in):
+    """Return how many outputs depend on nothing beyond the first `l_in` inputs."""
+    left = layer.pads[0]
+    if layer.op == "conv1d":
+        return max(0, (l_in + left - layer.span) // layer.stride + 1)
+    return max(0, l_in * layer.stride - left)
+
+
+@pytest.mark.parametrize("op", ["conv1d", "conv_transpose1d"])
+def test_prefix(lib, share, deterministic, op):
+    # Both at each length around a multiple of the lanes and at odd lengths.
+    lengths = [*range(1, 70, 3), *range(95, 300, 17), *range(511, 1200, 97)]
+    for layer in random_layers(
+        int(100 * share), seed=28, op=op, l_out=1201, padding_mode="zeros", padding=(3, 0)
+    ):
+        x, w, b, _ = layer.normal_arrays()
+        y = layer.forward(lib)(x, w, b)
+        compared = 0
+        for l_in in lengths:
+            short = dataclasses.replace(layer, l_in=l_in, output_padding=0)
+            count = min(settled(layer, l_in), short.l_out, layer.l_out)
+            if l_in > layer.l_in or short.l_out < 1 or count < 1:
+                continue
+            prefix = short.forward(lib)(x[:, :, :l_in].copy(), w, b)
+            bits = np.ascontiguousarray(y[:, :, :count])
+            assert_same_bits(np.ascontiguousarray(prefix[:, :, :count]), bits, f"{short}")
+            compared += 1
+        assert compared, layer
+
+
+def test_chunks_of_a_stream(lib, deterministic):
+    # A causal layer fed in chunks with its history gives the bits of the whole.
+    layer = Layer("conv1d", "float32", 1, 13, 9, 2003, 5, dilation=3)
+    x, w, b, _ = layer.normal_arrays()
+    whole = lib.conv1d(x, w, b, dilation=3)
+    history, pieces, start = layer.span - 1, [], 0
+    for size in (1, 7, 64, 2, 333, 16, 1000, 568):
+        chunk = x[:, :, start : start + history + size].copy()
+        pieces.append(lib.conv1d(chunk, w, b, dilation=3))
+        start += size
+    assert start + history == layer.l_in
+    assert_same_bits(np.concatenate(pieces, axis=2), whole)
+
+
+def test_host_threads_do_not_disturb_each_other(lib, deterministic):
+    from concurrent.futures import ThreadPoolExecutor
+
+    cases = [(layer, layer.normal_arrays()) for layer in mixed_layers(20, seed=30)]
+    expected = [all_results(lib, layer, arrays) for layer, arrays in cases]
+    with ThreadPoolExecutor(8) as pool:
+        for _ in range(3):
+            results = pool.map(lambda case: all_results(lib, *case), cases)
+            for (layer, _), result, bits in zip(cases, results, expected, strict=True):
+                for one, other in zip(result, bits, strict=True):
+                    assert_same_bits(one, other, layer)

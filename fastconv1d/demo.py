@@ -153,7 +153,7 @@ def layer_error(layer: Layer, x: np.ndarray, y: np.ndarray) -> float:
 def _report(name: str, x: np.ndarray, y: np.ndarray, error: float, milliseconds: float) -> bool:
     shapes = f"{tuple(x.shape)} -> {tuple(y.shape)}"
     verdict = "ok" if error <= ERROR_LIMIT else "WRONG"
-    print(f"{name:<36} {shapes:<34} {milliseconds:9.3f} ms {error:7.2f}  {verdict}")
+    print(f"{name:<38} {shapes:<32} {milliseconds:9.3f} ms {error:7.2f}  {verdict}")
     return error <= ERROR_LIMIT
 
 
@@ -234,7 +234,7 @@ def run_demo(path: str | None = None) -> int:
     if signal.size > MAX_SAMPLES:
         print(f"        only its first {MAX_SAMPLES} samples are used")
         signal = signal[:MAX_SAMPLES]
-    print(f"{'layer':<36} {'shapes':<34} {'median':>12} {'error':>7}  (at most {ERROR_LIMIT:g})")
+    print(f"{'layer':<38} {'shapes':<32} {'median':>12} {'error':>7}  (at most {ERROR_LIMIT:g})")
     rng = np.random.default_rng(0)
     good = _run_examples(rng)
     total, stack_good = _run_stack(signal, rng)

@@ -74,7 +74,7 @@ def test_select_layers():
 
 
 def test_plan():
-    assert plan(1e-6, budget=0.2) == Plan(n_calls=2000, n_rounds=100)
+    assert plan(3e-6, budget=0.25) == Plan(n_calls=667, n_rounds=100)
     assert plan(4e-3, budget=0.2) == Plan(n_calls=1, n_rounds=50)
     assert plan(0.2, budget=0.2) == Plan(n_calls=1, n_rounds=5)
     assert plan(5.0, budget=0.2) == Plan(n_calls=1, n_rounds=3)

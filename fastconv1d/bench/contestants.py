@@ -40,16 +40,15 @@ class Fastconv1d:
         import fastconv1d
 
         self._library = fastconv1d
-        self._options = {} if algorithm == "auto" else {"algorithm": algorithm}
+        self._options: dict[str, Any] = {} if algorithm == "auto" else {"algorithm": algorithm}
         self.version = f"fastconv1d {getattr(fastconv1d, '__version__', 'unknown')}"
 
     def prepare(self, problem: Problem, backward: bool) -> Callable[[], Any]:
         layer = problem.layer
         if backward:
             return self._backward(problem)
-        sizes = _module_sizes(layer)
-        kind = self._library.ConvTranspose1d if layer.transposed else self._library.Conv1d
-        module = kind(**sizes, dtype=problem.x.dtype, **self._options)
+        kind: Any = self._library.ConvTranspose1d if layer.transposed else self._library.Conv1d
+        module = kind(**_module_sizes(layer), dtype=problem.x.dtype, **self._options)
         module.load_state_dict({"weight": problem.weight, "bias": problem.bias})
         return partial(module.eval(), problem.x)
 

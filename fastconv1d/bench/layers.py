@@ -12,7 +12,6 @@ from numpy.typing import DTypeLike
 
 from ..geometry import conv_length, conv_transpose_length
 
-
 _COLUMNS = {
     "n_batch": "n",
     "c_in": "c_in",

@@ -1,0 +1,47 @@
+"""1-D convolutions of NumPy arrays on the CPU, forward and backward, as torch defines them.
+
+Functions: `conv1d`, `conv_transpose1d`, their gradients `conv1d_backward` and
+`conv_transpose1d_backward` (and the single ones in `fastconv1d.grad`), `unfold1d`, `fold1d`.
+Layers: `Conv1d`, `ConvTranspose1d`. Settings: `set_num_threads`, `get_num_threads`,
+`num_threads`, `use_deterministic_algorithms`, `are_deterministic_algorithms_enabled`,
+`show_config`.
+"""
+
+from . import grad
+from .config import (
+    are_deterministic_algorithms_enabled,
+    get_num_threads,
+    num_threads,
+    set_num_threads,
+    show_config,
+    use_deterministic_algorithms,
+)
+from .functional import (
+    conv1d,
+    conv1d_backward,
+    conv_transpose1d,
+    conv_transpose1d_backward,
+    fold1d,
+    unfold1d,
+)
+from .modules import Conv1d, ConvTranspose1d
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Conv1d",
+    "ConvTranspose1d",
+    "are_deterministic_algorithms_enabled",
+    "conv1d",
+    "conv1d_backward",
+    "conv_transpose1d",
+    "conv_transpose1d_backward",
+    "fold1d",
+    "get_num_threads",
+    "grad",
+    "num_threads",
+    "set_num_threads",
+    "show_config",
+    "unfold1d",
+    "use_deterministic_algorithms",
+]

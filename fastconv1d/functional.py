@@ -1,0 +1,844 @@
+"""The public functions: check, allocate, hand over to an engine."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from . import config, geometry
+from .kernels import blas_engine
+from .kernels.unfold import fold, unfold
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+_DTYPES = frozenset(map(np.dtype, ("float32", "float64", "complex64", "complex128")))
+
+# torch's names of the dtypes that are not implemented here.
+_TORCH_NAMES = {
+    "bool": "Bool",
+    "uint8": "Byte",
+    "int8": "Char",
+    "int16": "Short",
+    "int32": "Int",
+    "int64": "Long",
+    "uint16": "UInt16",
+    "uint32": "UInt32",
+    "uint64": "UInt64",
+    "float16": "Half",
+}
+
+# Steps the exact test for overlapping memory may take before an overlap is assumed.
+_OVERLAP_WORK = 10_000
+
+# Elements of a temporary block: 2 MiB of float64.
+_BLOCK = 1 << 18
+# Padded positions whose gradient is computed at once: the margins need no array of their own size.
+_MARGIN = 1024
+
+
+def conv1d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Apply a 1-D convolution (a cross-correlation, as torch's) to an input of several channels.
+
+    ``y[n, co, l] = bias[co] + sum over ci, k of
+    weight[co, ci, k] * x[n, ci, l*stride + k*dilation - pad_left]``
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
+        Of dtype float32, float64, complex64 or complex128. Any strides are read as they are;
+        array-likes, byte-swapped and unaligned arrays are converted once.
+    weight : ndarray of shape (C_out, C_in / groups, K)
+        Of the input's dtype.
+    bias : ndarray of shape (C_out,), optional
+        Of the input's dtype.
+    stride : int, default 1
+        Step between two windows.
+    padding : int, tuple of one or two ints, 'valid' or 'same', default 0
+        Positions added on both sides, or ``(left, right)``. 'valid' adds none. 'same' keeps the
+        length, needs ``stride=1``, and puts an odd position on the right.
+    dilation : int, default 1
+        Step between two taps of the kernel.
+    groups : int, default 1
+        Number of blocks of channels that are convolved separately.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, default 'zeros'
+        What the added positions hold. 'reflect' needs a padding below L_in, 'circular' one of at
+        most L_in.
+    out : ndarray of the result's shape and dtype, optional
+        Where to write the result. It should be writeable and share no memory with an input.
+
+    Returns
+    -------
+    ndarray of shape (N, C_out, L_out) or (C_out, L_out)
+        Of the input's dtype; `out` if it was given.
+        ``L_out = floor((L_in + pad_left + pad_right - dilation*(K - 1) - 1) / stride) + 1``.
+        As in torch, an input without channels has an output without channels.
+
+    Raises
+    ------
+    ValueError
+        If shapes or parameters do not fit together, or `out` cannot take the result.
+    TypeError
+        If dtypes differ or are not among the four, or a parameter is not an integer.
+    OverflowError
+        If a size exceeds 64 bits.
+    MemoryError
+        If the result or the scratch cannot be allocated.
+
+    Notes
+    -----
+    Beyond the result a call takes at most 4 MiB of scratch a thread, whatever the lengths, and
+    padding never copies the input. It runs on up to `get_num_threads` threads, without the GIL.
+
+    References
+    ----------
+    The semantics are those of ``torch.nn.functional.conv1d``:
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.conv1d.html
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import conv1d
+    >>> x = np.array([[[1.0, 2.0, 4.0, 7.0]]])
+    >>> w = np.array([[[-1.0, 1.0]]])
+    >>> conv1d(x, w)
+    array([[[1., 2., 3.]]])
+    >>> conv1d(x, w, padding=(1, 0), padding_mode="replicate")
+    array([[[0., 1., 2., 3.]]])
+    """
+    x, w, b, batched = _operands("conv1d", input, weight, bias)
+    c_out, l_out, stride, dilation, left, _, groups, mode = geometry.conv_geometry(
+        x.shape,
+        w.shape,
+        None if b is None else b.shape,
+        stride,
+        padding,
+        dilation,
+        groups,
+        padding_mode,
+    )
+    shape = (x.shape[0], c_out, l_out)
+    y = _new(shape, x.dtype) if out is None else _target(out, shape, batched, x, w, b)
+    if y.size:
+        _engine().correlate(x, w, b, y, stride, dilation, left, mode, groups, *_execution())
+    return _delivered(y, batched, out)
+
+
+def conv_transpose1d(
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+    *,
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
+    """Apply a 1-D transposed convolution to an input of several channels.
+
+    Each ``weight[ci, co, k] * x[n, ci, l]`` is added to
+    ``y[n, co, l*stride + k*dilation - pad_left]``, which starts from ``bias[co]``.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
+        Of dtype float32, float64, complex64 or complex128. Any strides are read as they are;
+        array-likes, byte-swapped and unaligned arrays are converted once.
+    weight : ndarray of shape (C_in, C_out / groups, K)
+        Of the input's dtype.
+    bias : ndarray of shape (C_out,), optional
+        Of the input's dtype.
+    stride : int, default 1
+        Step between the windows of two input positions.
+    padding : int or tuple of one or two ints, default 0
+        Positions cropped from both ends of the output, or ``(left, right)``.
+    output_padding : int, default 0
+        Positions added to the right end, below `stride` or `dilation`.
+    groups : int, default 1
+        Number of blocks of channels that are convolved separately.
+    dilation : int, default 1
+        Step between two taps of the kernel.
+    out : ndarray of the result's shape and dtype, optional
+        Where to write the result. It should be writeable and share no memory with an input.
+
+    Returns
+    -------
+    ndarray of shape (N, C_out, L_out) or (C_out, L_out)
+        Of the input's dtype; `out` if it was given. ``L_out = (L_in - 1)*stride - pad_left
+        - pad_right + dilation*(K - 1) + output_padding + 1``.
+
+    Raises
+    ------
+    ValueError
+        If shapes or parameters do not fit together, or `out` cannot take the result.
+    TypeError
+        If dtypes differ or are not among the four, or a parameter is not an integer.
+    OverflowError
+        If a size exceeds 64 bits.
+    MemoryError
+        If the result or the scratch cannot be allocated.
+
+    Notes
+    -----
+    Beyond the result a call takes at most 4 MiB of scratch a thread, whatever the lengths. It runs
+    on up to `get_num_threads` threads, without the GIL.
+
+    References
+    ----------
+    The semantics are those of ``torch.nn.functional.conv_transpose1d``:
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.functional.conv_transpose1d.html
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import conv_transpose1d
+    >>> x = np.array([[[1.0, 2.0]]])
+    >>> w = np.array([[[1.0, 10.0, 100.0]]])
+    >>> conv_transpose1d(x, w, stride=2)
+    array([[[  1.,  10., 102.,  20., 200.]]])
+    """
+    x, w, b, batched = _operands("conv_transpose1d", input, weight, bias)
+    c_out, l_out, stride, dilation, left, groups = geometry.conv_transpose_geometry(
+        x.shape,
+        w.shape,
+        None if b is None else b.shape,
+        stride,
+        padding,
+        output_padding,
+        groups,
+        dilation,
+    )
+    shape = (x.shape[0], c_out, l_out)
+    y = _new(shape, x.dtype) if out is None else _target(out, shape, batched, x, w, b)
+    if y.size:
+        _engine().scatter(x, w, b, y, stride, dilation, left, groups, *_execution())
+    return _delivered(y, batched, out)
+
+
+def conv1d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+    output_mask: Sequence[bool] = (True, True, True),
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
+    """Return the gradients of `conv1d` by input, weight and bias.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C_out, L_out) or (C_out, L_out)
+        The gradient by the output of `conv1d`, of the input's dtype.
+    input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
+        As given to `conv1d`.
+    weight : ndarray of shape (C_out, C_in / groups, K)
+        As given to `conv1d`.
+    stride, padding, dilation, groups, padding_mode
+        As given to `conv1d`, which has the formula of L_out.
+    output_mask : sequence of three bools, default (True, True, True)
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    grad_input : ndarray of the input's shape, or None
+    grad_weight : ndarray of the weight's shape, or None
+    grad_bias : ndarray of shape (C_out,), or None
+        All of the input's dtype; None where `output_mask` is False. For complex dtypes they are
+        torch's, which conjugates: ``grad_weight = sum of grad_output * conj(x)``.
+
+    Raises
+    ------
+    ValueError
+        If shapes or parameters do not fit together.
+    TypeError
+        If dtypes differ or are not among the four, or a parameter is not an integer.
+    OverflowError
+        If a size exceeds 64 bits.
+    MemoryError
+        If a result or the scratch cannot be allocated.
+
+    Notes
+    -----
+    Beyond the results a call takes at most 4 MiB of scratch a thread. The gradient by the bias is
+    summed in double precision in one order, whatever the strides and the number of threads.
+
+    References
+    ----------
+    ``torch.ops.aten.convolution_backward``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import conv1d_backward
+    >>> x = np.array([[[1.0, 2.0, 4.0]]])
+    >>> w = np.array([[[-1.0, 1.0]]])
+    >>> conv1d_backward(np.ones((1, 1, 2)), x, w)
+    (array([[[-1.,  0.,  1.]]]), array([[[3., 6.]]]), array([2.]))
+    >>> conv1d_backward(np.ones((1, 1, 2)), x, w, output_mask=(False, True, False))
+    (None, array([[[3., 6.]]]), None)
+    """
+    by_input, by_weight, by_bias = _mask(output_mask)
+    x, w, _, batched = _operands("conv1d", input, weight, None)
+    plan = geometry.conv_geometry(
+        x.shape, w.shape, None, stride, padding, dilation, groups, padding_mode
+    )
+    g = _gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
+    grad_input = _conv_grad_input(g, w, x.shape, plan) if by_input else None
+    return (
+        grad_input if batched or grad_input is None else grad_input[0],
+        _conv_grad_weight(g, x, w.shape, plan) if by_weight else None,
+        _grad_bias(g, w.shape[0]) if by_bias else None,
+    )
+
+
+def conv_transpose1d_backward(
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+    *,
+    output_mask: Sequence[bool] = (True, True, True),
+) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
+    """Return the gradients of `conv_transpose1d` by input, weight and bias.
+
+    Parameters
+    ----------
+    grad_output : ndarray of shape (N, C_out, L_out) or (C_out, L_out)
+        The gradient by the output of `conv_transpose1d`, of the input's dtype.
+    input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
+        As given to `conv_transpose1d`.
+    weight : ndarray of shape (C_in, C_out / groups, K)
+        As given to `conv_transpose1d`.
+    stride, padding, output_padding, groups, dilation
+        As given to `conv_transpose1d`, which has the formula of L_out.
+    output_mask : sequence of three bools, default (True, True, True)
+        Which of the three gradients to compute.
+
+    Returns
+    -------
+    grad_input : ndarray of the input's shape, or None
+    grad_weight : ndarray of the weight's shape, or None
+    grad_bias : ndarray of shape (C_out,), or None
+        All of the input's dtype; None where `output_mask` is False. For complex dtypes they are
+        torch's, which conjugates: ``grad_weight = sum of grad_output * conj(x)``.
+
+    Raises
+    ------
+    ValueError
+        If shapes or parameters do not fit together.
+    TypeError
+        If dtypes differ or are not among the four, or a parameter is not an integer.
+    OverflowError
+        If a size exceeds 64 bits.
+    MemoryError
+        If a result or the scratch cannot be allocated.
+
+    Notes
+    -----
+    Beyond the results a call takes at most 4 MiB of scratch a thread. The gradient by the bias is
+    summed in double precision in one order, whatever the strides and the number of threads.
+
+    References
+    ----------
+    ``torch.ops.aten.convolution_backward`` with ``transposed=True``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import conv_transpose1d_backward
+    >>> x = np.array([[[1.0, 2.0]]])
+    >>> w = np.array([[[1.0, 10.0, 100.0]]])
+    >>> conv_transpose1d_backward(np.ones((1, 1, 5)), x, w, stride=2)
+    (array([[[111., 111.]]]), array([[[3., 3., 3.]]]), array([5.]))
+    """
+    by_input, by_weight, by_bias = _mask(output_mask)
+    x, w, _, batched = _operands("conv_transpose1d", input, weight, None)
+    plan = geometry.conv_transpose_geometry(
+        x.shape, w.shape, None, stride, padding, output_padding, groups, dilation
+    )
+    g = _gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
+    grad_input = _conv_transpose_grad_input(g, w, x.shape, plan) if by_input else None
+    return (
+        grad_input if batched or grad_input is None else grad_input[0],
+        _conv_transpose_grad_weight(g, x, w.shape, plan) if by_weight else None,
+        _grad_bias(g, plan[0]) if by_bias else None,
+    )
+
+
+def unfold1d(
+    input: ArrayLike,
+    kernel_size: int | Sequence[int],
+    dilation: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    stride: int | Sequence[int] = 1,
+) -> NDArray[Any]:
+    """Write the windows of a convolution side by side as columns (im2col).
+
+    ``columns[n, c*K + k, l] = x[n, c, l*stride + k*dilation - pad_left]``, 0 outside of x.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C, L) or (C, L)
+        Of dtype float32, float64, complex64 or complex128.
+    kernel_size : int
+        Length K of a window, in taps.
+    dilation : int, default 1
+        Step between two taps.
+    padding : int or tuple of one or two ints, default 0
+        Zeros added on both sides, or ``(left, right)``.
+    stride : int, default 1
+        Step between two windows.
+
+    Returns
+    -------
+    ndarray of shape (N, C*K, L_out) or (C*K, L_out)
+        Of the input's dtype.
+        ``L_out = floor((L + pad_left + pad_right - dilation*(K - 1) - 1) / stride) + 1``.
+
+    Raises
+    ------
+    ValueError
+        If shapes or parameters do not fit together.
+    TypeError
+        If the dtype is not among the four, or a parameter is not an integer.
+    OverflowError
+        If a size exceeds 64 bits.
+    MemoryError
+        If the result cannot be allocated.
+
+    See Also
+    --------
+    fold1d : Its adjoint.
+
+    Notes
+    -----
+    No memory beyond the result, one thread. `conv1d` does not need the columns.
+
+    References
+    ----------
+    The 1-D form of ``torch.nn.functional.unfold``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import unfold1d
+    >>> unfold1d(np.array([[1.0, 2.0, 3.0, 4.0]]), kernel_size=2)
+    array([[1., 2., 3.],
+           [2., 3., 4.]])
+    """
+    x, batched = _batched("unfold1d", _operand(input))
+    _check_dtypes("unfold1d", x)
+    kernel, l_out, stride, dilation, left = geometry.unfold_geometry(
+        x.shape, kernel_size, dilation, padding, stride
+    )
+    columns = _new((x.shape[0], x.shape[1] * kernel, l_out), x.dtype)
+    if columns.size:
+        unfold(x, columns, stride, dilation, left)
+    return columns if batched else columns[0]
+
+
+def fold1d(
+    input: ArrayLike,
+    output_size: int | Sequence[int],
+    kernel_size: int | Sequence[int],
+    dilation: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    stride: int | Sequence[int] = 1,
+) -> NDArray[Any]:
+    """Add the columns of `unfold1d` back into a signal, where they overlap (col2im).
+
+    Each ``columns[n, c*K + k, l]`` is added to ``y[n, c, l*stride + k*dilation - pad_left]``.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C*K, L_columns) or (C*K, L_columns)
+        Of dtype float32, float64, complex64 or complex128.
+    output_size : int
+        Length of the signal.
+    kernel_size : int
+        Length K of a window, in taps.
+    dilation : int, default 1
+        Step between two taps.
+    padding : int or tuple of one or two ints, default 0
+        Positions left out on both sides, or ``(left, right)``.
+    stride : int, default 1
+        Step between two windows.
+
+    Returns
+    -------
+    ndarray of shape (N, C, output_size) or (C, output_size)
+        Of the input's dtype.
+
+    Raises
+    ------
+    ValueError
+        If shapes or parameters do not fit together: L_columns should be ``floor((output_size
+        + pad_left + pad_right - dilation*(K - 1) - 1) / stride) + 1``.
+    TypeError
+        If the dtype is not among the four, or a parameter is not an integer.
+    OverflowError
+        If a size exceeds 64 bits.
+    MemoryError
+        If the result cannot be allocated.
+
+    See Also
+    --------
+    unfold1d : Its adjoint.
+
+    Notes
+    -----
+    No memory beyond the result, one thread.
+
+    References
+    ----------
+    The 1-D form of ``torch.nn.functional.fold``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import fold1d
+    >>> fold1d(np.array([[1.0, 2.0, 3.0], [2.0, 3.0, 4.0]]), output_size=4, kernel_size=2)
+    array([[1., 4., 6., 4.]])
+    """
+    columns, batched = _batched("fold1d", _operand(input))
+    _check_dtypes("fold1d", columns)
+    channels, length, stride, dilation, left = geometry.fold_geometry(
+        columns.shape, output_size, kernel_size, dilation, padding, stride
+    )
+    y = _new((columns.shape[0], channels, length), columns.dtype)
+    if y.size:
+        fold(columns, y, stride, dilation, left)
+    return y if batched else y[0]
+
+
+def _engine() -> ModuleType:
+    """Return the module whose three primitives do the work."""
+    return blas_engine
+
+
+def _execution() -> tuple[int, bool]:
+    return config.get_num_threads(), config.are_deterministic_algorithms_enabled()
+
+
+def _operands(
+    function: str, input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, bool]:
+    """Return arrays that the kernels can read, the input batched, and whether it was."""
+    x, w = _operand(input), _operand(weight)
+    b = None if bias is None else _operand(bias)
+    _check_dtypes(function, x, weight=w, bias=b)
+    x, batched = _batched(function, x)
+    return x, w, b, batched
+
+
+def _operand(value: ArrayLike) -> NDArray[Any]:
+    """Return `value` itself if it is a plain array in native order, otherwise one made of it."""
+    if type(value) is np.ndarray:
+        flags = value.flags
+        if flags.c_contiguous and flags.aligned and value.dtype.isnative:
+            return value
+    array = np.asarray(value)
+    itemsize = array.dtype.itemsize
+    readable = array.flags.aligned and array.dtype.isnative
+    if readable and not any(step % itemsize for step in array.strides):
+        return array
+    return array.astype(array.dtype.newbyteorder("="), order="C")
+
+
+def _check_dtypes(function: str, x: NDArray[Any], **others: NDArray[Any] | None) -> None:
+    dtype = x.dtype
+    for name, other in others.items():
+        if other is not None and other.dtype is not dtype and other.dtype != dtype:
+            raise TypeError(
+                f"Input type ({dtype}) and {name} type ({other.dtype}) should be the same"
+            )
+    if dtype not in _DTYPES:
+        raise TypeError(
+            f"\"{function}\" not implemented for '{_TORCH_NAMES.get(dtype.name, dtype.name)}': the "
+            "dtype should be float32, float64, complex64 or complex128, "
+            f"got an input of dtype {dtype}"
+        )
+
+
+def _batched(function: str, x: NDArray[Any]) -> tuple[NDArray[Any], bool]:
+    if x.ndim == 3:
+        return x, True
+    if x.ndim == 2:
+        return x[np.newaxis], False
+    raise ValueError(
+        f"Expected 2D (unbatched) or 3D (batched) input to {function}, "
+        f"but got input of size: {list(x.shape)}"
+    )
+
+
+def _gradient_operand(
+    grad_output: ArrayLike, dtype: np.dtype[Any], shape: tuple[int, int, int], batched: bool
+) -> NDArray[Any]:
+    g = _operand(grad_output)
+    if g.dtype != dtype:
+        raise TypeError(f"Input type ({dtype}) and grad_output type ({g.dtype}) should be the same")
+    if g.ndim != 2 + batched:
+        raise ValueError(
+            "Expected input and grad_output to have the same number of dimensions, "
+            f"but got: {2 + batched} and {g.ndim}"
+        )
+    if not batched:
+        g = g[np.newaxis]
+    if g.shape != shape:
+        raise ValueError(
+            "grad_output should have the size of the output, "
+            f"{list(shape[not batched :])}, but got {list(g.shape[not batched :])}"
+        )
+    return g
+
+
+def _mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
+    try:
+        by_input, by_weight, by_bias = map(bool, output_mask)
+    except TypeError:
+        raise TypeError(
+            f"output_mask should be three bools, got {geometry.shown(output_mask)}"
+        ) from None
+    except ValueError:
+        raise ValueError(
+            f"output_mask should be three bools, got {geometry.shown(output_mask)}"
+        ) from None
+    return by_input, by_weight, by_bias
+
+
+def _new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    try:
+        return np.empty(shape, dtype)
+    except ValueError:  # how NumPy says that the number of bytes exceeds 64 bits
+        _explain_size(shape, dtype)
+
+
+def _explain_size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NoReturn:
+    raise OverflowError(
+        f"the size of a result should be below 2**63 bytes, got {list(shape)} of dtype {dtype}"
+    ) from None
+
+
+def _target(
+    out: NDArray[Any],
+    shape: tuple[int, int, int],
+    batched: bool,
+    x: NDArray[Any],
+    *others: NDArray[Any] | None,
+) -> NDArray[Any]:
+    """Check `out` and return a batched, C-contiguous array for the kernels to write to."""
+    expected = shape if batched else shape[1:]
+    if not isinstance(out, np.ndarray):
+        raise TypeError(f"out should be an ndarray, got {type(out).__name__}")
+    if out.shape != expected:
+        raise ValueError(f"out should have the shape {list(expected)}, got {list(out.shape)}")
+    if out.dtype != x.dtype:
+        raise ValueError(f"out should have the dtype {x.dtype}, got {out.dtype}")
+    if not out.flags.writeable:
+        raise ValueError("out should be writeable, got a read-only array")
+    for array in (x, *others):
+        if array is not None and np.may_share_memory(out, array, max_work=_OVERLAP_WORK):
+            raise ValueError(
+                "out should share no memory with an input, "
+                f"got one that overlaps an array of size {list(array.shape)}"
+            )
+    if not _writable_in_place(out):
+        if _overlaps_itself(out):
+            raise ValueError(
+                "out should not overlap itself, "
+                f"got size {list(out.shape)} with strides {list(out.strides)}"
+            )
+        return _new(shape, x.dtype)
+    return np.asarray(out).reshape(shape)
+
+
+def _writable_in_place(out: NDArray[Any]) -> bool:
+    return out.flags.c_contiguous and out.flags.aligned
+
+
+def _overlaps_itself(array: NDArray[Any]) -> bool:
+    # Enough for every view made by slicing and transposing: each step passes all smaller ones.
+    reach = array.itemsize
+    for step, count in sorted(zip(map(abs, array.strides), array.shape, strict=True)):
+        if count > 1:
+            if step < reach:
+                return True
+            reach += step * (count - 1)
+    return False
+
+
+def _delivered(y: NDArray[Any], batched: bool, out: NDArray[Any] | None) -> NDArray[Any]:
+    if out is None:
+        return y if batched else y[0]
+    if not _writable_in_place(out):
+        np.copyto(out, y if batched else y[0])
+    return out
+
+
+def _conv_grad_input(
+    g: NDArray[Any], w: NDArray[Any], x_shape: tuple[int, ...], plan: tuple[int, ...]
+) -> NDArray[Any]:
+    _, _, stride, dilation, left, _, groups, mode = plan
+    conjugate = w.conj() if w.dtype.kind == "c" else w
+    grad_input = _new(x_shape, g.dtype)
+    if grad_input.size:
+        _engine().scatter(
+            g, conjugate, None, grad_input, stride, dilation, left, groups, *_execution()
+        )
+        with np.errstate(over="ignore", invalid="ignore"):
+            if mode == geometry.PADDING_MODES["replicate"]:
+                _add_replicated_margins(grad_input, g, conjugate, plan)
+            elif mode:
+                _add_folded_margins(grad_input, g, conjugate, plan)
+    return grad_input
+
+
+def _add_folded_margins(
+    grad_input: NDArray[Any], g: NDArray[Any], w: NDArray[Any], plan: tuple[int, ...]
+) -> None:
+    """Add the gradient of the reflected or wrapped positions to those they were read from."""
+    _, _, stride, dilation, left, right, groups, mode = plan
+    n_batch, c_in, l_in = grad_input.shape
+    for first, last in ((-left, 0), (l_in, l_in + right)):
+        for begin in range(first, last, _MARGIN):
+            width = min(_MARGIN, last - begin)
+            margin = _new((n_batch, c_in, width), g.dtype)
+            _engine().scatter(
+                g, w, None, margin, stride, dilation, left + begin, groups, *_execution()
+            )
+            if mode == geometry.PADDING_MODES["reflect"]:
+                pivot = 0 if begin < 0 else l_in - 1
+                target = 2 * pivot - (begin + width - 1)
+                margin = margin[:, :, ::-1]
+            else:
+                target = begin + l_in if begin < 0 else begin - l_in
+            grad_input[:, :, target : target + width] += margin
+
+
+def _add_replicated_margins(
+    grad_input: NDArray[Any], g: NDArray[Any], w: NDArray[Any], plan: tuple[int, ...]
+) -> None:
+    """Add the gradient of the repeated positions to the first and the last.
+
+    All positions to the left of the input read its first element, so a tap needs only the sum of
+    grad_output over the windows in which it lies there. The padding may be far longer than the
+    input.
+    """
+    _, l_out, stride, dilation, left, right, groups, _ = plan
+    n_batch, c_in, l_in = grad_input.shape
+    c_out, c_in_group, kernel_size = w.shape
+    by_input = w.reshape(groups, c_out // groups, c_in_group, kernel_size).swapaxes(1, 2)
+    by_input = by_input.reshape(c_in, c_out // groups, kernel_size)
+    for edge, padding, bound in ((0, left, left), (-1, right, l_in + left)):
+        if padding == 0:
+            continue
+        # Windows l < crossing[k] have tap k before `bound`, counted in padded positions.
+        crossing = [
+            min(max(-((k * dilation - bound) // stride), 0), l_out) for k in range(kernel_size)
+        ]
+        sums = _sums_before(g, crossing) if edge == 0 else _sums_from(g, crossing)
+        total = _new((n_batch, c_in, 1), g.dtype)
+        _engine().correlate(sums, by_input, None, total, 1, 1, 0, 0, groups, *_execution())
+        grad_input[:, :, edge] += total[:, :, 0]
+
+
+def _sums_before(g: NDArray[Any], stops: Sequence[int]) -> NDArray[Any]:
+    """Return ``g[:, :, :stops[k]].sum(axis=2)`` for each k; the stops do not increase."""
+    sums = np.zeros((*g.shape[:2], len(stops)), _wide(g.dtype))
+    running = np.zeros(g.shape[:2], sums.dtype)
+    done = 0
+    for k in reversed(range(len(stops))):
+        for begin in range(done, stops[k], _MARGIN):
+            block = g[:, :, begin : min(begin + _MARGIN, stops[k])]
+            running += block.astype(sums.dtype, order="C").sum(axis=2)
+        done = max(done, stops[k])
+        sums[:, :, k] = running
+    return sums.astype(g.dtype)
+
+
+def _sums_from(g: NDArray[Any], starts: Sequence[int]) -> NDArray[Any]:
+    """Return ``g[:, :, starts[k]:].sum(axis=2)`` for each k; the starts do not increase."""
+    length = g.shape[2]
+    stops = [length - start for start in reversed(starts)]
+    return _sums_before(g[:, :, ::-1], stops)[:, :, ::-1]
+
+
+def _conv_grad_weight(
+    g: NDArray[Any], x: NDArray[Any], w_shape: tuple[int, ...], plan: tuple[int, ...]
+) -> NDArray[Any]:
+    _, _, stride, dilation, left, _, groups, mode = plan
+    grad_weight = _new(w_shape, g.dtype)
+    if grad_weight.size:
+        _engine().weight_gradient(
+            g, x, grad_weight, stride, dilation, left, mode, groups, *_execution()
+        )
+    return grad_weight
+
+
+def _conv_transpose_grad_input(
+    g: NDArray[Any], w: NDArray[Any], x_shape: tuple[int, ...], plan: tuple[int, ...]
+) -> NDArray[Any]:
+    _, _, stride, dilation, left, groups = plan
+    conjugate = w.conj() if w.dtype.kind == "c" else w
+    grad_input = _new(x_shape, g.dtype)
+    if grad_input.size:
+        _engine().correlate(
+            g, conjugate, None, grad_input, stride, dilation, left, 0, groups, *_execution()
+        )
+    return grad_input
+
+
+def _conv_transpose_grad_weight(
+    g: NDArray[Any], x: NDArray[Any], w_shape: tuple[int, ...], plan: tuple[int, ...]
+) -> NDArray[Any]:
+    _, _, stride, dilation, left, groups = plan
+    grad_weight = _new(w_shape, g.dtype)
+    _engine().weight_gradient(x, g, grad_weight, stride, dilation, left, 0, groups, *_execution())
+    if grad_weight.dtype.kind == "c":  # the primitive conjugates g instead of x
+        np.conjugate(grad_weight, out=grad_weight)
+    return grad_weight
+
+
+def _grad_bias(g: NDArray[Any], c_out: int) -> NDArray[Any]:
+    """Sum over batch and length in double precision, in an order given by the shape alone."""
+    n_batch, channels, length = g.shape
+    total = np.zeros(c_out, _wide(g.dtype))
+    if g.size == 0:
+        return total.astype(g.dtype)
+    columns = min(length, max(1, _BLOCK // channels))
+    items = max(1, _BLOCK // (channels * columns))
+    with np.errstate(over="ignore", invalid="ignore"):
+        for n in range(0, n_batch, items):
+            for begin in range(0, length, columns):
+                block = g[n : n + items, :, begin : begin + columns]
+                total += block.astype(total.dtype, order="C").sum(axis=2).sum(axis=0)
+        return total.astype(g.dtype)
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.result_type(dtype, np.float64)

@@ -1,0 +1,283 @@
+"""Single gradients, named and ordered as in ``torch.nn.grad``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import functional, geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+__all__ = [
+    "conv1d_input",
+    "conv1d_weight",
+    "conv_transpose1d_input",
+    "conv_transpose1d_weight",
+]
+
+
+def conv1d_input(
+    input_size: Sequence[int],
+    weight: ArrayLike,
+    grad_output: ArrayLike,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> NDArray[Any]:
+    """Return the gradient of `fastconv1d.conv1d` by its input.
+
+    Parameters
+    ----------
+    input_size : sequence of int, (N, C_in, L_in) or (C_in, L_in)
+        The shape of the input.
+    weight : ndarray of shape (C_out, C_in / groups, K)
+        As given to `fastconv1d.conv1d`.
+    grad_output : ndarray of shape (N, C_out, L_out) or (C_out, L_out)
+        The gradient by the output, of the weight's dtype.
+    stride, padding, dilation, groups
+        As given to `fastconv1d.conv1d`, which has the formula of L_out.
+
+    Returns
+    -------
+    ndarray of shape `input_size`
+        Of the weight's dtype.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError, MemoryError
+        As `fastconv1d.conv1d_backward`.
+
+    Notes
+    -----
+    Memory and threads as in `fastconv1d.conv1d_backward`.
+
+    References
+    ----------
+    ``torch.nn.grad.conv1d_input``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import grad
+    >>> grad.conv1d_input((1, 1, 3), np.array([[[-1.0, 1.0]]]), np.ones((1, 1, 2)))
+    array([[[-1.,  0.,  1.]]])
+    """
+    shape, batched = _input_size("conv1d", input_size)
+    w, dtype = _weight("conv1d", weight)
+    plan = geometry.conv_geometry(shape, w.shape, None, stride, padding, dilation, groups, "zeros")
+    g = functional._gradient_operand(grad_output, dtype, (shape[0], *plan[:2]), batched)
+    grad_input = functional._conv_grad_input(g, w, shape, plan)
+    return grad_input if batched else grad_input[0]
+
+
+def conv1d_weight(
+    input: ArrayLike,
+    weight_size: Sequence[int],
+    grad_output: ArrayLike,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> NDArray[Any]:
+    """Return the gradient of `fastconv1d.conv1d` by its weight.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
+        As given to `fastconv1d.conv1d`.
+    weight_size : sequence of int, (C_out, C_in / groups, K)
+        The shape of the weight.
+    grad_output : ndarray of shape (N, C_out, L_out) or (C_out, L_out)
+        The gradient by the output, of the input's dtype.
+    stride, padding, dilation, groups
+        As given to `fastconv1d.conv1d`, which has the formula of L_out.
+
+    Returns
+    -------
+    ndarray of shape `weight_size`
+        Of the input's dtype.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError, MemoryError
+        As `fastconv1d.conv1d_backward`.
+
+    Notes
+    -----
+    Memory and threads as in `fastconv1d.conv1d_backward`.
+
+    References
+    ----------
+    ``torch.nn.grad.conv1d_weight``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import grad
+    >>> grad.conv1d_weight(np.array([[[1.0, 2.0, 4.0]]]), (1, 1, 2), np.ones((1, 1, 2)))
+    array([[[3., 6.]]])
+    """
+    x, batched = _input("conv1d", input)
+    w_shape = _size("weight_size", weight_size)
+    plan = geometry.conv_geometry(
+        x.shape, w_shape, None, stride, padding, dilation, groups, "zeros"
+    )
+    g = functional._gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
+    return functional._conv_grad_weight(g, x, w_shape, plan)
+
+
+def conv_transpose1d_input(
+    input_size: Sequence[int],
+    weight: ArrayLike,
+    grad_output: ArrayLike,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> NDArray[Any]:
+    """Return the gradient of `fastconv1d.conv_transpose1d` by its input.
+
+    Parameters
+    ----------
+    input_size : sequence of int, (N, C_in, L_in) or (C_in, L_in)
+        The shape of the input.
+    weight : ndarray of shape (C_in, C_out / groups, K)
+        As given to `fastconv1d.conv_transpose1d`.
+    grad_output : ndarray of shape (N, C_out, L_out) or (C_out, L_out)
+        The gradient by the output, of the weight's dtype.
+    stride, padding, output_padding, groups, dilation
+        As given to `fastconv1d.conv_transpose1d`, which has the formula of L_out.
+
+    Returns
+    -------
+    ndarray of shape `input_size`
+        Of the weight's dtype.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError, MemoryError
+        As `fastconv1d.conv_transpose1d_backward`.
+
+    Notes
+    -----
+    Memory and threads as in `fastconv1d.conv_transpose1d_backward`.
+
+    References
+    ----------
+    ``torch.ops.aten.convolution_backward`` with ``transposed=True``; ``torch.nn.grad`` has no
+    transposed form.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import grad
+    >>> w = np.array([[[1.0, 10.0, 100.0]]])
+    >>> grad.conv_transpose1d_input((1, 1, 2), w, np.ones((1, 1, 5)), stride=2)
+    array([[[111., 111.]]])
+    """
+    shape, batched = _input_size("conv_transpose1d", input_size)
+    w, dtype = _weight("conv_transpose1d", weight)
+    plan = geometry.conv_transpose_geometry(
+        shape, w.shape, None, stride, padding, output_padding, groups, dilation
+    )
+    g = functional._gradient_operand(grad_output, dtype, (shape[0], *plan[:2]), batched)
+    grad_input = functional._conv_transpose_grad_input(g, w, shape, plan)
+    return grad_input if batched else grad_input[0]
+
+
+def conv_transpose1d_weight(
+    input: ArrayLike,
+    weight_size: Sequence[int],
+    grad_output: ArrayLike,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> NDArray[Any]:
+    """Return the gradient of `fastconv1d.conv_transpose1d` by its weight.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
+        As given to `fastconv1d.conv_transpose1d`.
+    weight_size : sequence of int, (C_in, C_out / groups, K)
+        The shape of the weight.
+    grad_output : ndarray of shape (N, C_out, L_out) or (C_out, L_out)
+        The gradient by the output, of the input's dtype.
+    stride, padding, output_padding, groups, dilation
+        As given to `fastconv1d.conv_transpose1d`, which has the formula of L_out.
+
+    Returns
+    -------
+    ndarray of shape `weight_size`
+        Of the input's dtype.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError, MemoryError
+        As `fastconv1d.conv_transpose1d_backward`.
+
+    Notes
+    -----
+    Memory and threads as in `fastconv1d.conv_transpose1d_backward`.
+
+    References
+    ----------
+    ``torch.ops.aten.convolution_backward`` with ``transposed=True``; ``torch.nn.grad`` has no
+    transposed form.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import grad
+    >>> x = np.array([[[1.0, 2.0]]])
+    >>> grad.conv_transpose1d_weight(x, (1, 1, 3), np.ones((1, 1, 5)), stride=2)
+    array([[[3., 3., 3.]]])
+    """
+    x, batched = _input("conv_transpose1d", input)
+    w_shape = _size("weight_size", weight_size)
+    plan = geometry.conv_transpose_geometry(
+        x.shape, w_shape, None, stride, padding, output_padding, groups, dilation
+    )
+    g = functional._gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
+    return functional._conv_transpose_grad_weight(g, x, w_shape, plan)
+
+
+def _input(function: str, input: ArrayLike) -> tuple[NDArray[Any], bool]:
+    x = functional._operand(input)
+    functional._check_dtypes(function, x)
+    return functional._batched(function, x)
+
+
+def _weight(function: str, weight: ArrayLike) -> tuple[NDArray[Any], np.dtype[Any]]:
+    w = functional._operand(weight)
+    functional._check_dtypes(function, w)
+    return w, w.dtype
+
+
+def _size(name: str, size: Sequence[int]) -> tuple[int, ...]:
+    try:
+        shape = tuple(geometry.as_index(name, length) for length in size)
+    except TypeError:
+        raise TypeError(f"{name} should be a tuple of ints, got {geometry.shown(size)}") from None
+    if any(length < 0 for length in shape):
+        raise ValueError(f"negative dimensions are not supported, got {name}={list(shape)}")
+    return shape
+
+
+def _input_size(function: str, input_size: Sequence[int]) -> tuple[tuple[int, ...], bool]:
+    shape = _size("input_size", input_size)
+    if len(shape) not in (2, 3):
+        raise ValueError(
+            f"Expected 2D (unbatched) or 3D (batched) input to {function}, "
+            f"but got input of size: {list(shape)}"
+        )
+    return (shape, True) if len(shape) == 3 else ((1, *shape), False)

@@ -1,0 +1,926 @@
+"""The layers Conv1d and ConvTranspose1d: parameters, state, train and eval."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import numpy as np
+
+from . import functional, geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict` did not find in the state, and what it found too much."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class _Convolution:
+    """What both layers share. A subclass has the shape of its weight, forward and backward."""
+
+    transposed: ClassVar[bool]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int],
+        padding: int | Sequence[int] | str,
+        output_padding: int | Sequence[int],
+        dilation: int | Sequence[int],
+        groups: int,
+        bias: bool,
+        padding_mode: str,
+        device: str | None,
+        dtype: DTypeLike,
+        rng: np.random.Generator | None,
+    ) -> None:
+        self.in_channels = _size("in_channels", in_channels)
+        self.out_channels = _size("out_channels", out_channels)
+        self.kernel_size = (_size("kernel_size", kernel_size),)
+        self.stride = (geometry.as_index("stride", stride),)
+        self.dilation = (geometry.as_index("dilation", dilation),)
+        self.output_padding = (geometry.as_index("output_padding", output_padding),)
+        self.groups = geometry.as_index("groups", groups)
+        self._check_parameters()
+        geometry.resolve_mode(padding_mode)
+        self.padding = self._checked_padding(padding)
+        self.padding_mode = padding_mode
+        self.training = False
+        self.weight_grad: NDArray[Any] | None = None
+        self.bias_grad: NDArray[Any] | None = None
+        self._kept: tuple[Any, ...] | None = None
+        _check_device(device)
+        self.dtype = _parameter_dtype(dtype)
+        self._bias: NDArray[Any] | None = (
+            functional._new((self.out_channels,), self.dtype) if bias else None
+        )
+        self._weight = functional._new(self._weight_shape(), self.dtype)
+        self.reset_parameters(rng)
+
+    def _check_parameters(self) -> None:
+        if self.groups <= 0:
+            raise ValueError(
+                "groups must be a positive integer: non-positive groups is not supported, "
+                f"got groups={self.groups}"
+            )
+        for name in ("in_channels", "out_channels"):
+            channels = getattr(self, name)
+            if channels % self.groups:
+                raise ValueError(
+                    f"{name} must be divisible by groups, "
+                    f"got {name}={channels} and groups={self.groups}"
+                )
+        if self.stride[0] <= 0:
+            raise ValueError(f"non-positive stride is not supported, got stride={self.stride[0]}")
+        if self.dilation[0] <= 0:
+            raise ValueError(
+                "non-positive dilation is not supported: dilation should be greater than zero, "
+                f"got dilation={self.dilation[0]}"
+            )
+
+    def _checked_padding(self, padding: Any) -> tuple[int, ...] | str:
+        if isinstance(padding, str):
+            if self.transposed:
+                raise TypeError(
+                    "argument 'padding' must be tuple of ints, not str, "
+                    f"got padding={geometry.shown(padding)}"
+                )
+            if padding not in ("valid", "same"):
+                raise ValueError(
+                    f"Invalid padding string {geometry.shown(padding)}, "
+                    "should be one of {'valid', 'same'}"
+                )
+        left, right = geometry.resolve_padding(
+            padding, self.kernel_size[0], self.stride[0], self.dilation[0]
+        )
+        if isinstance(padding, str):
+            return padding
+        return (
+            (left, right) if isinstance(padding, (tuple, list)) and len(padding) == 2 else (left,)
+        )
+
+    def _weight_shape(self) -> tuple[int, int, int]:
+        raise NotImplementedError
+
+    @property
+    def weight(self) -> NDArray[Any]:
+        """The weight: a read-only view in eval mode, the writable array itself in train mode.
+
+        Assigning copies the values of an array of the same shape and dtype.
+        """
+        return self._weight if self.training else self._weight.view()
+
+    @weight.setter
+    def weight(self, value: ArrayLike) -> None:
+        self._replace({"weight": _checked_parameter("weight", value, self._weight)})
+
+    @property
+    def bias(self) -> NDArray[Any] | None:
+        """The bias, as `weight`; None for a layer without one."""
+        if self._bias is None or self.training:
+            return self._bias
+        return self._bias.view()
+
+    @bias.setter
+    def bias(self, value: ArrayLike | None) -> None:
+        if (value is None) != (self._bias is None):
+            raise ValueError(
+                f"bias should stay {'None' if self._bias is None else 'an array'}, as the layer "
+                f"was made with bias={self._bias is not None}, got {type(value).__name__}"
+            )
+        if self._bias is not None and value is not None:
+            self._replace({"bias": _checked_parameter("bias", value, self._bias)})
+
+    def _replace(self, parameters: Mapping[str, NDArray[Any]]) -> None:
+        """Take over new values: written in place when training, otherwise into new arrays."""
+        if self.training:
+            for name, value in parameters.items():
+                np.copyto(getattr(self, "_" + name), value)
+        else:
+            self._prepare(**parameters)
+
+    def _prepare(
+        self, weight: NDArray[Any] | None = None, bias: NDArray[Any] | None = None
+    ) -> None:
+        """Take private read-only copies of the parameters, for eval.
+
+        Everything that changes a parameter outside of training, and the end of training, passes
+        here. No writable alias of the new arrays exists, so what is derived from them stays right.
+        """
+        self._weight = _frozen(self._weight if weight is None else weight)
+        if self._bias is not None:
+            self._bias = _frozen(self._bias if bias is None else bias)
+
+    def reset_parameters(self, rng: np.random.Generator | None = None) -> None:
+        """Draw weight and bias from U(-sqrt(k), sqrt(k)), ``k = 1/(weight.shape[1]*K)``.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator, optional
+            Where the numbers come from; by default a new, unseeded generator. The weight is drawn
+            first. The parts of complex parameters are drawn one after the other.
+
+        Raises
+        ------
+        TypeError
+            If `rng` is not a generator.
+
+        Notes
+        -----
+        These are the distributions of torch, whose `ConvTranspose1d` has ``C_out/groups`` as
+        ``weight.shape[1]``, too.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> layer = Conv1d(4, 6, 3, rng=np.random.default_rng(0))
+        >>> bool(abs(layer.weight).max() <= 12**-0.5)
+        True
+        """
+        if rng is None:
+            rng = np.random.default_rng()
+        elif not isinstance(rng, np.random.Generator):
+            raise TypeError(
+                "rng should be a numpy.random.Generator, "
+                f"got {geometry.shown(rng)} of type {type(rng).__name__}"
+            )
+        fan_in = self._weight.shape[1] * self._weight.shape[2]
+        bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
+        new = {"weight": _uniform(rng, bound, self._weight)}
+        if self._bias is not None:
+            new["bias"] = _uniform(rng, bound, self._bias)
+        self._replace(new)
+
+    def train(self, mode: bool = True) -> _Convolution:
+        """Go to train mode: parameters become writable, and forward keeps its input.
+
+        Parameters
+        ----------
+        mode : bool, default True
+            False goes to eval mode.
+
+        Returns
+        -------
+        The layer itself.
+
+        Raises
+        ------
+        ValueError
+            If `mode` is not a bool.
+
+        Notes
+        -----
+        The input is kept as it is, not copied: it should not be changed before `backward`.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> layer = Conv1d(1, 1, 1).train()
+        >>> layer.weight[:] = 2.0
+        """
+        if not isinstance(mode, bool):
+            raise ValueError(f"training mode is expected to be boolean, got {geometry.shown(mode)}")
+        if mode and not self.training:
+            self._weight = self._weight.copy()
+            self._bias = None if self._bias is None else self._bias.copy()
+            self.training = True
+        elif self.training and not mode:
+            self.training = False
+            self._kept = None
+            self._prepare()
+        return self
+
+    def eval(self) -> _Convolution:
+        """Go to eval mode, that of a new layer: no input is kept, parameters are read-only.
+
+        Returns
+        -------
+        The layer itself.
+
+        Notes
+        -----
+        The layer takes a copy of its parameters, so that arrays obtained in train mode no longer
+        change it. In eval mode one layer may be called from several threads at once.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> layer = Conv1d(1, 1, 1).train().eval()
+        >>> layer.weight.flags.writeable
+        False
+        """
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Set `weight_grad` and `bias_grad` to None, as before the first `backward`.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> Conv1d(1, 1, 1).zero_grad()
+        """
+        self.weight_grad = self.bias_grad = None
+
+    def _kept_input(self) -> tuple[Any, ...]:
+        if self._kept is None:
+            state = "train" if self.training else "eval"
+            raise RuntimeError(
+                "backward needs the input of a forward in train mode: call train() and then the "
+                f"layer before it, got a layer in {state} mode without a kept input"
+            )
+        return self._kept
+
+    def _accumulate(
+        self, gradients: tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]
+    ) -> NDArray[Any]:
+        grad_input, grad_weight, grad_bias = gradients
+        assert grad_input is not None and grad_weight is not None
+        with np.errstate(over="ignore", invalid="ignore"):
+            if self.weight_grad is not None:
+                grad_weight += self.weight_grad
+            if self.bias_grad is not None and grad_bias is not None:
+                grad_bias += self.bias_grad
+        self.weight_grad, self.bias_grad = grad_weight, grad_bias
+        return grad_input
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return copies of the parameters under torch's keys.
+
+        Returns
+        -------
+        dict of str to ndarray
+            'weight', and 'bias' if there is one.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> list(Conv1d(1, 1, 1).state_dict())
+        ['weight', 'bias']
+        """
+        state = {"weight": self._weight.copy()}
+        if self._bias is not None:
+            state["bias"] = self._bias.copy()
+        return state
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, ArrayLike], strict: bool = True
+    ) -> IncompatibleKeys:
+        """Copy the parameters out of a dict with torch's keys.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array-like
+            Values are cast to the layer's dtype, but complex ones not to real.
+        strict : bool, default True
+            Whether missing and unexpected keys are errors.
+
+        Returns
+        -------
+        IncompatibleKeys
+            Named tuple of the lists `missing_keys` and `unexpected_keys`.
+
+        Raises
+        ------
+        ValueError
+            If a shape differs, or with `strict` a key. The layer is unchanged then.
+        TypeError
+            If `state_dict` is not a mapping or a value cannot be cast.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> layer = Conv1d(1, 1, 1)
+        >>> layer.load_state_dict({"weight": [[[2.0]]]}, strict=False)
+        IncompatibleKeys(missing_keys=['bias'], unexpected_keys=[])
+        """
+        if not (hasattr(state_dict, "keys") and hasattr(state_dict, "__getitem__")):
+            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+        own = {"weight": self._weight}
+        if self._bias is not None:
+            own["bias"] = self._bias
+        missing = [name for name in own if name not in state_dict]
+        unexpected = [name for name in state_dict if name not in own]
+        problems = []
+        if strict and missing:
+            problems.append(f"Missing key(s) in state_dict: {_quoted(missing)}. ")
+        if strict and unexpected:
+            problems.append(f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
+        new = {}
+        for name, parameter in own.items():
+            if name in state_dict:
+                new[name] = _castable(name, state_dict[name], parameter)
+                if new[name].shape != parameter.shape:
+                    problems.append(
+                        f"size mismatch for {name}: copying a param with shape "
+                        f"{list(new[name].shape)} from checkpoint, the shape in current model is "
+                        f"{list(parameter.shape)}."
+                    )
+        if problems:
+            heading = f"Error(s) in loading state_dict for {type(self).__name__}:\n\t"
+            raise ValueError(heading + "\n\t".join(problems))
+        self._replace(new)
+        return IncompatibleKeys(missing, unexpected)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if not self.training:  # arrays come back writable
+            self._prepare()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """Return the arguments that `repr` shows, as torch's layers do.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> Conv1d(16, 33, 3, stride=2).extra_repr()
+        '16, 33, kernel_size=(3,), stride=(2,)'
+        """
+        text = (
+            f"{self.in_channels}, {self.out_channels}, "
+            f"kernel_size={self.kernel_size}, stride={self.stride}"
+        )
+        if isinstance(self.padding, str) or any(self.padding):
+            text += f", padding={self.padding}"
+        if self.dilation != (1,):
+            text += f", dilation={self.dilation}"
+        if self.output_padding != (0,):
+            text += f", output_padding={self.output_padding}"
+        if self.groups != 1:
+            text += f", groups={self.groups}"
+        if self._bias is None:
+            text += ", bias=False"
+        if self.padding_mode != "zeros":
+            text += f", padding_mode={self.padding_mode}"
+        return text
+
+
+class Conv1d(_Convolution):
+    """A layer that applies a 1-D convolution; see `fastconv1d.conv1d` for the formula.
+
+    A new layer is in eval mode, because this is a library for inference: call `train` before a
+    forward that `backward` is to follow.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels C_in of the input.
+    out_channels : int
+        Channels C_out of the output.
+    kernel_size : int
+        Length K of the kernel, in taps.
+    stride : int, default 1
+        Step between two windows.
+    padding : int, tuple of one or two ints, 'valid' or 'same', default 0
+        Positions added on both sides, or ``(left, right)``.
+    dilation : int, default 1
+        Step between two taps of the kernel.
+    groups : int, default 1
+        Number of blocks of channels that are convolved separately; divides C_in and C_out.
+    bias : bool, default True
+        Whether there is a bias.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, default 'zeros'
+        What the added positions hold.
+    device : None or 'cpu'
+        For torch's argument order; there is only the CPU.
+    dtype : dtype, default float32
+        float32, float64, complex64 or complex128.
+    rng : numpy.random.Generator, optional
+        Where the initial parameters come from, see `reset_parameters`.
+
+    Attributes
+    ----------
+    weight : ndarray of shape (C_out, C_in / groups, K)
+        Read-only in eval mode; assigning copies.
+    bias : ndarray of shape (C_out,) or None
+        As `weight`.
+    weight_grad, bias_grad : ndarray or None
+        Sums of the gradients of every `backward` since `zero_grad`.
+    training : bool
+        Whether the layer is in train mode.
+
+    Raises
+    ------
+    ValueError
+        If the parameters do not fit together.
+    TypeError
+        If a parameter has the wrong type or the dtype is not among the four.
+    OverflowError
+        If a size exceeds 64 bits.
+    MemoryError
+        If the parameters cannot be allocated.
+
+    Notes
+    -----
+    Input (N, C_in, L_in) or (C_in, L_in), output (N, C_out, L_out) or (C_out, L_out), of the
+    layer's dtype, ``L_out = floor((L_in + pad_left + pad_right - dilation*(K - 1) - 1) / stride)
+    + 1``. Memory and threads as in `fastconv1d.conv1d`. In eval mode a layer may be called from
+    several threads at once.
+
+    References
+    ----------
+    ``torch.nn.Conv1d``: https://docs.pytorch.org/docs/stable/generated/torch.nn.Conv1d.html
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import Conv1d
+    >>> layer = Conv1d(16, 33, 3, stride=2)
+    >>> layer
+    Conv1d(16, 33, kernel_size=(3,), stride=(2,))
+    >>> layer(np.zeros((20, 16, 50), np.float32)).shape
+    (20, 33, 24)
+    """
+
+    transposed = False
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] | str = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: str | None = None,
+        dtype: DTypeLike = None,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            0,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            rng,
+        )
+
+    def _weight_shape(self) -> tuple[int, int, int]:
+        return self.out_channels, self.in_channels // self.groups, self.kernel_size[0]
+
+    def forward(self, input: ArrayLike) -> NDArray[Any]:
+        """Apply the layer; in train mode, keep the input for `backward`.
+
+        Parameters
+        ----------
+        input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
+            Of the layer's dtype.
+
+        Returns
+        -------
+        ndarray of shape (N, C_out, L_out) or (C_out, L_out)
+
+        Raises
+        ------
+        ValueError, TypeError, OverflowError, MemoryError
+            As `fastconv1d.conv1d`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> Conv1d(2, 3, 5, padding="same").forward(np.zeros((2, 10), np.float32)).shape
+        (3, 10)
+        """
+        output = functional.conv1d(
+            input,
+            self._weight,
+            self._bias,
+            self.stride[0],
+            self.padding,
+            self.dilation[0],
+            self.groups,
+            padding_mode=self.padding_mode,
+        )
+        if self.training:
+            self._kept = (input,)
+        return output
+
+    __call__ = forward
+
+    def backward(self, grad_output: ArrayLike) -> NDArray[Any]:
+        """Add to `weight_grad` and `bias_grad` and return the gradient by the input.
+
+        Parameters
+        ----------
+        grad_output : ndarray of the shape and dtype of the last output
+
+        Returns
+        -------
+        ndarray of the input's shape
+
+        Raises
+        ------
+        RuntimeError
+            If no input was kept, because the layer was not called in train mode.
+        ValueError, TypeError, OverflowError, MemoryError
+            As `fastconv1d.conv1d_backward`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> layer = Conv1d(1, 1, 2, dtype=np.float64).train()
+        >>> _ = layer(np.array([[1.0, 2.0, 4.0]]))
+        >>> layer.backward(np.ones((1, 2))).shape, layer.weight_grad
+        ((1, 3), array([[[3., 6.]]]))
+        """
+        (input,) = self._kept_input()
+        return self._accumulate(
+            functional.conv1d_backward(
+                grad_output,
+                input,
+                self._weight,
+                self.stride[0],
+                self.padding,
+                self.dilation[0],
+                self.groups,
+                padding_mode=self.padding_mode,
+                output_mask=(True, True, self._bias is not None),
+            )
+        )
+
+
+class ConvTranspose1d(_Convolution):
+    """A layer that applies a transposed convolution; see `fastconv1d.conv_transpose1d`.
+
+    A new layer is in eval mode, because this is a library for inference: call `train` before a
+    forward that `backward` is to follow.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels C_in of the input.
+    out_channels : int
+        Channels C_out of the output.
+    kernel_size : int
+        Length K of the kernel, in taps.
+    stride : int, default 1
+        Step between the windows of two input positions.
+    padding : int or tuple of one or two ints, default 0
+        Positions cropped from both ends of the output, or ``(left, right)``.
+    output_padding : int, default 0
+        Positions added to the right end, below `stride` or `dilation`.
+    groups : int, default 1
+        Number of blocks of channels that are convolved separately; divides C_in and C_out.
+    bias : bool, default True
+        Whether there is a bias.
+    dilation : int, default 1
+        Step between two taps of the kernel.
+    padding_mode : 'zeros'
+        The only one, as in torch.
+    device : None or 'cpu'
+        For torch's argument order; there is only the CPU.
+    dtype : dtype, default float32
+        float32, float64, complex64 or complex128.
+    rng : numpy.random.Generator, optional
+        Where the initial parameters come from, see `reset_parameters`.
+
+    Attributes
+    ----------
+    weight : ndarray of shape (C_in, C_out / groups, K)
+        Read-only in eval mode; assigning copies.
+    bias : ndarray of shape (C_out,) or None
+        As `weight`.
+    weight_grad, bias_grad : ndarray or None
+        Sums of the gradients of every `backward` since `zero_grad`.
+    training : bool
+        Whether the layer is in train mode.
+
+    Raises
+    ------
+    ValueError
+        If the parameters do not fit together.
+    TypeError
+        If a parameter has the wrong type or the dtype is not among the four.
+    OverflowError
+        If a size exceeds 64 bits.
+    MemoryError
+        If the parameters cannot be allocated.
+
+    Notes
+    -----
+    Input (N, C_in, L_in) or (C_in, L_in), output (N, C_out, L_out) or (C_out, L_out), of the
+    layer's dtype, ``L_out = (L_in - 1)*stride - pad_left - pad_right + dilation*(K - 1)
+    + output_padding + 1``. Memory and threads as in `fastconv1d.conv_transpose1d`. In eval mode
+    a layer may be called from several threads at once.
+
+    References
+    ----------
+    ``torch.nn.ConvTranspose1d``:
+    https://docs.pytorch.org/docs/stable/generated/torch.nn.ConvTranspose1d.html
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import ConvTranspose1d
+    >>> layer = ConvTranspose1d(33, 16, 3, stride=2)
+    >>> layer
+    ConvTranspose1d(33, 16, kernel_size=(3,), stride=(2,))
+    >>> layer(np.zeros((20, 33, 24), np.float32), output_size=[50]).shape
+    (20, 16, 50)
+    """
+
+    transposed = True
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | Sequence[int] = 0,
+        output_padding: int | Sequence[int] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | Sequence[int] = 1,
+        padding_mode: str = "zeros",
+        device: str | None = None,
+        dtype: DTypeLike = None,
+        *,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        if padding_mode != "zeros":
+            raise ValueError(
+                'Only "zeros" padding mode is supported for ConvTranspose1d, '
+                f"got padding_mode={geometry.shown(padding_mode)}"
+            )
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            dilation,
+            groups,
+            bias,
+            padding_mode,
+            device,
+            dtype,
+            rng,
+        )
+
+    def _weight_shape(self) -> tuple[int, int, int]:
+        return self.in_channels, self.out_channels // self.groups, self.kernel_size[0]
+
+    def forward(
+        self, input: ArrayLike, output_size: int | Sequence[int] | None = None
+    ) -> NDArray[Any]:
+        """Apply the layer; in train mode, keep the input for `backward`.
+
+        Parameters
+        ----------
+        input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
+            Of the layer's dtype.
+        output_size : int or sequence of int, optional
+            The length of the output, alone or as the last of its whole shape. It takes the place
+            of `output_padding`, and may exceed the shortest output by less than `stride`.
+
+        Returns
+        -------
+        ndarray of shape (N, C_out, L_out) or (C_out, L_out)
+
+        Raises
+        ------
+        ValueError
+            If `output_size` is out of range, and as `fastconv1d.conv_transpose1d`.
+        TypeError, OverflowError, MemoryError
+            As `fastconv1d.conv_transpose1d`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import ConvTranspose1d
+        >>> layer = ConvTranspose1d(2, 3, 3, stride=4)
+        >>> layer.forward(np.zeros((2, 5), np.float32), output_size=20).shape
+        (3, 20)
+        """
+        output_padding = self.output_padding[0]
+        if output_size is not None:
+            output_padding = self._output_padding(np.shape(input), output_size)
+        output = functional.conv_transpose1d(
+            input,
+            self._weight,
+            self._bias,
+            self.stride[0],
+            self.padding,  # type: ignore[arg-type]
+            output_padding,
+            self.groups,
+            self.dilation[0],
+        )
+        if self.training:
+            self._kept = (input, output_padding)
+        return output
+
+    __call__ = forward
+
+    def _output_padding(
+        self, input_shape: tuple[int, ...], output_size: int | Sequence[int]
+    ) -> int:
+        ndim = len(input_shape)
+        if ndim not in (2, 3):
+            return 0  # the convolution explains it
+        sizes = list(output_size) if hasattr(output_size, "__len__") else [output_size]  # type: ignore[arg-type]
+        if len(sizes) not in (1, ndim):
+            raise ValueError(
+                f"ConvTranspose1D: for {ndim}D input, output_size must have 1 or {ndim} elements "
+                f"(got {len(sizes)})"
+            )
+        size = geometry.as_index("output_size", sizes[-1])
+        left, right = geometry.resolve_padding(
+            self.padding, self.kernel_size[0], self.stride[0], self.dilation[0]
+        )
+        shortest = (
+            (input_shape[-1] - 1) * self.stride[0]
+            - left
+            - right
+            + self.dilation[0] * (self.kernel_size[0] - 1)
+            + 1
+        )
+        longest = shortest + self.stride[0] - 1
+        if not shortest <= size <= longest:
+            raise ValueError(
+                f"requested an output size of [{size}], but valid sizes range from [{shortest}] "
+                f"to [{longest}] (for an input of [{input_shape[-1]}])"
+            )
+        return size - shortest
+
+    def backward(self, grad_output: ArrayLike) -> NDArray[Any]:
+        """Add to `weight_grad` and `bias_grad` and return the gradient by the input.
+
+        Parameters
+        ----------
+        grad_output : ndarray of the shape and dtype of the last output
+
+        Returns
+        -------
+        ndarray of the input's shape
+
+        Raises
+        ------
+        RuntimeError
+            If no input was kept, because the layer was not called in train mode.
+        ValueError, TypeError, OverflowError, MemoryError
+            As `fastconv1d.conv_transpose1d_backward`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import ConvTranspose1d
+        >>> layer = ConvTranspose1d(1, 1, 3, stride=2, dtype=np.float64).train()
+        >>> _ = layer(np.array([[1.0, 2.0]]))
+        >>> layer.backward(np.ones((1, 5))).shape, layer.weight_grad
+        ((1, 2), array([[[3., 3., 3.]]]))
+        """
+        input, output_padding = self._kept_input()
+        return self._accumulate(
+            functional.conv_transpose1d_backward(
+                grad_output,
+                input,
+                self._weight,
+                self.stride[0],
+                self.padding,  # type: ignore[arg-type]
+                output_padding,
+                self.groups,
+                self.dilation[0],
+                output_mask=(True, True, self._bias is not None),
+            )
+        )
+
+
+def _size(name: str, value: Any) -> int:
+    size = geometry.as_index(name, value)
+    if size < 0:
+        raise ValueError(
+            f"Trying to create tensor with negative dimension {size}: {name} should not be "
+            f"negative, got {name}={size}"
+        )
+    return size
+
+
+def _check_device(device: str | None) -> None:
+    if device is None or device == "cpu":
+        return
+    if not isinstance(device, str):
+        raise TypeError(f"device should be None or 'cpu', got {geometry.shown(device)}")
+    raise ValueError(f"Expected one of cpu device type, got device={geometry.shown(device)}")
+
+
+def _parameter_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+    checked = np.dtype(np.float32 if dtype is None else dtype).newbyteorder("=")
+    if checked not in functional._DTYPES:
+        raise TypeError(
+            "Only Tensors of floating point and complex dtype can require gradients: the dtype "
+            f"should be float32, float64, complex64 or complex128, got {checked}"
+        )
+    return checked
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    copy = np.array(array, order="C")
+    copy.flags.writeable = False
+    return copy
+
+
+def _uniform(rng: np.random.Generator, bound: float, like: NDArray[Any]) -> NDArray[Any]:
+    new = np.empty_like(like)
+    parts = (new.real, new.imag) if new.dtype.kind == "c" else (new,)
+    for part in parts:
+        part[...] = 2 * bound * rng.random(part.shape, dtype=part.dtype.type) - bound
+    return new
+
+
+def _checked_parameter(name: str, value: ArrayLike, current: NDArray[Any]) -> NDArray[Any]:
+    new = np.asarray(value)
+    if new.dtype.newbyteorder("=") != current.dtype:
+        raise TypeError(f"{name} should have the dtype {current.dtype}, got {new.dtype}")
+    if new.shape != current.shape:
+        raise ValueError(
+            f"{name} should have the shape {list(current.shape)}, got {list(new.shape)}"
+        )
+    return new.astype(current.dtype)
+
+
+def _castable(name: str, value: ArrayLike, current: NDArray[Any]) -> NDArray[Any]:
+    new = np.asarray(value)
+    if new.dtype.kind not in "iufcb" or not np.can_cast(new.dtype, current.dtype, "same_kind"):
+        raise TypeError(
+            f"the value of {name} in state_dict should be an array that can be cast to "
+            f"{current.dtype}, got {type(value).__name__} of dtype {new.dtype}"
+        )
+    return new.astype(current.dtype)
+
+
+def _quoted(keys: Sequence[object]) -> str:
+    return ", ".join(f'"{key}"' for key in keys)

@@ -46,6 +46,8 @@ cdef enum:
     ALIGNMENT = 64
     # Bytes of one row of a tile, rows of one unfolded block, output channels of one tile.
     ROW_BYTES = 2048
+    FIXED_ROW_BYTES = 1024
+    MIN_ROW_BYTES = 512
     MAX_ROWS = 384
     MAX_CHANNELS = 256
     # A weight gradient with fewer jobs than this splits its reduction as well.
@@ -211,6 +213,7 @@ cdef struct Correlation:
     Py_ssize_t c_out  # of one group
     Py_ssize_t rows  # c_in * kernel_size
     Py_ssize_t l_out
+    Py_ssize_t w_start  # where its weights, (groups, c_out, rows), begin
     Window window
     # Column l is written to, or with `accumulate` added to, y[..., y_start + l * y_step].
     Py_ssize_t y_start
@@ -227,9 +230,14 @@ cdef struct Correlation:
     Py_ssize_t n_channel_blocks
 
 
+# Tiles for correlation c, which stands for all phases: it has the largest rows and l_out of them.
 cdef void _plan_tiles(Correlation *c, Py_ssize_t itemsize) noexcept:
-    cdef Py_ssize_t widest = ROW_BYTES // itemsize
-    c.tile = widest // 2 if c.fixed else _part(c.l_out, widest, 16)
+    # The strided outputs of one tile should stay in cache from phase to phase.
+    cdef Py_ssize_t widest = max(MIN_ROW_BYTES, ROW_BYTES // min(c.y_step, ROW_BYTES)) // itemsize
+    if c.fixed:
+        c.tile = min(widest, FIXED_ROW_BYTES // itemsize)
+    else:
+        c.tile = _part(c.l_out, widest, 16)
     c.tile_row = c.tile + ALIGNMENT // itemsize  # rows a power of two apart would share cache sets
     c.block_rows = _part(c.rows, MAX_ROWS, 1)
     c.block_channels = _part(c.c_out, MAX_CHANNELS, 8)
@@ -265,7 +273,7 @@ cdef void _store(
                 out[i * out_row + j * step] = tile[i * tile_row + j]
 
 
-# Job `index` is (item, group, channel block, tile), the last fastest:
+# Part `index` of a correlation is (item, group, channel block, tile), the last fastest:
 #     y[item, co, y_start + l*y_step] = bias[co] + sum_r w[co, r] * cols[r, l],  r = ci * kernel_size + k
 # over the tile's columns l. Blocks of rows r are unfolded and added one after another. The sum is
 # built in y itself where its columns are adjacent and none is padding, in scratch elsewhere.
@@ -288,6 +296,9 @@ cdef void _correlate_tile(
     cdef Py_ssize_t target_row = c.y_length if in_place else c.tile_row
     cdef Py_ssize_t row = 0, n_rows, cols_row = 0
     cdef const num_t *cols
+    if width <= 0:
+        return
+    w += c.w_start + channel * c.rows
     if not c.accumulate:
         _fill(target, target_row, n_channels, padded_width, NULL if bias == NULL else bias + channel)
     elif not in_place:
@@ -296,19 +307,47 @@ cdef void _correlate_tile(
         n_rows = min(c.block_rows, c.rows - row)
         cols = _columns(x, item, group * c.c_in, row, n_rows, first_column, width, padded_width,
                         &c.window, scratch, c.tile_row, &cols_row)
-        gemm_add(False, n_channels, padded_width, n_rows, w + channel * c.rows + row, c.rows,
+        gemm_add(False, n_channels, padded_width, n_rows, w + row, c.rows,
                  cols, cols_row, target, target_row)
         row += n_rows
     if not in_place:
         _store(target, c.tile_row, n_channels, width, out, c.y_length, c.y_step, c.accumulate)
 
 
+cdef void _correlate_tiles(
+    const Correlation *phases, Py_ssize_t n_phases, const num_t[:, :, :] x, const num_t *w,
+    const num_t *bias, num_t *y, Py_ssize_t index, num_t *scratch,
+) noexcept nogil:
+    cdef Py_ssize_t phase
+    for phase in range(n_phases):
+        _correlate_tile(&phases[phase], x, w, bias, y, index, scratch)
+
+
+# The tiles of the largest phase, for all.
+cdef void _plan_phases(Correlation *phases, Py_ssize_t n_phases, Py_ssize_t itemsize) noexcept:
+    cdef Correlation largest = phases[0]
+    cdef Py_ssize_t i
+    for i in range(1, n_phases):
+        largest.rows = max(largest.rows, phases[i].rows)
+        largest.l_out = max(largest.l_out, phases[i].l_out)
+    _plan_tiles(&largest, itemsize)
+    for i in range(n_phases):
+        phases[i].tile, phases[i].tile_row = largest.tile, largest.tile_row
+        phases[i].block_rows = largest.block_rows
+        phases[i].block_channels = largest.block_channels
+        phases[i].n_tiles, phases[i].n_channel_blocks = largest.n_tiles, largest.n_channel_blocks
+
+
+# Runs all phases, which differ in w_start, y_start, window, rows and l_out, and write to different
+# outputs. Job i is part i of every phase, so that outputs which lie side by side are written together.
 cdef _run_correlation(
-    Correlation *c, const num_t[:, :, :] x, const num_t *w, const num_t *bias, num_t *y, n_threads
+    Correlation *phases, Py_ssize_t n_phases, const num_t[:, :, :] x, const num_t *w,
+    const num_t *bias, num_t *y, n_threads,
 ):
-    _plan_tiles(c, sizeof(num_t))
+    cdef Correlation *c = phases
+    _plan_phases(phases, n_phases, sizeof(num_t))
     cdef Py_ssize_t n_jobs = c.n_batch * c.groups * c.n_channel_blocks * c.n_tiles
-    cdef double work = <double> c.block_channels * c.rows * c.tile
+    cdef double work = <double> c.block_channels * c.rows * c.tile * n_phases
     cdef Py_ssize_t n_workers = _count_workers(n_jobs, work, n_threads)
     cdef Py_ssize_t jobs_a_round = _round(n_workers, n_jobs, work)
     cdef Py_ssize_t size = (c.block_rows + c.block_channels) * c.tile_row
@@ -332,10 +371,11 @@ cdef _run_correlation(
                 with nogil:
                     if n_workers == 1:
                         for i in range(start, stop):
-                            _correlate_tile(c, x, w, bias, y, i, scratch)
+                            _correlate_tiles(phases, n_phases, x, w, bias, y, i, scratch)
                     else:
                         for i in prange(start, stop, num_threads=n_workers, schedule="dynamic"):
-                            _correlate_tile(c, x, w, bias, y, i, scratch + threadid() * size)
+                            _correlate_tiles(
+                                phases, n_phases, x, w, bias, y, i, scratch + threadid() * size)
                 PyErr_CheckSignals()
                 start = stop
         finally:
@@ -356,7 +396,8 @@ cdef _correlate(
     c.rows = c.c_in * window.kernel_size
     c.l_out = c.y_length = y.shape[2]
     c.y_start, c.y_step, c.accumulate, c.fixed = 0, 1, False, deterministic
-    _run_correlation(&c, x, &w[0, 0, 0] if c.rows else NULL, bias_data, &y[0, 0, 0], n_threads)
+    c.w_start = 0
+    _run_correlation(&c, 1, x, &w[0, 0, 0] if c.rows else NULL, bias_data, &y[0, 0, 0], n_threads)
 
 
 # ---------------------------------------------------------------------------------------------------
@@ -371,91 +412,105 @@ cdef Py_ssize_t _gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return a
 
 
-# out[g*c_out + co, ci, t] = w[g*c_in + ci, co, last_tap - t*tap_step]; False where one is not finite.
-cdef bint _pack_taps(
-    const num_t[:, :, :] w, Py_ssize_t groups, Py_ssize_t last_tap, Py_ssize_t tap_step,
-    Py_ssize_t n_taps, num_t *out,
+# The order of packed weights: taps k, k + tap_step, ... of phase k, falling, as (C_out, c_in, taps);
+# phase k begins at element w_start of its Correlation. False where a weight is not finite. Input channels
+# go by in blocks, so that neither the lines read nor the lines written are left before they are used up.
+cdef bint _pack_phases(
+    const num_t[:, :, :] w, const Correlation *phases, Py_ssize_t n_phases, Py_ssize_t tap_step,
+    num_t *out,
 ) noexcept nogil:
-    cdef Py_ssize_t c_in = w.shape[0] // groups, c_out = w.shape[1], g, ci, co, t
-    cdef num_t value
-    cdef num_t *row
+    cdef Py_ssize_t c_in = phases.c_in, c_out = phases.c_out, kernel_size = w.shape[2]
+    cdef Py_ssize_t first, channel, ci, k, n_taps, group
     cdef bint finite = True
-    for g in range(groups):
-        for ci in range(c_in):
-            for co in range(c_out):
-                row = out + ((g * c_out + co) * c_in + ci) * n_taps
-                for t in range(n_taps):
-                    value = w[g * c_in + ci, co, last_tap - t * tap_step]
-                    row[t] = value
-                    finite = finite and value - value == 0
+    cdef num_t value
+    for group in range(phases.groups):
+        for first in range(0, c_in, 16):
+            for channel in range(c_out):
+                for ci in range(first, min(first + 16, c_in)):
+                    for k in range(kernel_size):
+                        value = w[group * c_in + ci, channel, k]
+                        n_taps = phases[k % tap_step].window.kernel_size
+                        out[phases[k % tap_step].w_start
+                            + ((group * c_out + channel) * c_in + ci) * n_taps
+                            + n_taps - 1 - k // tap_step] = value
+                        finite = finite and value - value == 0
     return finite
 
 
-# Write the taps last_tap, last_tap - tap_step, ... (n_taps of them) of w to their outputs. With `clip`,
-# for one tap only, nothing but inputs that exist is read: an infinite weight times a padded zero is NaN.
-# False, and nothing written, where a tap is not finite and it does not clip.
-cdef bint _scatter_taps(
-    Correlation c, const num_t[:, :, :] x, const num_t[:, :, :] w, num_t *packed,
-    const num_t *bias, num_t *y, Py_ssize_t last_tap, Py_ssize_t tap_step, Py_ssize_t n_taps,
-    bint clip, n_threads,
-) except -1:
-    cdef Py_ssize_t stride = c.y_step, reach = last_tap * c.window.dilation
-    cdef Py_ssize_t phase = c.window.pad_left % stride, residue, offset, first = 0
-    cdef bint finite
-    with nogil:
-        finite = _pack_taps(w, c.groups, last_tap, tap_step, n_taps, packed)
-    if not finite and not clip:
-        return False
-    residue = reach % stride - (phase + stride if phase < 0 else phase)
-    residue += stride if residue < 0 else 0
-    if residue >= c.y_length:
-        return True
-    # Column j is output residue + j * stride; its first packed tap reads input j + offset.
-    offset = (c.window.pad_left - reach) // stride + ((c.window.pad_left - reach) % stride > 0)
-    c.l_out = (c.y_length - residue - 1) // stride + 1
+# Sets the part of *c that belongs to taps first_tap, first_tap + tap_step, ... (n_taps of them). With
+# `clip`, for one tap only, nothing but inputs that exist is read: an infinite weight times a padded zero
+# is NaN. Column j is output y_start + j * y_step, and its first packed tap, the last one, reads input
+# j + offset.
+cdef void _plan_phase(
+    Correlation *c, const Window *window, Py_ssize_t first_tap, Py_ssize_t tap_step,
+    Py_ssize_t n_taps, Py_ssize_t l_in, bint clip,
+) noexcept:
+    cdef Py_ssize_t stride = c.y_step, reach = (first_tap + (n_taps - 1) * tap_step) * window.dilation
+    cdef Py_ssize_t shift = window.pad_left - reach, phase = window.pad_left % stride
+    cdef Py_ssize_t offset = shift // stride + (shift % stride > 0), first = 0
+    c.y_start = reach % stride - (phase + stride if phase < 0 else phase)
+    c.y_start += stride if c.y_start < 0 else 0
+    c.l_out = _ceil_div(max(0, c.y_length - c.y_start), stride)
     if clip:
         first = max(0, -offset)
-        c.l_out = max(0, min(c.l_out, x.shape[2] - offset) - first)
-    c.y_start = residue + first * stride
+        c.l_out = max(0, min(c.l_out, l_in - offset) - first)
+    c.y_start += first * stride if c.l_out else 0
     c.rows = c.c_in * n_taps
-    c.window.dilation = c.window.dilation * tap_step // stride if n_taps > 1 else 1
+    c.window.dilation = window.dilation * tap_step // stride if n_taps > 1 else 1
     c.window.kernel_size, c.window.stride, c.window.pad_left = n_taps, 1, -(offset + first)
-    _run_correlation(&c, x, <const num_t *> packed, bias, y, n_threads)
-    return True
+    c.window.mode = ZEROS
+
+
+# One tap after another, each over no inputs but those that exist: slow, for weights that are not finite.
+cdef _scatter_taps(
+    Correlation c, const num_t[:, :, :] x, const num_t[:, :, :] w, num_t *packed, num_t *y,
+    const Window *window, n_threads,
+):
+    cdef Py_ssize_t k
+    c.accumulate, c.w_start = True, 0
+    for k in range(window.kernel_size):
+        _plan_phase(&c, window, k, 1, 1, x.shape[2], True)
+        _pack_phases(w[:, :, k:k + 1], &c, 1, 1, packed)
+        _run_correlation(&c, 1, x, <const num_t *> packed, <const num_t *> NULL, y, n_threads)
 
 
 cdef _scatter(
     const num_t[:, :, :] x, const num_t[:, :, :] w, const num_t[::1] bias, num_t[:, :, ::1] y,
     Window window, Py_ssize_t groups, n_threads, bint deterministic,
 ):
-    cdef Correlation c
     cdef const num_t *bias_data = NULL if bias is None else &bias[0]
-    cdef num_t *y_data = &y[0, 0, 0]
-    cdef num_t *packed
-    cdef void *raw = NULL
     cdef Py_ssize_t kernel_size = window.kernel_size
     cdef Py_ssize_t tap_step = window.stride // _gcd(window.stride, window.dilation)
-    cdef Py_ssize_t n_phases = min(kernel_size, tap_step), k, n_taps
-    cdef bint covers = n_phases == window.stride, finite = True
-    c.n_batch, c.groups, c.window, c.fixed = x.shape[0], groups, window, deterministic
+    cdef Py_ssize_t n_phases = min(kernel_size, tap_step), k, start = 0
+    cdef void *raw = NULL
+    cdef num_t *packed = _allocate(1, w.shape[0] * w.shape[1] * kernel_size, &raw, <num_t *> NULL)
+    cdef Correlation *phases = <Correlation *> PyMem_RawMalloc((n_phases + 1) * sizeof(Correlation))
+    cdef Correlation c
+    cdef bint finite
+    c.n_batch, c.groups, c.fixed = x.shape[0], groups, deterministic
     c.c_in, c.c_out = w.shape[0] // groups, w.shape[1]
-    c.y_length, c.y_step, c.accumulate = y.shape[2], window.stride, not covers
-    packed = _allocate(1, w.shape[0] * c.c_out * _ceil_div(kernel_size, max(1, n_phases)),
-                       &raw, <num_t *> NULL)
+    c.y_length, c.y_step = y.shape[2], window.stride
+    c.accumulate = n_phases < window.stride  # some outputs have no tap
     try:
-        if not covers:
-            _fill_all(y, bias_data)
+        if phases == NULL:
+            raise MemoryError("no memory for the phases of a scatter")
         for k in range(n_phases):
-            n_taps = (kernel_size - 1 - k) // tap_step + 1
-            finite = finite and _scatter_taps(
-                c, x, w, packed, bias_data, y_data, k + (n_taps - 1) * tap_step, tap_step, n_taps,
-                False, n_threads)
-        if not finite:
+            phases[k] = c
+            phases[k].w_start = start
+            _plan_phase(&phases[k], &window, k, tap_step, (kernel_size - 1 - k) // tap_step + 1,
+                        x.shape[2], False)
+            start += c.groups * c.c_out * phases[k].rows
+        with nogil:
+            finite = n_phases == 0 or _pack_phases(w, phases, n_phases, tap_step, packed)
+        if c.accumulate or not finite:
             _fill_all(y, bias_data)
-            c.accumulate = True
-            for k in range(kernel_size):
-                _scatter_taps(c, x, w, packed, bias_data, y_data, k, 1, 1, True, n_threads)
+        if not finite:
+            _scatter_taps(c, x, w, packed, &y[0, 0, 0], &window, n_threads)
+        elif n_phases:
+            _run_correlation(phases, n_phases, x, <const num_t *> packed, bias_data, &y[0, 0, 0],
+                             n_threads)
     finally:
+        PyMem_RawFree(phases)
         PyMem_RawFree(raw)
 
 

@@ -234,6 +234,20 @@ def are_deterministic_algorithms_enabled() -> bool:
     return _deterministic
 
 
+def execution() -> tuple[int, bool]:
+    """Return how many threads a call may use, and whether it must be deterministic.
+
+    Examples
+    --------
+    >>> from fastconv1d import config
+    >>> with config.num_threads(2):
+    ...     config.execution()
+    (2, False)
+    """
+    here = _threads_here.get()
+    return _threads if here is None else here, _deterministic
+
+
 def config_info() -> dict[str, Any]:
     """Return what `show_config` prints.
 

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from . import config, geometry
+from . import geometry
+from .config import execution
 from .kernels import blas_engine
 from .kernels.unfold import fold, unfold
 
@@ -33,7 +34,7 @@ _TORCH_NAMES = {
 }
 
 # Steps the exact test for overlapping memory may take before an overlap is assumed.
-_OVERLAP_WORK = 10_000
+_OVERLAP_WORK: Any = 10_000
 
 # Elements of a temporary block: 2 MiB of float64.
 _BLOCK = 1 << 18
@@ -135,7 +136,7 @@ def conv1d(
     shape = (x.shape[0], c_out, l_out)
     y = _new(shape, x.dtype) if out is None else _target(out, shape, batched, x, w, b)
     if y.size:
-        _engine().correlate(x, w, b, y, stride, dilation, left, mode, groups, *_execution())
+        _engine().correlate(x, w, b, y, stride, dilation, left, mode, groups, *execution())
     return _delivered(y, batched, out)
 
 
@@ -228,7 +229,7 @@ def conv_transpose1d(
     shape = (x.shape[0], c_out, l_out)
     y = _new(shape, x.dtype) if out is None else _target(out, shape, batched, x, w, b)
     if y.size:
-        _engine().scatter(x, w, b, y, stride, dilation, left, groups, *_execution())
+        _engine().scatter(x, w, b, y, stride, dilation, left, groups, *execution())
     return _delivered(y, batched, out)
 
 
@@ -541,17 +542,17 @@ def _engine() -> ModuleType:
     return blas_engine
 
 
-def _execution() -> tuple[int, bool]:
-    return config.get_num_threads(), config.are_deterministic_algorithms_enabled()
-
-
 def _operands(
     function: str, input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, bool]:
     """Return arrays that the kernels can read, the input batched, and whether it was."""
     x, w = _operand(input), _operand(weight)
     b = None if bias is None else _operand(bias)
-    _check_dtypes(function, x, weight=w, bias=b)
+    dtype = x.dtype
+    if dtype is not w.dtype or dtype not in _DTYPES or (b is not None and b.dtype is not dtype):
+        _check_dtypes(function, x, weight=w, bias=b)
+    if x.ndim == 3:
+        return x, w, b, True
     x, batched = _batched(function, x)
     return x, w, b, batched
 
@@ -560,7 +561,7 @@ def _operand(value: ArrayLike) -> NDArray[Any]:
     """Return `value` itself if it is a plain array in native order, otherwise one made of it."""
     if type(value) is np.ndarray:
         flags = value.flags
-        if flags.c_contiguous and flags.aligned and value.dtype.isnative:
+        if flags.c_contiguous and flags.aligned and value.dtype in _DTYPES:
             return value
     array = np.asarray(value)
     itemsize = array.dtype.itemsize
@@ -708,7 +709,7 @@ def _conv_grad_input(
     grad_input = _new(x_shape, g.dtype)
     if grad_input.size:
         _engine().scatter(
-            g, conjugate, None, grad_input, stride, dilation, left, groups, *_execution()
+            g, conjugate, None, grad_input, stride, dilation, left, groups, *execution()
         )
         with np.errstate(over="ignore", invalid="ignore"):
             if mode == geometry.PADDING_MODES["replicate"]:
@@ -729,7 +730,7 @@ def _add_folded_margins(
             width = min(_MARGIN, last - begin)
             margin = _new((n_batch, c_in, width), g.dtype)
             _engine().scatter(
-                g, w, None, margin, stride, dilation, left + begin, groups, *_execution()
+                g, w, None, margin, stride, dilation, left + begin, groups, *execution()
             )
             if mode == geometry.PADDING_MODES["reflect"]:
                 pivot = 0 if begin < 0 else l_in - 1
@@ -763,7 +764,7 @@ def _add_replicated_margins(
         ]
         sums = _sums_before(g, crossing) if edge == 0 else _sums_from(g, crossing)
         total = _new((n_batch, c_in, 1), g.dtype)
-        _engine().correlate(sums, by_input, None, total, 1, 1, 0, 0, groups, *_execution())
+        _engine().correlate(sums, by_input, None, total, 1, 1, 0, 0, groups, *execution())
         grad_input[:, :, edge] += total[:, :, 0]
 
 
@@ -795,7 +796,7 @@ def _conv_grad_weight(
     grad_weight = _new(w_shape, g.dtype)
     if grad_weight.size:
         _engine().weight_gradient(
-            g, x, grad_weight, stride, dilation, left, mode, groups, *_execution()
+            g, x, grad_weight, stride, dilation, left, mode, groups, *execution()
         )
     return grad_weight
 
@@ -808,7 +809,7 @@ def _conv_transpose_grad_input(
     grad_input = _new(x_shape, g.dtype)
     if grad_input.size:
         _engine().correlate(
-            g, conjugate, None, grad_input, stride, dilation, left, 0, groups, *_execution()
+            g, conjugate, None, grad_input, stride, dilation, left, 0, groups, *execution()
         )
     return grad_input
 
@@ -818,7 +819,7 @@ def _conv_transpose_grad_weight(
 ) -> NDArray[Any]:
     _, _, stride, dilation, left, groups = plan
     grad_weight = _new(w_shape, g.dtype)
-    _engine().weight_gradient(x, g, grad_weight, stride, dilation, left, 0, groups, *_execution())
+    _engine().weight_gradient(x, g, grad_weight, stride, dilation, left, 0, groups, *execution())
     if grad_weight.dtype.kind == "c":  # the primitive conjugates g instead of x
         np.conjugate(grad_weight, out=grad_weight)
     return grad_weight

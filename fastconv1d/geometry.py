@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 INT64_MAX = 2**63 - 1
 PADDING_MAX = INT64_MAX // 2
+STEP_MAX = 2**31
 
 # The numbers under which the kernels know the padding modes.
 PADDING_MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
@@ -283,13 +284,20 @@ def conv_geometry(
     >>> conv_geometry((20, 16, 50), (33, 16, 3), (33,), 2, 0, 1, 1, "zeros")
     (33, 24, 2, 1, 0, 0, 1, 0)
     """
-    stride, dilation = as_index("stride", stride), as_index("dilation", dilation)
-    groups = as_index("groups", groups)
-    if stride <= 0 or dilation <= 0 or groups <= 0 or len(w_shape) != 3:
-        _explain_parameters(x_shape, w_shape, stride, dilation, groups)
+    if not (
+        type(stride) is type(dilation) is type(groups) is int
+        and 0 < stride <= INT64_MAX
+        and 0 < dilation <= INT64_MAX
+        and 0 < groups <= INT64_MAX
+        and len(w_shape) == 3
+    ):
+        stride, dilation, groups = _checked_parameters(x_shape, w_shape, stride, dilation, groups)
     n_batch, c_in, l_in = x_shape
     c_out, c_in_group, kernel_size = w_shape
-    left, right = resolve_padding(padding, kernel_size, stride, dilation)
+    if type(padding) is int and 0 <= padding <= PADDING_MAX:
+        left = right = padding
+    else:
+        left, right = resolve_padding(padding, kernel_size, stride, dilation)
     if (
         c_out < groups
         or c_out % groups
@@ -298,21 +306,16 @@ def conv_geometry(
         or (bias_shape is not None and bias_shape != (c_out,))
     ):
         _explain_channels(x_shape, w_shape, bias_shape, groups)
-    mode = PADDING_MODES["zeros"] if padding_mode == "zeros" else resolve_mode(padding_mode)
-    if mode:
+    mode = 0
+    if padding_mode != "zeros":
+        mode = resolve_mode(padding_mode)
         _check_padding_mode(padding_mode, x_shape, left, right)
     l_out = conv_length(l_in, kernel_size, stride, left, right, dilation)
     if l_in == 0 and n_batch and c_in:
         _refuse_empty(x_shape)
-    return (
-        c_out if c_in else 0,
-        l_out,
-        *_tamed(stride, dilation, l_out, kernel_size),
-        left,
-        right,
-        groups,
-        mode,
-    )
+    if stride > STEP_MAX or dilation > STEP_MAX:
+        stride, dilation = _tamed(stride, dilation, l_out, kernel_size)
+    return c_out if c_in else 0, l_out, stride, dilation, left, right, groups, mode
 
 
 def conv_transpose_geometry(
@@ -353,16 +356,13 @@ def conv_transpose_geometry(
     >>> conv_transpose_geometry((20, 33, 24), (33, 16, 3), None, 2, 0, 1, 1, 1)
     (16, 50, 2, 1, 0, 1)
     """
-    stride, dilation = as_index("stride", stride), as_index("dilation", dilation)
-    groups = as_index("groups", groups)
+    stride, dilation, groups = _checked_parameters(x_shape, w_shape, stride, dilation, groups)
     output_padding = as_index("output_padding", output_padding)
     if isinstance(padding, str):
         raise TypeError(
             "conv_transpose1d(): argument 'padding' must be tuple of ints, not str, "
             f"got padding={shown(padding)}"
         )
-    if stride <= 0 or dilation <= 0 or groups <= 0 or len(w_shape) != 3:
-        _explain_parameters(x_shape, w_shape, stride, dilation, groups)
     left, right = resolve_padding(padding, w_shape[2], stride, dilation)
     n_batch, c_in, l_in = x_shape
     weight_in, c_out_group, kernel_size = w_shape
@@ -491,10 +491,10 @@ def _blocks(l_in: int, kernel_size: int, stride: int, left: int, right: int, dil
 def _tamed(stride: int, dilation: int, steps: int, kernel_size: int) -> tuple[int, int]:
     # A stride never taken and a dilation never spanned may be anything up to 2^63 - 1; cut them,
     # so that an index one past the end does not overflow in a kernel either.
-    if stride > 2**31 and steps <= 1:
-        stride = 2**31
-    if dilation > 2**31 and kernel_size == 1:
-        dilation = 2**31
+    if steps <= 1:
+        stride = min(stride, STEP_MAX)
+    if kernel_size == 1:
+        dilation = min(dilation, STEP_MAX)
     return stride, dilation
 
 
@@ -509,9 +509,11 @@ def _refuse_empty(x_shape: tuple[int, ...]) -> NoReturn:
     )
 
 
-def _explain_parameters(
-    x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: int, dilation: int, groups: int
-) -> NoReturn:
+def _checked_parameters(
+    x_shape: tuple[int, ...], w_shape: tuple[int, ...], stride: Any, dilation: Any, groups: Any
+) -> tuple[int, int, int]:
+    stride, dilation = as_index("stride", stride), as_index("dilation", dilation)
+    groups = as_index("groups", groups)
     if len(w_shape) < 3:
         raise ValueError(
             "weight should have at least three dimensions, "
@@ -526,10 +528,12 @@ def _explain_parameters(
             "non-positive dilation is not supported: dilation should be greater than zero, "
             f"got dilation={dilation}"
         )
-    raise ValueError(
-        f"Expected {len(w_shape)}-dimensional input for {len(w_shape)}-dimensional weight "
-        f"{list(w_shape)}, but got 3-dimensional input of size {list(x_shape)} instead"
-    )
+    if len(w_shape) > 3:
+        raise ValueError(
+            f"Expected {len(w_shape)}-dimensional input for {len(w_shape)}-dimensional weight "
+            f"{list(w_shape)}, but got 3-dimensional input of size {list(x_shape)} instead"
+        )
+    return stride, dilation, groups
 
 
 def _explain_groups(w_shape: tuple[int, ...], groups: int) -> None:

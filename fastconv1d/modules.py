@@ -40,7 +40,7 @@ class _Convolution:
         bias: bool,
         padding_mode: str,
         device: str | None,
-        dtype: DTypeLike,
+        dtype: DTypeLike | None,
         rng: np.random.Generator | None,
     ) -> None:
         self.in_channels = _size("in_channels", in_channels)
@@ -505,7 +505,7 @@ class Conv1d(_Convolution):
         bias: bool = True,
         padding_mode: str = "zeros",
         device: str | None = None,
-        dtype: DTypeLike = None,
+        dtype: DTypeLike | None = None,
         *,
         rng: np.random.Generator | None = None,
     ) -> None:
@@ -706,7 +706,7 @@ class ConvTranspose1d(_Convolution):
         dilation: int | Sequence[int] = 1,
         padding_mode: str = "zeros",
         device: str | None = None,
-        dtype: DTypeLike = None,
+        dtype: DTypeLike | None = None,
         *,
         rng: np.random.Generator | None = None,
     ) -> None:
@@ -877,7 +877,7 @@ def _check_device(device: str | None) -> None:
     raise ValueError(f"Expected one of cpu device type, got device={geometry.shown(device)}")
 
 
-def _parameter_dtype(dtype: DTypeLike) -> np.dtype[Any]:
+def _parameter_dtype(dtype: DTypeLike | None) -> np.dtype[Any]:
     checked = np.dtype(np.float32 if dtype is None else dtype).newbyteorder("=")
     if checked not in functional._DTYPES:
         raise TypeError(

@@ -108,3 +108,189 @@ def test_random_layers_are_exact(dtype, mode):
         x, w, g, *geometry = random_case(rng, dtype, mode)
         bias = integers(rng, (len(w),), dtype) if case % 2 else None
         check_case(x, w, g, *geometry, mode, bias, 1 + case % 3, case % 5 == 0)
+
+
+@pytest.mark.parametrize("n_batch", [2, 5, 37])
+@pytest.mark.parametrize("stride", [1, 3])
+def test_short_sequences_share_tiles_exactly(n_batch, stride):
+    rng = np.random.default_rng(n_batch)
+    x = integers(rng, (n_batch, 6, 20), np.float32)
+    w = integers(rng, (4, 3, 3), np.float32)
+    g = integers(rng, (n_batch, 4, 19 // stride + 1), np.float32)
+    bias = integers(rng, (4,), np.float32)
+    check_case(x, w, g, stride, 1, 1, 2, ZEROS, bias, 2, False)
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.complex128])
+def test_large_layers_span_several_blocks(dtype, deterministic):
+    rng = np.random.default_rng(3)
+    x = integers(rng, (2, 130, 620), dtype)
+    w = integers(rng, (300, 130, 4), dtype)
+    g = integers(rng, (2, 300, 309), dtype)
+    check_case(x, w, g, 2, 1, 0, 1, ZEROS, None, 2, deterministic)
+
+
+def layer_bits(n_threads, deterministic=True, batch=slice(None), length=None):
+    """Results of one float32 layer as bytes: forward, input gradient, weight gradient."""
+    rng = np.random.default_rng(11)
+    x = rng.standard_normal((5, 24, 1500), np.float32)[batch, :, :length]
+    w = rng.standard_normal((40, 12, 5), np.float32)
+    bias = rng.standard_normal(40, np.float32)
+    y = garbage((len(x), 40, x.shape[2]), np.float32)
+    correlate(x, w, bias, y, 1, 2, 4, ZEROS, 2, n_threads, deterministic)
+    up = garbage((len(x), 10, 3 * x.shape[2]), np.float32)
+    scatter(x, w[:24, :5], None, up, 3, 1, 2, 2, n_threads, deterministic)
+    dw = garbage(w.shape, np.float32)
+    weight_gradient(y, x, dw, 1, 2, 4, ZEROS, 2, n_threads, deterministic)
+    return y, up, dw
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("n_threads", [2, 3, 16])
+def test_bits_do_not_depend_on_the_threads(n_threads, deterministic):
+    for one, several in zip(
+        layer_bits(1, deterministic), layer_bits(n_threads, deterministic), strict=True
+    ):
+        assert one.tobytes() == several.tobytes()
+
+
+def test_deterministic_bits_do_not_depend_on_batch_mates():
+    y, up, _ = layer_bits(2)
+    for item in range(5):
+        y_one, up_one, _ = layer_bits(1, batch=slice(item, item + 1))
+        assert y_one.tobytes() == y[item].tobytes()
+        assert up_one.tobytes() == up[item].tobytes()
+
+
+@pytest.mark.parametrize("length", [1, 7, 63, 255, 256, 257, 300, 1023, 1499])
+def test_deterministic_prefixes_keep_their_bits(length):
+    y, up, _ = layer_bits(2)
+    y_short, up_short, _ = layer_bits(1, length=length)
+    settled = max(0, length - 4)
+    assert y_short[..., :settled].tobytes() == y[..., :settled].tobytes()
+    settled = max(0, 3 * length - 5)
+    assert up_short[..., :settled].tobytes() == up[..., :settled].tobytes()
+
+
+@pytest.mark.parametrize("limit", [1, 2, 5, 31])
+def test_sizes_beyond_the_blas_integer_are_cut(limit):
+    rng = np.random.default_rng(limit)
+    previous = gemm.set_blas_limit(limit)
+    try:
+        for mode in (ZEROS, REFLECT):
+            x, w, g, *geometry = random_case(rng, np.complex128, mode)
+            check_case(x, w, g, *geometry, mode, None, 2, limit % 2 == 0)
+        x, w = integers(rng, (1, 9, 40), np.float32), integers(rng, (7, 9, 1), np.float32)
+        check_case(x, w, integers(rng, (1, 7, 40), np.float32), 1, 1, 0, 1, ZEROS, None, 1, False)
+    finally:
+        gemm.set_blas_limit(previous)
+
+
+def test_the_blas_limit_is_checked():
+    with pytest.raises(ValueError, match="got 0"):
+        gemm.set_blas_limit(0)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda a: a,
+        np.asfortranarray,
+        lambda a: a[:, ::-1].copy()[:, ::-1],
+        lambda a: a[..., ::-1].copy()[..., ::-1],
+        lambda a: np.repeat(a, 3, axis=2)[..., ::3],
+        lambda a: np.pad(a, [(0, 0), (1, 1), (2, 3)])[:, 1:-1, 2:-3],
+    ],
+)
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_strides_do_not_matter(view, kernel_size):
+    rng = np.random.default_rng(5)
+    x = view(integers(rng, (3, 4, 50), np.float32))
+    w = view(integers(rng, (6, 2, kernel_size), np.float32))
+    g = view(integers(rng, (3, 6, 50 - kernel_size + 1), np.float32))
+    for array in (x, w, g):
+        array.flags.writeable = False
+    check_case(x, w, g, 1, 1, 0, 2, ZEROS, None, 2, False)
+
+
+def test_broadcast_inputs_are_read_as_they_are():
+    rng = np.random.default_rng(6)
+    x = np.broadcast_to(integers(rng, (1, 1, 30), np.float64), (3, 4, 30))
+    w = np.broadcast_to(integers(rng, (6, 1, 1), np.float64), (6, 4, 3))
+    g = np.broadcast_to(integers(rng, (3, 6, 1), np.float64), (3, 6, 28))
+    check_case(x, w, g, 1, 1, 0, 1, ZEROS, np.arange(12.0)[::2], 1, False)
+
+
+@pytest.mark.parametrize(("n_batch", "c_in", "l_in"), [(0, 2, 5), (2, 0, 5), (2, 2, 0)])
+def test_sums_over_nothing_are_the_bias(n_batch, c_in, l_in):
+    bias = np.array([3.0, -1.0])
+    x, w = np.ones((n_batch, c_in, l_in)), np.ones((2, c_in, 3))
+    y = garbage((n_batch, 2, 4), np.float64)
+    correlate(x, w, bias, y, 1, 1, 100, ZEROS, 1, 2, True)
+    np.testing.assert_array_equal(y, np.broadcast_to(bias[:, None], y.shape))
+    y = garbage((n_batch, 2, 4), np.float64)
+    scatter(x, np.ones((c_in, 2, 3)), bias, y, 1, 1, 100, 1, 2, True)
+    np.testing.assert_array_equal(y, np.broadcast_to(bias[:, None], y.shape))
+    g = np.ones((n_batch, 2, 0))
+    dw = garbage(w.shape, np.float64)
+    weight_gradient(g, x, dw, 1, 1, 0, ZEROS, 1, 2, True)
+    np.testing.assert_array_equal(dw, np.zeros(w.shape))
+
+
+@pytest.mark.parametrize(("stride", "dilation", "pad_left"), [(2**61, 1, 0), (5, 2**60, 2**60)])
+def test_huge_parameters_do_not_overflow(stride, dilation, pad_left):
+    rng = np.random.default_rng(8)
+    x, w = integers(rng, (1, 2, 9), np.float64), integers(rng, (2, 2, 2), np.float64)
+    y, expected = garbage((1, 2, 1), np.float64), np.zeros((1, 2, 1))
+    correlate(x, w, None, y, stride, dilation, pad_left, ZEROS, 1, 1, False)
+    for k in range(2):
+        if 0 <= k * dilation - pad_left < 9:
+            expected[:, :, 0] += x[:, :, k * dilation - pad_left] @ w[:, :, k].T
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_infinite_weights_meet_no_padding_in_scatter():
+    x, w = np.ones((2, 1, 4), np.float32), np.ones((1, 2, 3), np.float32)
+    w[0, 1, 0] = np.inf
+    y = garbage((2, 2, 14), np.float32)
+    scatter(x, w, np.zeros(2, np.float32), y, 2, 2, 1, 1, 1, True)
+    expected = slow_scatter(x, w, None, 14, 2, 2, 1, 1)
+    assert not np.isnan(expected).any()
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_nan_stays_in_the_outputs_that_read_it():
+    x = np.ones((1, 2, 900), np.float32)
+    x[0, 1, 511] = np.nan
+    y = garbage((1, 3, 898), np.float32)
+    for deterministic in (False, True):
+        correlate(x, np.ones((3, 2, 3), np.float32), None, y, 1, 1, 0, ZEROS, 1, 1, deterministic)
+        assert sorted(set(np.nonzero(np.isnan(y))[2])) == [509, 510, 511]
+
+
+def test_concurrent_calls_leave_blas_as_it_was():
+    from threadpoolctl import threadpool_info
+
+    def blas_threads():
+        return [lib["num_threads"] for lib in threadpool_info() if lib["user_api"] == "blas"]
+
+    before, expected = blas_threads(), layer_bits(2)[0].tobytes()
+    results = []
+    callers = [
+        threading.Thread(target=lambda: results.append(layer_bits(2)[0].tobytes()))
+        for _ in range(6)
+    ]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert results == [expected] * 6
+    assert blas_threads() == before
+
+
+def test_openmp_can_be_paused_and_used_again():
+    before = layer_bits(2)[0].tobytes()
+    assert blas_engine.pause_threads() == 0
+    assert layer_bits(2)[0].tobytes() == before
+    assert isinstance(blas_engine.openmp_enabled(), bool)

@@ -47,7 +47,7 @@ cdef enum:
     # Bytes of one row of a tile, rows of one unfolded block, output channels of one tile.
     ROW_BYTES = 2048
     FIXED_ROW_BYTES = 1024
-    MIN_ROW_BYTES = 512
+    MIN_ROW_BYTES = 1024
     MAX_ROWS = 384
     MAX_CHANNELS = 256
     # A weight gradient with fewer jobs than this splits its reduction as well.
@@ -152,16 +152,30 @@ cdef Py_ssize_t _part(Py_ssize_t total, Py_ssize_t limit, Py_ssize_t multiple) n
     return max(1, min(limit, _ceil_div(part, multiple) * multiple))
 
 
-# Rows first_row... of the unfolded input, columns first_column..., as a matrix with *row_length
-# elements a row: the input itself where it already is that matrix, a copy in scratch elsewhere.
-# Columns from `width` to `padded_width` are zero.
+# Rows first_row... of the unfolded input, columns first_column..., then zeros from `width` to
+# `padded_width`.
+cdef void _unfold_padded(
+    const num_t[:, :, :] x, Py_ssize_t item, Py_ssize_t first_channel,
+    Py_ssize_t first_row, Py_ssize_t n_rows,
+    Py_ssize_t first_column, Py_ssize_t width, Py_ssize_t padded_width,
+    const Window *window, num_t *out, Py_ssize_t out_row,
+) noexcept nogil:
+    cdef Py_ssize_t r
+    unfold_tile(x, item, first_channel, first_row, n_rows, first_column, width, window, out, out_row)
+    if padded_width > width:
+        for r in range(n_rows):
+            memset(out + r * out_row + width, 0, (padded_width - width) * sizeof(num_t))
+
+
+# The same as a matrix with *row_length elements a row: the input itself where it already is that matrix,
+# a copy in scratch elsewhere.
 cdef const num_t *_columns(
     const num_t[:, :, :] x, Py_ssize_t item, Py_ssize_t first_channel,
     Py_ssize_t first_row, Py_ssize_t n_rows,
     Py_ssize_t first_column, Py_ssize_t width, Py_ssize_t padded_width,
     const Window *window, num_t *scratch, Py_ssize_t scratch_row, Py_ssize_t *row_length,
 ) noexcept nogil:
-    cdef Py_ssize_t size = sizeof(num_t), r
+    cdef Py_ssize_t size = sizeof(num_t)
     cdef Py_ssize_t start = first_column - window.pad_left
     cdef bint rows_usable = n_rows == 1 or (
         x.strides[1] >= width * size and x.strides[1] % size == 0)
@@ -169,11 +183,8 @@ cdef const num_t *_columns(
             and x.strides[2] == size and start >= 0 and start <= x.shape[2] - width):
         row_length[0] = x.strides[1] // size if n_rows > 1 else width
         return &x[item, first_channel + first_row, start]
-    unfold_tile(x, item, first_channel, first_row, n_rows, first_column, width, window,
-                scratch, scratch_row)
-    if padded_width > width:
-        for r in range(n_rows):
-            memset(scratch + r * scratch_row + width, 0, (padded_width - width) * size)
+    _unfold_padded(x, item, first_channel, first_row, n_rows, first_column, width, padded_width,
+                   window, scratch, scratch_row)
     row_length[0] = scratch_row
     return scratch
 
@@ -223,6 +234,7 @@ cdef struct Correlation:
     # Fixed-width tiles: the last is padded with zeros, so no bit of an output depends on l_out.
     bint fixed
     Py_ssize_t tile
+    Py_ssize_t items  # short sequences: so many batch items lie side by side in one tile
     Py_ssize_t tile_row
     Py_ssize_t block_rows
     Py_ssize_t block_channels
@@ -238,7 +250,11 @@ cdef void _plan_tiles(Correlation *c, Py_ssize_t itemsize) noexcept:
         c.tile = min(widest, FIXED_ROW_BYTES // itemsize)
     else:
         c.tile = _part(c.l_out, widest, 16)
-    c.tile_row = c.tile + ALIGNMENT // itemsize  # rows a power of two apart would share cache sets
+    c.items = 1
+    if not c.fixed and 4 * c.l_out <= widest:
+        c.tile = max(1, c.l_out)
+        c.items = _part(c.n_batch, widest // c.tile, 1)
+    c.tile_row = c.tile * c.items + ALIGNMENT // itemsize  # rows a power of two apart would share cache sets
     c.block_rows = _part(c.rows, MAX_ROWS, 1)
     c.block_channels = _part(c.c_out, MAX_CHANNELS, 8)
     c.n_tiles = _ceil_div(c.l_out, c.tile)
@@ -273,7 +289,7 @@ cdef void _store(
                 out[i * out_row + j * step] = tile[i * tile_row + j]
 
 
-# Part `index` of a correlation is (item, group, channel block, tile), the last fastest:
+# Part `index` of a correlation is (item block, group, channel block, tile), the last fastest:
 #     y[item, co, y_start + l*y_step] = bias[co] + sum_r w[co, r] * cols[r, l],  r = ci * kernel_size + k
 # over the tile's columns l. Blocks of rows r are unfolded and added one after another. The sum is
 # built in y itself where its columns are adjacent and none is padding, in scratch elsewhere.
@@ -284,18 +300,20 @@ cdef void _correlate_tile(
     cdef Py_ssize_t first_column = index % c.n_tiles * c.tile
     cdef Py_ssize_t block = index // c.n_tiles % c.n_channel_blocks
     cdef Py_ssize_t outer = index // c.n_tiles // c.n_channel_blocks
-    cdef Py_ssize_t group = outer % c.groups, item = outer // c.groups
+    cdef Py_ssize_t group = outer % c.groups, item = outer // c.groups * c.items
+    cdef Py_ssize_t n_items = min(c.items, c.n_batch - item), i
     cdef Py_ssize_t channel = group * c.c_out + block * c.block_channels
     cdef Py_ssize_t n_channels = min(c.block_channels, c.c_out - block * c.block_channels)
     cdef Py_ssize_t width = min(c.tile, c.l_out - first_column)
-    cdef Py_ssize_t padded_width = c.tile if c.fixed else width
+    cdef Py_ssize_t padded_width = n_items * c.tile if c.fixed or n_items > 1 else width
     cdef bint in_place = c.y_step == 1 and padded_width == width
-    cdef num_t *out = (y + (item * c.groups * c.c_out + channel) * c.y_length
+    cdef Py_ssize_t y_item = c.groups * c.c_out * c.y_length
+    cdef num_t *out = (y + item * y_item + channel * c.y_length
                        + c.y_start + first_column * c.y_step)
     cdef num_t *target = out if in_place else scratch + c.block_rows * c.tile_row
     cdef Py_ssize_t target_row = c.y_length if in_place else c.tile_row
-    cdef Py_ssize_t row = 0, n_rows, cols_row = 0
-    cdef const num_t *cols
+    cdef Py_ssize_t row = 0, n_rows, cols_row = c.tile_row
+    cdef const num_t *cols = scratch
     if width <= 0:
         return
     w += c.w_start + channel * c.rows
@@ -305,13 +323,20 @@ cdef void _correlate_tile(
         _fill(target, target_row, n_channels, padded_width, <const num_t *> NULL)
     while row < c.rows:
         n_rows = min(c.block_rows, c.rows - row)
-        cols = _columns(x, item, group * c.c_in, row, n_rows, first_column, width, padded_width,
-                        &c.window, scratch, c.tile_row, &cols_row)
+        if n_items == 1:
+            cols = _columns(x, item, group * c.c_in, row, n_rows, first_column, width, padded_width,
+                            &c.window, scratch, c.tile_row, &cols_row)
+        else:
+            for i in range(n_items):
+                _unfold_padded(x, item + i, group * c.c_in, row, n_rows, 0, width, c.tile,
+                               &c.window, scratch + i * c.tile, c.tile_row)
         gemm_add(False, n_channels, padded_width, n_rows, w + row, c.rows,
                  cols, cols_row, target, target_row)
         row += n_rows
     if not in_place:
-        _store(target, c.tile_row, n_channels, width, out, c.y_length, c.y_step, c.accumulate)
+        for i in range(n_items):
+            _store(target + i * c.tile, c.tile_row, n_channels, width, out + i * y_item, c.y_length,
+                   c.y_step, c.accumulate)
 
 
 cdef void _correlate_tiles(
@@ -333,6 +358,7 @@ cdef void _plan_phases(Correlation *phases, Py_ssize_t n_phases, Py_ssize_t item
     _plan_tiles(&largest, itemsize)
     for i in range(n_phases):
         phases[i].tile, phases[i].tile_row = largest.tile, largest.tile_row
+        phases[i].items = largest.items
         phases[i].block_rows = largest.block_rows
         phases[i].block_channels = largest.block_channels
         phases[i].n_tiles, phases[i].n_channel_blocks = largest.n_tiles, largest.n_channel_blocks
@@ -346,15 +372,16 @@ cdef _run_correlation(
 ):
     cdef Correlation *c = phases
     _plan_phases(phases, n_phases, sizeof(num_t))
-    cdef Py_ssize_t n_jobs = c.n_batch * c.groups * c.n_channel_blocks * c.n_tiles
-    cdef double work = <double> c.block_channels * c.rows * c.tile * n_phases
+    cdef Py_ssize_t n_jobs = (
+        _ceil_div(c.n_batch, c.items) * c.groups * c.n_channel_blocks * c.n_tiles)
+    cdef double work = <double> c.block_channels * c.rows * c.tile * c.items * n_phases
     cdef Py_ssize_t n_workers = _count_workers(n_jobs, work, n_threads)
     cdef Py_ssize_t jobs_a_round = _round(n_workers, n_jobs, work)
     cdef Py_ssize_t size = (c.block_rows + c.block_channels) * c.tile_row
     cdef Py_ssize_t start = 0, stop, i
     cdef bint hold = (
         n_workers > 1
-        or c.block_channels * min(c.rows, c.block_rows) * c.tile > MAX_SERIAL_GEMM)
+        or c.block_channels * min(c.rows, c.block_rows) * c.tile * c.items > MAX_SERIAL_GEMM)
     cdef void *raw = NULL
     cdef num_t *scratch
     if n_jobs == 0:

@@ -1,9 +1,9 @@
 """The three primitives of every 1-D convolution, as unfolded tiles times a matrix, on SciPy's BLAS.
 
-Work is cut into tiles whose sizes depend on the shapes alone, never on the number of threads. Each
-tile is one job: it unfolds the input columns it needs into its worker's scratch, block by block, and
-adds one GEMM a block to its own piece of the result, so no two jobs write the same element and every
-element is one sum in one order. BLAS itself is held at one thread.
+Work is cut into tiles whose sizes depend on the shapes alone, never on the number of threads.
+Each tile is one job: it unfolds the input columns it needs into its worker's scratch, block by
+block, and adds one GEMM a block to its own piece of the result, so no two jobs write the same
+element and every element is one sum in one order. BLAS itself is held at one thread.
 
 Scratch is at most 2 MiB a worker, whatever the lengths.
 """
@@ -68,7 +68,7 @@ def openmp_enabled():
 
 
 def pause_threads():
-    """End OpenMP's idle worker threads, so that a fork leaves none behind. They come back by themselves.
+    """End OpenMP's idle worker threads, so that a fork leaves none behind. They come back on use.
 
     Returns
     -------
@@ -81,9 +81,9 @@ def pause_threads():
     return status
 
 
-# ---------------------------------------------------------------------------------------------------
-# BLAS at one thread. Its thread count is global to the process: the first of several concurrent calls
-# sets it to one, the last puts it back. Purely a matter of speed, no result depends on it.
+# -------------------------------------------------------------------------------------------------
+# BLAS at one thread. Its thread count is global to the process: the first of several concurrent
+# calls sets it to one, the last puts it back. Purely a matter of speed, no result depends on it.
 
 cdef object _blas_lock = threading.Lock()
 cdef object _blas_controller = None
@@ -139,7 +139,7 @@ cdef _release_blas():
             limiter.restore_original_limits()
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Tiles
 
 cdef inline Py_ssize_t _ceil_div(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
@@ -161,14 +161,15 @@ cdef void _unfold_padded(
     const Window *window, num_t *out, Py_ssize_t out_row,
 ) noexcept nogil:
     cdef Py_ssize_t r
-    unfold_tile(x, item, first_channel, first_row, n_rows, first_column, width, window, out, out_row)
+    unfold_tile(x, item, first_channel, first_row, n_rows, first_column, width, window,
+                out, out_row)
     if padded_width > width:
         for r in range(n_rows):
             memset(out + r * out_row + width, 0, (padded_width - width) * sizeof(num_t))
 
 
-# The same as a matrix with *row_length elements a row: the input itself where it already is that matrix,
-# a copy in scratch elsewhere.
+# The same as a matrix with *row_length elements a row: the input itself where it already is that
+# matrix, a copy in scratch elsewhere.
 cdef const num_t *_columns(
     const num_t[:, :, :] x, Py_ssize_t item, Py_ssize_t first_channel,
     Py_ssize_t first_row, Py_ssize_t n_rows,
@@ -214,7 +215,7 @@ cdef Py_ssize_t _round(Py_ssize_t n_workers, Py_ssize_t n_jobs, double work_per_
     return max(n_workers, n_jobs if jobs >= n_jobs else <Py_ssize_t> jobs)
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Correlation
 
 cdef struct Correlation:
@@ -290,8 +291,8 @@ cdef void _store(
 
 
 # Part `index` of a correlation is (item block, group, channel block, tile), the last fastest:
-#     y[item, co, y_start + l*y_step] = bias[co] + sum_r w[co, r] * cols[r, l],  r = ci * kernel_size + k
-# over the tile's columns l. Blocks of rows r are unfolded and added one after another. The sum is
+#     y[item, co, y_start + l*y_step] = bias[co] + sum_r w[co, r] * cols[r, l]
+# over the rows r = ci * kernel_size + k, for the tile's columns l. Blocks of rows r are unfolded and added one after another. The sum is
 # built in y itself where its columns are adjacent and none is padding, in scratch elsewhere.
 cdef void _correlate_tile(
     const Correlation *c, const num_t[:, :, :] x, const num_t *w, const num_t *bias, num_t *y,
@@ -318,14 +319,15 @@ cdef void _correlate_tile(
         return
     w += c.w_start + channel * c.rows
     if not c.accumulate:
-        _fill(target, target_row, n_channels, padded_width, NULL if bias == NULL else bias + channel)
+        _fill(target, target_row, n_channels, padded_width,
+              NULL if bias == NULL else bias + channel)
     elif not in_place:
         _fill(target, target_row, n_channels, padded_width, <const num_t *> NULL)
     while row < c.rows:
         n_rows = min(c.block_rows, c.rows - row)
         if n_items == 1:
-            cols = _columns(x, item, group * c.c_in, row, n_rows, first_column, width, padded_width,
-                            &c.window, scratch, c.tile_row, &cols_row)
+            cols = _columns(x, item, group * c.c_in, row, n_rows,
+                            first_column, width, padded_width, &c.window, scratch, c.tile_row, &cols_row)
         else:
             for i in range(n_items):
                 _unfold_padded(x, item + i, group * c.c_in, row, n_rows, 0, width, c.tile,
@@ -365,7 +367,8 @@ cdef void _plan_phases(Correlation *phases, Py_ssize_t n_phases, Py_ssize_t item
 
 
 # Runs all phases, which differ in w_start, y_start, window, rows and l_out, and write to different
-# outputs. Job i is part i of every phase, so that outputs which lie side by side are written together.
+# outputs. Job i is part i of every phase, so that outputs which lie side by side are written
+# together.
 cdef _run_correlation(
     Correlation *phases, Py_ssize_t n_phases, const num_t[:, :, :] x, const num_t *w,
     const num_t *bias, num_t *y, n_threads,
@@ -427,11 +430,11 @@ cdef _correlate(
     _run_correlation(&c, 1, x, &w[0, 0, 0] if c.rows else NULL, bias_data, &y[0, 0, 0], n_threads)
 
 
-# ---------------------------------------------------------------------------------------------------
-# Scatter. Output o is reached by the taps with k*dilation = o + pad_left (mod stride) only. For each
-# residue, those taps are every (stride / gcd)-th one, and in the order of falling k they read adjacent
-# inputs: a correlation of stride 1 whose outputs lie `stride` apart. So nothing is added twice, no
-# zeros are inserted, and two tiles never meet.
+# -------------------------------------------------------------------------------------------------
+# Scatter. Output o is reached by the taps with k*dilation = o + pad_left (mod stride) only. For
+# each residue, those taps are every (stride / gcd)-th one, and in the order of falling k they read
+# adjacent inputs: a correlation of stride 1 whose outputs lie `stride` apart. So nothing is added
+# twice, no zeros are inserted, and two tiles never meet.
 
 cdef Py_ssize_t _gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     while b:
@@ -439,40 +442,45 @@ cdef Py_ssize_t _gcd(Py_ssize_t a, Py_ssize_t b) noexcept nogil:
     return a
 
 
-# The order of packed weights: taps k, k + tap_step, ... of phase k, falling, as (C_out, c_in, taps);
-# phase k begins at element w_start of its Correlation. False where a weight is not finite. Input channels
-# go by in blocks, so that neither the lines read nor the lines written are left before they are used up.
+# The order of packed weights: taps k, k + tap_step, ... of phase k, falling, as (C_out, c_in,
+# taps); phase k begins at element w_start of its Correlation. False where a weight is not finite.
+# Input channels go by in blocks, so that neither the lines read nor the lines written are left
+# before they are used up.
 cdef bint _pack_phases(
     const num_t[:, :, :] w, const Correlation *phases, Py_ssize_t n_phases, Py_ssize_t tap_step,
     num_t *out,
 ) noexcept nogil:
-    cdef Py_ssize_t c_in = phases.c_in, c_out = phases.c_out, kernel_size = w.shape[2]
-    cdef Py_ssize_t first, channel, ci, k, n_taps, group
-    cdef bint finite = True
+    cdef Py_ssize_t c_in = phases.c_in, c_out = phases.c_out
+    cdef Py_ssize_t group, first, channel, k, ci, t, n_taps
+    cdef bint not_finite = False
     cdef num_t value
+    cdef num_t *row
     for group in range(phases.groups):
         for first in range(0, c_in, 16):
             for channel in range(c_out):
-                for ci in range(first, min(first + 16, c_in)):
-                    for k in range(kernel_size):
-                        value = w[group * c_in + ci, channel, k]
-                        n_taps = phases[k % tap_step].window.kernel_size
-                        out[phases[k % tap_step].w_start
-                            + ((group * c_out + channel) * c_in + ci) * n_taps
-                            + n_taps - 1 - k // tap_step] = value
-                        finite = finite and value - value == 0
-    return finite
+                for k in range(n_phases):
+                    n_taps = phases[k].window.kernel_size
+                    row = out + phases[k].w_start
+                    row += ((group * c_out + channel) * c_in + first) * n_taps
+                    for ci in range(first, min(first + 16, c_in)):
+                        for t in range(n_taps):
+                            value = w[group * c_in + ci, channel, k + (n_taps - 1 - t) * tap_step]
+                            not_finite |= value - value != 0
+                            row[t] = value
+                        row += n_taps
+    return not not_finite
 
 
-# Sets the part of *c that belongs to taps first_tap, first_tap + tap_step, ... (n_taps of them). With
-# `clip`, for one tap only, nothing but inputs that exist is read: an infinite weight times a padded zero
-# is NaN. Column j is output y_start + j * y_step, and its first packed tap, the last one, reads input
-# j + offset.
+# Sets the part of *c that belongs to taps first_tap, first_tap + tap_step, ... (n_taps of them).
+# With `clip`, for one tap only, nothing but inputs that exist is read: an infinite weight times a
+# padded zero is NaN. Column j is output y_start + j * y_step, and its first packed tap, the last
+# one, reads input j + offset.
 cdef void _plan_phase(
     Correlation *c, const Window *window, Py_ssize_t first_tap, Py_ssize_t tap_step,
     Py_ssize_t n_taps, Py_ssize_t l_in, bint clip,
 ) noexcept:
-    cdef Py_ssize_t stride = c.y_step, reach = (first_tap + (n_taps - 1) * tap_step) * window.dilation
+    cdef Py_ssize_t stride = c.y_step, last_tap = first_tap + (n_taps - 1) * tap_step
+    cdef Py_ssize_t reach = last_tap * window.dilation
     cdef Py_ssize_t shift = window.pad_left - reach, phase = window.pad_left % stride
     cdef Py_ssize_t offset = shift // stride + (shift % stride > 0), first = 0
     c.y_start = reach % stride - (phase + stride if phase < 0 else phase)
@@ -488,7 +496,8 @@ cdef void _plan_phase(
     c.window.mode = ZEROS
 
 
-# One tap after another, each over no inputs but those that exist: slow, for weights that are not finite.
+# One tap after another, each over no inputs but those that exist: slow, for weights that are not
+# finite.
 cdef _scatter_taps(
     Correlation c, const num_t[:, :, :] x, const num_t[:, :, :] w, num_t *packed, num_t *y,
     const Window *window, n_threads,
@@ -548,7 +557,7 @@ cdef void _fill_all(num_t[:, :, ::1] y, const num_t *bias) noexcept:
             _fill(&y[item, 0, 0], y.shape[2], y.shape[1], y.shape[2], bias)
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # Weight gradient
 
 cdef struct Gradient:
@@ -671,7 +680,7 @@ cdef _weight_gradient(
         PyMem_RawFree(raw)
 
 
-# ---------------------------------------------------------------------------------------------------
+# -------------------------------------------------------------------------------------------------
 # The Python side: one dtype dispatch an operation.
 
 cdef Window _window(kernel_size, stride, dilation, pad_left, mode):
@@ -684,7 +693,8 @@ cdef Window _window(kernel_size, stride, dilation, pad_left, mode):
 def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, deterministic):
     """Write the correlation of x with w, plus bias, to y.
 
-    ``y[n, co, l] = bias[co] + sum(w[co, ci, k] * x[n, group(co, ci), l*stride + k*dilation - pad_left])``
+    ``y[n, co, l] = bias[co] + sum(w[co, ci, k] * x[n, ci, l*stride + k*dilation - pad_left])`` over
+    all ci of co's group and all k.
 
     Parameters
     ----------
@@ -728,8 +738,8 @@ def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads
 def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic):
     """Write the transposed correlation of x with w, plus bias, to y.
 
-    ``y[n, co, o] = bias[co] + sum(w[ci, co, k] * x[n, ci, l])`` over all ci of co's group, k and l with
-    ``l*stride + k*dilation - pad_left == o``. The arguments are those of `correlate`, but for
+    ``y[n, co, o] = bias[co] + sum(w[ci, co, k] * x[n, ci, l])`` over all ci of co's group, k and l
+    with ``l*stride + k*dilation - pad_left == o``. The arguments are those of `correlate`, but for
     w : ndarray of shape (C_in, C_out / groups, K).
     """
     if y.size == 0:
@@ -753,8 +763,8 @@ def weight_gradient(
 ):
     """Write the gradient of `correlate` with respect to w to dw.
 
-    ``dw[co, ci, k] = sum(g[n, co, l] * conj(x[n, group(co, ci), l*stride + k*dilation - pad_left]))``
-    over n and l. The arguments are those of `correlate`, but for
+    ``dw[co, ci, k] = sum(g[n, co, l] * conj(x[n, ci, l*stride + k*dilation - pad_left]))``
+    over n and l, where ci counts within co's group. The arguments are those of `correlate`, but for
     g : ndarray of shape (N, C_out, L_out) and
     dw : C-contiguous ndarray of shape (C_out, C_in / groups, K).
     The result never depends on n_threads, so `deterministic` changes nothing.

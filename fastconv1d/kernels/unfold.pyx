@@ -27,7 +27,8 @@ cdef inline Py_ssize_t _resolve(Py_ssize_t position, Py_ssize_t length, int mode
     return position if 0 <= position < length else -1
 
 
-# out[j] = x[start + j * stride], resolved by `mode`, for j in [begin, end): the padded ends of a row.
+# out[j] = x[start + j * stride], resolved by `mode`, for j in [begin, end): the padded ends of a
+# row.
 cdef void _unfold_padding(
     const char *x, Py_ssize_t x_step, Py_ssize_t length, Py_ssize_t start, Py_ssize_t stride,
     int mode, Py_ssize_t begin, Py_ssize_t end, num_t *out,
@@ -60,9 +61,11 @@ cdef void _copy_strided(
 
 
 # Rows r = c * kernel_size + k from first_row on, columns l from first_column on:
-#     out[r - first_row, l - first_column] = x[item, first_channel + c, l*stride + k*dilation - pad_left]
+#     out[r - first_row, l - first_column] = x[item, first_channel + c, position],
+#     position = l*stride + k*dilation - pad_left,
 # with positions outside [0, length) resolved by the padding mode. The columns that need no padding
-# are a range worked out once a row. Every position must fit a Py_ssize_t; nothing outside x is read.
+# are a range worked out once a row. Every position must fit a Py_ssize_t; nothing outside x is
+# read.
 cdef void unfold_tile(
     const num_t[:, :, :] x, Py_ssize_t item, Py_ssize_t first_channel,
     Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first_column, Py_ssize_t n_columns,
@@ -71,10 +74,10 @@ cdef void unfold_tile(
     cdef Py_ssize_t length = x.shape[2], x_step = x.strides[2], stride = window.stride
     cdef Py_ssize_t channel = first_channel + first_row // window.kernel_size
     cdef Py_ssize_t k = first_row % window.kernel_size
-    cdef Py_ssize_t start, inside, outside, r
+    cdef Py_ssize_t start, inside, outside, _
     cdef const char *base = <const char *> x._data + item * x.strides[0]
     cdef const char *row
-    for r in range(n_rows):
+    for _ in range(n_rows):
         row = base + channel * x.strides[1]
         start = first_column * stride - window.pad_left + k * window.dilation
         inside = min(_first_reaching(start, stride, 0), n_columns)
@@ -92,14 +95,14 @@ cdef void unfold_tile(
             channel += 1
 
 
-# out[l*stride + k*dilation - pad_left] += cols[item, channel * kernel_size + k, l], over taps k in order
-# and columns l, wherever that position lies in [0, length).
+# out[l*stride + k*dilation - pad_left] += cols[item, channel * kernel_size + k, l]
+# over taps k in order and columns l, wherever that position lies in [0, length).
 cdef void fold_tile(
     const num_t[:, :, :] cols, Py_ssize_t item, Py_ssize_t channel,
     const Window *window, num_t *out, Py_ssize_t length,
 ) noexcept nogil:
     cdef Py_ssize_t stride = window.stride, n_columns = cols.shape[2], step = cols.strides[2]
-    cdef Py_ssize_t k, l, start, inside, outside
+    cdef Py_ssize_t k, j, start, inside, outside
     cdef const char *row
     for k in range(window.kernel_size):
         row = (<const char *> cols._data + item * cols.strides[0]
@@ -107,8 +110,8 @@ cdef void fold_tile(
         start = k * window.dilation - window.pad_left
         inside = min(_first_reaching(start, stride, 0), n_columns)
         outside = min(_first_reaching(start, stride, length), n_columns)
-        for l in range(inside, outside):
-            out[start + l * stride] += (<const num_t *> (row + l * step))[0]
+        for j in range(inside, outside):
+            out[start + j * stride] += (<const num_t *> (row + j * step))[0]
 
 
 cdef Window _window(rows, channels, stride, dilation, pad_left) except *:

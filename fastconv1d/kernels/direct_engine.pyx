@@ -1,0 +1,558 @@
+# distutils: language = c
+"""The direct engine: windows and register tiles, float32 and float64, no unfold.
+
+Python-visible: the primitives ``correlate`` and ``scatter`` (as in ``blas_engine``), ``PreparedLayer`` (weights packed
+once, called many times), and the instruction set in use. ``simd/fc1d.h`` has the formula that the C side computes; this
+file decides block and tile sizes (``_block_channels``, ``_plan``), owns scratch, and runs the units on threads.
+
+Every output is the sum over blocks of (ci, k) in one order that depends on the layer alone, so its bits depend on
+neither the tile, the thread, the batch nor the length.
+"""
+import os
+import warnings
+
+cimport numpy as cnp
+from cython.parallel cimport prange
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.stddef cimport ptrdiff_t
+from libc.stdint cimport int32_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+
+cnp.import_array()
+
+cdef extern from "simd/fc1d.h" nogil:
+    ctypedef struct fc1d_run:
+        ptrdiff_t start, extra, offset
+
+    ctypedef struct fc1d_problem:
+        const void* x
+        const void* w
+        const void* bias
+        void* y
+        ptrdiff_t xn, xc, xl, yn, yc
+        ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out, n_cols
+        ptrdiff_t x_step, y_step, y_shift
+        int mode
+        ptrdiff_t kernel_size
+        const ptrdiff_t* phase_start
+        ptrdiff_t ci_block, k_block
+        const int32_t* tap
+        const fc1d_run* runs
+        ptrdiff_t n_runs, row_pitch
+        ptrdiff_t tile_cols, items_per_unit, item_pitch, groups_per_unit, co_unit, co_block
+        ptrdiff_t n_tiles, n_item_units, n_group_units, n_co_units
+        int staged
+        ptrdiff_t stage_pitch, window_elems
+
+    ctypedef struct fc1d_kernels:
+        void (*run_unit)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
+        void (*pack_weights)(const void*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const fc1d_problem*,
+                             const ptrdiff_t*, void*) noexcept nogil
+        double (*fma_loop)(ptrdiff_t) noexcept nogil
+        ptrdiff_t lanes, rows
+        const ptrdiff_t* vectors
+
+    ctypedef struct fc1d_isa:
+        const char* name
+        fc1d_kernels f32, f64
+
+    int fc1d_supported(const fc1d_isa** isas, int room)
+
+cdef extern from *:
+    """
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define fc1d_thread() omp_get_thread_num()
+    #else
+    #define fc1d_thread() 0
+    #endif
+    """
+    int fc1d_thread() nogil
+
+cdef extern from "stdint.h" nogil:
+    const ptrdiff_t PTRDIFF_MAX
+
+# ---- instruction sets ------------------------------------------------------------------------------------------------
+
+cdef const fc1d_isa* _isas[4]
+cdef int _n_isas = fc1d_supported(_isas, 4)
+cdef const fc1d_isa* _isa = _isas[0]
+
+
+def supported_isas():
+    """Names of the instruction sets this build and this CPU have, best first."""
+    return tuple((<bytes> _isas[i].name).decode() for i in range(_n_isas))
+
+
+def isa():
+    """Name of the instruction set in use."""
+    return (<bytes> _isa.name).decode()
+
+
+def set_isa(name):
+    """Use another instruction set for layers prepared from now on (tests and benchmarks)."""
+    global _isa
+    names = supported_isas()
+    if name not in names:
+        raise ValueError(f"isa must be one of {', '.join(names)} on this CPU, got {name!r}")
+    _isa = _isas[names.index(name)]
+
+
+def _isa_from_environment():
+    name = os.environ.get("FASTCONV1D_ISA", "")
+    if not name:
+        return
+    if name in supported_isas():
+        set_isa(name)
+    else:
+        warnings.warn(
+            f"FASTCONV1D_ISA={name!r} is not one of {', '.join(supported_isas())} on this CPU; using {isa()}",
+            RuntimeWarning, stacklevel=2)
+
+
+_isa_from_environment()
+
+
+def peak_gflops(dtype="float32", double seconds=0.2):
+    """GFLOP/s of independent multiply-adds in registers on this thread, with the instruction set in use."""
+    import time
+
+    cdef const fc1d_kernels* kernels = &_isa.f32 if cnp.dtype(dtype).itemsize == 4 else &_isa.f64
+    cdef double best = 0, flops, start, spent, end = time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        start = time.perf_counter()
+        with nogil:
+            flops = 2 * kernels.fma_loop(20000)
+        spent = time.perf_counter() - start
+        best = max(best, flops / spent / 1e9)
+    return best
+
+
+# ---- blocking: depends on the layer alone, so that bits do ----------------------------------------------------------
+
+# A strip (one register tile's columns of every channel of a block) stays in L1 beside the weights and the tap table:
+# 20 KiB of the 32 KiB that the smallest L1 in use has.
+cdef ptrdiff_t STRIP_BYTES = 20 * 1024
+# Terms of one chain of sums. Longer chains lose accuracy, shorter ones spend more on adding partial sums: at 512 terms
+# the partial sums cost one load and store per 512 multiply-adds.
+cdef ptrdiff_t CHAIN = 512
+# The window of a tile and the weights of a block of output channels share L2 (512 KiB in the smallest in use).
+cdef ptrdiff_t WINDOW_BYTES = 192 * 1024
+cdef ptrdiff_t WEIGHT_BYTES = 192 * 1024
+cdef ptrdiff_t STAGE_BYTES = 128 * 1024
+# Scratch of one thread; a layer that needs more goes to the BLAS engine.
+cdef ptrdiff_t SCRATCH_BYTES = 4 * 1024 * 1024
+# Positions beyond this are left to the BLAS engine, whose index arithmetic is checked term by term.
+cdef ptrdiff_t FAR = <ptrdiff_t> 1 << 40
+# Phases of a scatter: the tables grow with the stride.
+cdef ptrdiff_t MOST_PHASES = 1024
+# Below this many multiply-adds a parallel region (2 us warm) costs more than it saves.
+cdef double SERIAL_MACS = 5e5
+
+
+cdef inline ptrdiff_t _ceil(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
+    return (a + b - 1) // b
+
+
+cdef inline ptrdiff_t _gcd(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
+    while b:
+        a, b = b, a % b
+    return a
+
+
+cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernels* kernels,
+                          ptrdiff_t itemsize) noexcept nogil:
+    """Channels and taps of one chain of sums."""
+    cdef ptrdiff_t rows = min(p.c_out, kernels.rows)
+    cdef ptrdiff_t width = kernels.vectors[rows] * kernels.lanes
+    # taps of one output phase, and the contiguous runs of the window that they read
+    cdef ptrdiff_t taps = _ceil(p.kernel_size, p.y_step // _gcd(p.y_step, dilation))
+    cdef ptrdiff_t runs = min(taps, p.x_step // _gcd(p.x_step, dilation))
+    cdef ptrdiff_t reach = (taps - runs) * max(1, dilation // _gcd(p.x_step * p.y_step, dilation))
+    cdef ptrdiff_t per_channel = min(taps * width, runs * width + reach) * itemsize
+    cdef ptrdiff_t block = max(1, min(STRIP_BYTES // per_channel, CHAIN // taps))
+    p.ci_block = _ceil(p.c_in, _ceil(p.c_in, block))
+    p.k_block = _ceil(taps, _ceil(taps, CHAIN)) if p.ci_block == 1 else taps
+
+
+cdef struct Taps:
+    ptrdiff_t* phase_start  # y_step + 1
+    ptrdiff_t* k            # kernel position of each tap, taps sorted by output phase
+    ptrdiff_t* pos          # input position of each tap for column 0, up to a shift
+    ptrdiff_t* order        # taps sorted by (pos mod x_step, pos)
+
+
+cdef void _sort_taps(fc1d_problem* p, Taps* taps, ptrdiff_t dilation, bint transposed) noexcept nogil:
+    """Fill the tap tables in O(K * runs + phases)."""
+    cdef ptrdiff_t k, r, j, n = p.kernel_size, step = p.x_step
+    for r in range(p.y_step + 1):
+        taps.phase_start[r] = 0
+    for k in range(n):
+        taps.phase_start[k * dilation % p.y_step + 1] += 1
+    for r in range(p.y_step):
+        taps.phase_start[r + 1] += taps.phase_start[r]
+    for k in range(n):  # phase_start[r] walks to the end of phase r and is put back below
+        r = k * dilation % p.y_step
+        j = taps.phase_start[r]
+        taps.k[j] = k
+        taps.pos[j] = -(k * dilation // p.y_step) if transposed else k * dilation
+        taps.phase_start[r] += 1
+    for r in range(p.y_step, 0, -1):
+        taps.phase_start[r] = taps.phase_start[r - 1]
+    taps.phase_start[0] = 0
+    # A correlate has one phase and ascending positions; k and k + cycle share their residue modulo x_step.
+    # A scatter has x_step 1, and positions that descend with k whatever the phase.
+    cdef ptrdiff_t cycle = step // _gcd(step, dilation)
+    j = 0
+    if not transposed:
+        for r in range(min(cycle, n)):
+            k = r
+            while k < n:
+                taps.order[j] = k
+                j += 1
+                k += cycle
+    else:
+        for j in range(n):
+            taps.order[n - 1 - taps.k[j]] = j
+
+
+# ---- tiles: free to depend on lengths, batch and threads, because bits do not ----------------------------------------
+
+cdef ptrdiff_t _make_runs(fc1d_problem* p, const Taps* taps, ptrdiff_t base, ptrdiff_t cols, ptrdiff_t slot, bint split,
+                          fc1d_run* runs, ptrdiff_t* where) noexcept nogil:
+    """Lay the taps' input positions out as runs of a window row of ``cols`` columns (``slot`` with padding).
+
+    Taps of one residue less than ``cols`` apart share a run; ``split`` gives each tap its own. Sets ``where[j]`` to the
+    place of tap j's first column in the row and returns the row's length.
+    """
+    cdef ptrdiff_t i, j, pos, last = 0, offset = 0, n = 0
+    cdef fc1d_run* run = runs
+    for i in range(p.kernel_size):
+        j = taps.order[i]
+        pos = taps.pos[j]
+        if i == 0 or split or (pos - last) % p.x_step != 0 or pos - last >= cols * p.x_step or pos < last:
+            if i > 0:
+                offset += _ceil(slot + run.extra, 16) * 16
+            run = runs + n
+            n += 1
+            run.start = pos + base
+            run.extra = 0
+            run.offset = offset
+        else:
+            run.extra = (pos + base - run.start) // p.x_step
+        where[j] = offset + run.extra
+        last = pos
+    p.n_runs = n
+    p.runs = runs
+    return offset + slot + run.extra if n else slot
+
+
+cdef ptrdiff_t _odd_lines(ptrdiff_t elements, ptrdiff_t itemsize) noexcept nogil:
+    """Round a row up to an odd number of cache lines, so that rows do not meet in one set of the cache."""
+    cdef ptrdiff_t line = 64 // itemsize
+    return (_ceil(elements, line) | 1) * line
+
+
+cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t reach, ptrdiff_t room, ptrdiff_t units,
+                        bint* split) noexcept nogil:
+    """Put several short items side by side in one tile where that fills the lanes better.
+
+    Compares cycles for one item and input channel: multiply-adds at two vectors a cycle, the junction columns of a shared
+    run (``reach``) or the K short copies of split runs at one element a cycle, and the pass through the staging tile.
+    """
+    cdef ptrdiff_t n = p.n_cols, lanes = kernels.lanes, rows = min(p.c_out, kernels.rows)
+    cdef ptrdiff_t vectors = _ceil(n, lanes)
+    cdef double macs = <double> p.c_out * p.kernel_size / p.y_step / (2 * lanes)
+    cdef double alone = vectors * lanes * macs * max(1., 8. / (vectors * rows))
+    cdef double staging = 0 if p.staged else <double> p.c_out * n / p.c_in
+    cdef double shared = (n + reach) * macs + staging
+    cdef double apart = n * macs + <double> p.kernel_size * n + staging
+    p.items_per_unit = 1
+    p.item_pitch = n
+    split[0] = False
+    if p.n_batch == 1 or 2 * n > room or min(shared, apart) > 0.9 * alone:
+        return
+    split[0] = apart < shared
+    p.item_pitch = n if split[0] else n + reach
+    p.items_per_unit = max(1, min(room // p.item_pitch, p.n_batch // max(1, min(units, p.n_batch))))
+    if p.items_per_unit == 1:
+        split[0] = False
+
+
+cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
+                     ptrdiff_t itemsize, int n_threads, fc1d_run* runs, ptrdiff_t* where, int32_t* tap) noexcept nogil:
+    """Tile sizes and tap tables of one call; returns the scratch bytes of a thread."""
+    cdef ptrdiff_t rows = kernels.rows, lanes = kernels.lanes, c, j, r, count
+    cdef ptrdiff_t strip = kernels.vectors[min(p.c_out, rows)] * lanes
+    cdef ptrdiff_t units = 4 * n_threads if n_threads > 1 else 1
+    cdef bint split = False
+    # columns that the window's share of L2 holds, with the taps in shared runs or apart
+    cdef ptrdiff_t budget = WINDOW_BYTES // (itemsize * p.ci_block)
+    cdef ptrdiff_t merged = _make_runs(p, taps, base, PTRDIFF_MAX // p.x_step, 0, False, runs, where)
+    cdef ptrdiff_t reach = 0
+    for j in range(p.n_runs):
+        reach = max(reach, runs[j].extra)
+    cdef ptrdiff_t cols = max((budget - merged) // p.n_runs, budget // p.kernel_size)
+    if p.y_step > 1:
+        cols = min(cols, STAGE_BYTES // (itemsize * p.y_step * min(p.c_out, 32)))
+    cols = max(strip, cols)
+
+    p.staged = p.y_step > 1
+    p.item_pitch = p.n_cols
+    p.items_per_unit = 1
+    if p.n_cols <= cols:
+        _choose_items(p, kernels, reach, cols, units, &split)
+    if p.items_per_unit > 1:
+        p.staged = True
+    p.n_item_units = _ceil(p.n_batch, p.items_per_unit)
+
+    # enough units for the threads: narrower tiles first, then fewer output channels a unit
+    p.n_tiles = _ceil(p.n_cols, cols)
+    count = p.n_item_units * p.groups
+    while count * p.n_tiles < units and _ceil(p.n_cols, 2 * p.n_tiles) >= 4 * strip:
+        p.n_tiles *= 2
+    p.tile_cols = p.n_cols
+    if p.n_tiles > 1:
+        p.tile_cols = _ceil(_ceil(p.n_cols, p.n_tiles), strip) * strip
+        p.n_tiles = _ceil(p.n_cols, p.tile_cols)
+    cdef ptrdiff_t total = (p.items_per_unit - 1) * p.item_pitch + p.tile_cols
+    cdef ptrdiff_t slot = _ceil(total, lanes) * lanes
+    p.stage_pitch = _odd_lines(slot, itemsize)
+    p.co_unit = _ceil(p.c_out, rows) * rows
+    if p.staged:
+        p.co_unit = min(p.co_unit, max(rows, STAGE_BYTES // (itemsize * p.y_step * p.stage_pitch) // rows * rows))
+    while count * p.n_tiles * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= 4 * rows:
+        p.co_unit = _ceil(p.co_unit, 2 * rows) * rows
+    p.n_co_units = _ceil(p.c_out, p.co_unit)
+    p.groups_per_unit = max(1, p.groups * p.n_item_units * p.n_tiles * p.n_co_units // units) if units > 1 else p.groups
+    p.groups_per_unit = min(p.groups_per_unit, p.groups)
+    p.n_group_units = _ceil(p.groups, p.groups_per_unit)
+    p.co_block = max(rows, WEIGHT_BYTES // (itemsize * p.ci_block * min(p.k_block, p.kernel_size)) // rows * rows)
+
+    p.row_pitch = _odd_lines(_make_runs(p, taps, base, p.tile_cols, slot, split, runs, where), itemsize)
+    p.window_elems = p.ci_block * p.row_pitch
+    p.tap = tap
+    for r in range(p.y_step):
+        for c in range(p.ci_block):
+            for j in range(p.phase_start[r], p.phase_start[r + 1]):
+                tap[0] = <int32_t> (c * p.row_pitch + where[j])
+                tap += 1
+    return itemsize * (p.window_elems + (p.y_step * p.co_unit * p.stage_pitch if p.staged else 0))
+
+
+# ---- running ---------------------------------------------------------------------------------------------------------
+
+cdef int _run_units(const fc1d_problem* p, const fc1d_kernels* kernels, size_t scratch_bytes,
+                    int n_threads) noexcept nogil:
+    """Run every unit, on threads where there are several; -1 when scratch cannot be had."""
+    cdef ptrdiff_t units = p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, unit
+    cdef size_t slab = (scratch_bytes + 4096 + 63) // 64 * 64
+    n_threads = <int> min(<ptrdiff_t> n_threads, units)
+    cdef char* memory = <char*> malloc(slab * n_threads + 64)
+    if memory == NULL:
+        return -1
+    cdef char* scratch = memory + (64 - <size_t> memory % 64)
+    if n_threads <= 1:
+        for unit in range(units):
+            kernels.run_unit(p, unit, scratch)
+    else:
+        for unit in prange(units, num_threads=n_threads, schedule="dynamic"):
+            kernels.run_unit(p, unit, scratch + slab * fc1d_thread())
+    free(memory)
+    return 0
+
+
+cdef class PreparedLayer:
+    """A layer's geometry and packed weights, for any number of calls.
+
+    Parameters
+    ----------
+    weight : ndarray, float32 or float64
+        (C_out, C_in/groups, K), or (C_in, C_out/groups, K) when transposed. Copied.
+    bias : ndarray of shape (C_out,) or None
+        Copied.
+    stride, dilation, groups, mode : int
+        As in the primitives; mode 0 zeros, 1 reflect, 2 replicate, 3 circular.
+    pad_left, pad_right : int
+        Padding of correlate, cropping of scatter.
+    output_padding : int
+        Columns added on the right of a scatter.
+    transposed : bool
+        Scatter instead of correlate.
+    """
+    cdef fc1d_problem problem
+    cdef Taps taps
+    cdef const fc1d_kernels* kernels
+    cdef void* tables
+    cdef void* packed
+    cdef object bias
+    cdef readonly bint transposed
+    cdef ptrdiff_t stride, dilation, pad_left, pad_right, output_padding
+    cdef ptrdiff_t itemsize
+    cdef int typenum
+    cdef readonly str isa
+
+    def __cinit__(self, cnp.ndarray weight not None, bias, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t groups,
+                  int mode=0, ptrdiff_t pad_left=0, ptrdiff_t pad_right=0, ptrdiff_t output_padding=0,
+                  bint transposed=False):
+        cdef fc1d_problem* p = &self.problem
+        self.typenum = cnp.PyArray_TYPE(weight)
+        if self.typenum not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
+            raise TypeError(f"the direct engine computes float32 and float64, got {weight.dtype}")
+        self.kernels = &_isa.f32 if self.typenum == cnp.NPY_FLOAT32 else &_isa.f64
+        self.isa = isa()
+        self.itemsize = cnp.PyArray_ITEMSIZE(weight)
+        self.transposed, self.stride, self.dilation = transposed, stride, dilation
+        self.pad_left, self.pad_right, self.output_padding = pad_left, pad_right, output_padding
+        memset(p, 0, sizeof(fc1d_problem))
+        cdef ptrdiff_t first = weight.shape[0] // groups, second = weight.shape[1]
+        p.groups, p.kernel_size, p.mode = groups, weight.shape[2], mode
+        p.c_out, p.c_in = second if transposed else first, first if transposed else second
+        p.x_step, p.y_step = 1 if transposed else stride, stride if transposed else 1
+        if p.c_in < 1 or p.c_out < 1 or p.kernel_size < 1:
+            raise ValueError(f"weight must have no zero dimension, got shape {(<object> weight).shape}")
+        self._prepare_taps()
+        self._pack(weight)
+        if bias is not None:
+            self.bias = cnp.PyArray_GETCONTIGUOUS(bias.copy())
+            p.bias = cnp.PyArray_DATA(self.bias)
+
+    cdef int _prepare_taps(self) except -1:
+        cdef fc1d_problem* p = &self.problem
+        cdef ptrdiff_t k = p.kernel_size
+        _block_channels(p, self.dilation, self.kernels, self.itemsize)
+        self.tables = PyMem_Malloc((p.y_step + 1 + 3 * k) * sizeof(ptrdiff_t))
+        if self.tables == NULL:
+            raise MemoryError("cannot allocate the tap tables")
+        self.taps.phase_start = <ptrdiff_t*> self.tables
+        self.taps.k = self.taps.phase_start + p.y_step + 1
+        self.taps.pos = self.taps.k + k
+        self.taps.order = self.taps.pos + k
+        p.phase_start = self.taps.phase_start
+        _sort_taps(p, &self.taps, self.dilation, self.transposed)
+        return 0
+
+    cdef int _pack(self, cnp.ndarray weight) except -1:
+        cdef fc1d_problem* p = &self.problem
+        cdef ptrdiff_t s0 = weight.strides[0] // self.itemsize, s1 = weight.strides[1] // self.itemsize
+        cdef ptrdiff_t sk = weight.strides[2] // self.itemsize
+        cdef const void* data = cnp.PyArray_DATA(weight)
+        self.packed = PyMem_Malloc(p.groups * p.c_out * p.c_in * p.kernel_size * self.itemsize)
+        if self.packed == NULL:
+            raise MemoryError("cannot allocate the packed weight")
+        p.w = self.packed
+        with nogil:
+            if self.transposed:
+                self.kernels.pack_weights(data, p.c_in * s0, s1, s0, sk, p, self.taps.k, self.packed)
+            else:
+                self.kernels.pack_weights(data, p.c_out * s0, s0, s1, sk, p, self.taps.k, self.packed)
+        return 0
+
+    def __dealloc__(self):
+        PyMem_Free(self.tables)
+        PyMem_Free(self.packed)
+
+    cdef int run(self, cnp.ndarray x, cnp.ndarray y, int n_threads) except -1:
+        """y = layer(x) for x (N, C_in, L_in) with strides of whole elements and y (N, C_out, L_out), unit last stride."""
+        cdef fc1d_problem p = self.problem  # a copy a call: calls on one layer may run at the same time
+        cdef ptrdiff_t size = self.itemsize, q_low = 0, base, scratch_bytes
+        cdef int failed
+        p.x, p.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y)
+        p.xn, p.xc, p.xl = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
+        p.yn, p.yc = y.strides[0] // size, y.strides[1] // size
+        p.n_batch, p.l_in, p.l_out = x.shape[0], x.shape[2], y.shape[2]
+        if p.n_batch == 0 or p.l_out == 0:
+            return 0
+        if self.transposed:
+            q_low = self.pad_left // p.y_step - (1 if self.pad_left % p.y_step < 0 else 0)
+            p.y_shift = self.pad_left - q_low * p.y_step
+            p.n_cols = (p.l_out - 1 + p.y_shift) // p.y_step + 1
+            base = q_low
+        else:
+            p.n_cols = p.l_out
+            base = -self.pad_left
+        cdef double macs = <double> p.n_batch * p.groups * p.c_out * p.c_in * p.kernel_size / p.y_step * p.n_cols
+        if macs < SERIAL_MACS:
+            n_threads = 1
+        cdef ptrdiff_t k = p.kernel_size
+        cdef size_t where_bytes = k * sizeof(ptrdiff_t), run_bytes = k * sizeof(fc1d_run)
+        cdef char* tables = <char*> malloc(where_bytes + run_bytes + p.ci_block * k * sizeof(int32_t))
+        if tables == NULL:
+            raise MemoryError("cannot allocate the tap tables of a call")
+        with nogil:
+            scratch_bytes = _plan(&p, &self.taps, base, self.kernels, size, n_threads,
+                                  <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
+                                  <int32_t*> (tables + where_bytes + run_bytes))
+            failed = _run_units(&p, self.kernels, scratch_bytes, n_threads)
+            free(tables)
+        if failed:
+            raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
+        return 0
+
+    def __call__(self, x, int n_threads=1):
+        """The layer's output for x (N, C_in, L_in) or (C_in, L_in), or None for anything but the plain case.
+
+        Plain: an aligned native ndarray of the layer's dtype whose strides are whole elements, with the layer's channels,
+        no zero dimension, and an output of at least one element. The caller sends the rest to the general path.
+        """
+        cdef fc1d_problem* p = &self.problem
+        if not cnp.PyArray_CheckExact(x):
+            return None
+        cdef cnp.ndarray a = x
+        cdef int nd = cnp.PyArray_NDIM(a), axis
+        if (nd != 3 and nd != 2) or cnp.PyArray_TYPE(a) != self.typenum or not cnp.PyArray_ISBEHAVED_RO(a):
+            return None
+        for axis in range(nd):
+            if a.shape[axis] == 0 or a.strides[axis] % self.itemsize:
+                return None
+        if a.shape[nd - 2] != p.c_in * p.groups:
+            return None
+        cdef ptrdiff_t l_in = a.shape[nd - 1], span = self.dilation * (p.kernel_size - 1) + 1, l_out
+        cdef ptrdiff_t pad = max(self.pad_left, self.pad_right)
+        if self.transposed:
+            l_out = (l_in - 1) * self.stride - self.pad_left - self.pad_right + span + self.output_padding
+        else:
+            l_out = l_in + self.pad_left + self.pad_right - span
+            if l_out < 0 or (p.mode == 1 and pad >= l_in) or (p.mode == 3 and pad > l_in):
+                return None
+            l_out = l_out // self.stride + 1
+        if l_out < 1 or l_in >= FAR:
+            return None
+        cdef cnp.npy_intp shape[3]
+        shape[0], shape[1], shape[2] = a.shape[0] if nd == 3 else 1, p.c_out * p.groups, l_out
+        cdef cnp.ndarray y = cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
+        if nd == 2:
+            self.run(a[None], y, n_threads)
+            return y[0]
+        self.run(a, y, n_threads)
+        return y
+
+
+def suits(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_left, ptrdiff_t pad_right, bint transposed,
+          ptrdiff_t groups=1):
+    """Whether the engine's tables and scratch can hold a layer with a weight of this shape: a few taps of any reach.
+
+    Refused: reaches beyond 2^40, strides of more than 1,024 output phases, and kernels of which one strip's window would
+    not fit the scratch. Depends on the layer alone.
+    """
+    cdef ptrdiff_t k = shape[2]
+    if 0 in shape or max(stride, dilation, k, abs(pad_left), abs(pad_right)) >= FAR or k * dilation >= FAR:
+        return False
+    if transposed and stride > MOST_PHASES:
+        return False
+    # a strip of 768 columns a tap apart, or one run that reaches over all taps, 8 bytes an element
+    return 8 * min(768 * k, 768 * min(k, stride) + k * dilation) <= SCRATCH_BYTES // 2
+
+
+def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, deterministic=True):
+    """y[n, co, l] = bias[co] + sum over ci, k of w[co, ci, k] * x[n, ci, l*stride + k*dilation - pad_left]."""
+    cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, mode, pad_left)
+    layer.run(x, y, n_threads)
+
+
+def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic=True):
+    """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l with l*stride + k*dilation - pad_left == o."""
+    cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, 0, pad_left, transposed=True)
+    layer.run(x, y, n_threads)
+

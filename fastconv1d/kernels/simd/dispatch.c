@@ -1,0 +1,18 @@
+/* Which of the compiled instruction sets this CPU runs. */
+#include "fc1d.h"
+
+int fc1d_supported(const fc1d_isa **list, int room)
+{
+    int n = 0;
+#ifdef FC1D_X86
+    __builtin_cpu_init();
+    if (n < room && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
+        list[n++] = &fc1d_isa__avx512;
+    if (n < room && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        list[n++] = &fc1d_isa__avx2;
+#endif
+    if (n < room)
+        list[n++] = &fc1d_isa__base;
+    return n;
+}

@@ -1,0 +1,78 @@
+/* The direct engine's C interface: one problem description, one table of functions per instruction set.
+ *
+ * Every operation of the engine is a set of stride-1 sums over a window of the input:
+ *
+ *     y[phase r, co, q] = init + sum over t of w[t][co] * window[q + tap[r][t]],    t = (ci, k) in a fixed order
+ *
+ * correlate has one output phase and reads x[q*x_step + pos[k]]; scatter (its adjoint) has `stride` output
+ * phases, output o = q*y_step + r - shift, and reads x[q + pos[k]] with x_step = 1.
+ *
+ * C code here is pointers and sizes: it allocates nothing, knows no threads and keeps no state.
+ */
+#ifndef FC1D_H
+#define FC1D_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum { FC1D_ZEROS = 0, FC1D_REFLECT = 1, FC1D_REPLICATE = 2, FC1D_CIRCULAR = 3 };
+
+/* A run of the window: element i of the run is input position start + i*x_step (relative to the tile). */
+typedef struct {
+    ptrdiff_t start;  /* input position of element 0 for column 0 */
+    ptrdiff_t extra;  /* elements beyond one per column */
+    ptrdiff_t offset; /* where the run begins inside a window row */
+} fc1d_run;
+
+typedef struct {
+    /* operands: x has element strides, y has unit stride along its length, w is packed */
+    const void *x, *w, *bias;
+    void *y;
+    ptrdiff_t xn, xc, xl, yn, yc;
+    /* sizes; channels are per group */
+    ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out;
+    ptrdiff_t n_cols; /* columns q of one item */
+    ptrdiff_t x_step, y_step, y_shift;
+    int mode;
+    /* taps, sorted by output phase: taps of phase r are [phase_start[r], phase_start[r+1]) */
+    ptrdiff_t kernel_size;
+    const ptrdiff_t *phase_start; /* y_step + 1 */
+    /* blocking: sums are taken over blocks of ci_block channels and k_block taps */
+    ptrdiff_t ci_block, k_block;
+    const int32_t *tap; /* phase r, block channel c, tap j: tap[phase_start[r]*ci_block + c*taps(r) + j] */
+    /* the window: rows of row_pitch elements, one per input channel, made of runs */
+    const fc1d_run *runs;
+    ptrdiff_t n_runs, row_pitch;
+    /* tiles: a unit is (items, groups, output channels, columns) */
+    ptrdiff_t tile_cols, items_per_unit, item_pitch, groups_per_unit, co_unit, co_block;
+    ptrdiff_t n_tiles, n_item_units, n_group_units, n_co_units;
+    int staged;              /* outputs pass through a staging tile (phases or several items) */
+    ptrdiff_t stage_pitch;   /* elements of a staging row */
+    ptrdiff_t window_elems;  /* scratch: window first, then the staging tile */
+} fc1d_problem;
+
+typedef struct {
+    void (*run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
+    void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
+                         const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed);
+    double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
+    ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
+    const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */
+} fc1d_kernels;
+
+typedef struct {
+    const char *name;
+    fc1d_kernels f32, f64;
+} fc1d_isa;
+
+/* The instruction sets compiled in and supported by this CPU, best first; returns how many. */
+int fc1d_supported(const fc1d_isa **list, int room);
+
+extern const fc1d_isa fc1d_isa__base;
+#if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
+#define FC1D_X86 1
+extern const fc1d_isa fc1d_isa__avx2;
+extern const fc1d_isa fc1d_isa__avx512;
+#endif
+
+#endif

@@ -1,0 +1,378 @@
+/* Window packing, register-tile kernels and the tile loop, written once over a vector type.
+ *
+ * The including file defines T (element), BYTES (vector size in bytes), ROWS (output channels of a register tile),
+ * LANES (elements of a vector), NAME(x) (suffix for dtype and instruction set) and SHUFFLE(a, b, ...) with its index lists.
+ */
+
+#if LANES > 1
+typedef T NAME(vec) __attribute__((vector_size(BYTES)));
+typedef T NAME(uvec) __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
+typedef TINT NAME(mask) __attribute__((vector_size(BYTES)));
+#else
+typedef T NAME(vec);
+typedef T NAME(uvec);
+#endif
+#define V NAME(vec)
+#define LOAD(p) ((V) * (const NAME(uvec) *)(p))
+#define STORE(p, v) (*(NAME(uvec) *)(p) = (v))
+
+/* ---- register tiles ------------------------------------------------------------------------------------------
+ * y[i][q] (+)= sum over t < kc of w[t*MR + i] * x[tap[t] + q]  for MR rows i and NV*LANES columns q.
+ * The chain of sums runs over t in order in one accumulator per output, so the value of an output depends neither on
+ * its place in the tile nor on the tile's shape. `bias` (MR values) or NULL is added to a fresh sum; with `accumulate`
+ * the sum is added to what y holds. x must be readable for NV*LANES columns past every tap.
+ */
+typedef void (*NAME(tile_fn))(ptrdiff_t kc, const T *w, const T *x, const int32_t *tap, T *y, ptrdiff_t ldy,
+                              const T *bias, int accumulate);
+
+#define TILE(MR, NV)                                                                                                   \
+    static void NAME(tile_##MR##x##NV)(ptrdiff_t kc, const T *restrict w, const T *restrict x,                        \
+                                       const int32_t *restrict tap, T *restrict y, ptrdiff_t ldy,                     \
+                                       const T *restrict bias, int accumulate)                                        \
+    {                                                                                                                  \
+        V acc[MR][NV] = {{{0}}};                                                                                       \
+        for (ptrdiff_t t = 0; t < kc; t++, w += MR) {                                                                  \
+            const T *restrict xt = x + tap[t];                                                                         \
+            V xv[NV];                                                                                                  \
+            _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) xv[j] = LOAD(xt + j * LANES);                        \
+            _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                      \
+                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) acc[i][j] += w[i] * xv[j];                       \
+        }                                                                                                              \
+        _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                          \
+            _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) {                                                    \
+                T *out = y + i * ldy + j * LANES;                                                                      \
+                V v = acc[i][j];                                                                                       \
+                if (accumulate)                                                                                        \
+                    v = LOAD(out) + v;                                                                                 \
+                else if (bias)                                                                                         \
+                    v = v + bias[i];                                                                                   \
+                STORE(out, v);                                                                                         \
+            }                                                                                                          \
+    }
+
+#define TILES_1(MR) TILE(MR, 1)
+#define TILES_2(MR) TILES_1(MR) TILE(MR, 2)
+#define TILES_3(MR) TILES_2(MR) TILE(MR, 3)
+#define TILES_4(MR) TILES_3(MR) TILE(MR, 4)
+#define TILES_5(MR) TILES_4(MR) TILE(MR, 5)
+#define TILES_6(MR) TILES_5(MR) TILE(MR, 6)
+#define TILES_8(MR) TILES_6(MR) TILE(MR, 7) TILE(MR, 8)
+#define TILES_12(MR) TILES_8(MR) TILE(MR, 9) TILE(MR, 10) TILE(MR, 11) TILE(MR, 12)
+
+#define ENTRY(MR, NV) NAME(tile_##MR##x##NV)
+#define ROW_3(MR) {0, ENTRY(MR, 1), ENTRY(MR, 2), ENTRY(MR, 3)}
+#define ROW_4(MR) {0, ENTRY(MR, 1), ENTRY(MR, 2), ENTRY(MR, 3), ENTRY(MR, 4)}
+#define ROW_5(MR) {0, ENTRY(MR, 1), ENTRY(MR, 2), ENTRY(MR, 3), ENTRY(MR, 4), ENTRY(MR, 5)}
+#define ROW_6(MR) {0, ENTRY(MR, 1), ENTRY(MR, 2), ENTRY(MR, 3), ENTRY(MR, 4), ENTRY(MR, 5), ENTRY(MR, 6)}
+#define ROW_8(MR)                                                                                                      \
+    {0, ENTRY(MR, 1), ENTRY(MR, 2), ENTRY(MR, 3), ENTRY(MR, 4), ENTRY(MR, 5), ENTRY(MR, 6), ENTRY(MR, 7), ENTRY(MR, 8)}
+#define ROW_12(MR)                                                                                                     \
+    {0, ENTRY(MR, 1), ENTRY(MR, 2), ENTRY(MR, 3), ENTRY(MR, 4), ENTRY(MR, 5), ENTRY(MR, 6), ENTRY(MR, 7), ENTRY(MR, 8),\
+     ENTRY(MR, 9), ENTRY(MR, 10), ENTRY(MR, 11), ENTRY(MR, 12)}
+
+#if ROWS == 4 /* 16 vector registers: 12 accumulators */
+TILES_12(1) TILES_6(2) TILES_4(3) TILES_3(4)
+static const NAME(tile_fn) NAME(tiles)[ROWS + 1][13] = {{0}, ROW_12(1), ROW_6(2), ROW_4(3), ROW_3(4)};
+static const ptrdiff_t NAME(vectors)[ROWS + 1] = {0, 12, 6, 4, 3};
+#else /* 32 vector registers: 24 accumulators where few rows allow, 12 for a single row (enough to hide the latency) */
+TILES_12(1) TILES_12(2) TILES_8(3) TILES_6(4) TILES_5(5) TILES_4(6) TILES_3(7) TILES_3(8)
+static const NAME(tile_fn) NAME(tiles)[ROWS + 1][13] = {{0},      ROW_12(1), ROW_12(2), ROW_8(3), ROW_6(4),
+                                                        ROW_5(5), ROW_4(6),  ROW_3(7),  ROW_3(8)};
+static const ptrdiff_t NAME(vectors)[ROWS + 1] = {0, 12, 12, 8, 6, 5, 4, 3, 3};
+#endif
+
+/* ---- the window ---------------------------------------------------------------------------------------------- */
+
+/* The input position that padding `mode` puts at position i outside [0, n); clamped, because masked columns may ask for
+ * positions that no valid output needs. */
+static ptrdiff_t NAME(resolve)(ptrdiff_t i, ptrdiff_t n, int mode)
+{
+    if (mode == FC1D_REFLECT)
+        i = i < 0 ? -i : 2 * (n - 1) - i;
+    else if (mode == FC1D_CIRCULAR)
+        i = i < 0 ? i + n : i - n;
+    return i < 0 ? 0 : i < n ? i : n - 1;
+}
+
+/* dst[i] = src[i*step], i < n: contiguous and every second or fourth in vectors, otherwise one by one. */
+static void NAME(gather)(T *restrict dst, ptrdiff_t n, const T *restrict src, ptrdiff_t step)
+{
+    ptrdiff_t i = 0;
+#if LANES > 1
+    if (step == 1 && n >= LANES) {
+        for (; i < n - LANES; i += LANES)
+            STORE(dst + i, LOAD(src + i));
+        STORE(dst + n - LANES, LOAD(src + n - LANES)); /* may write some elements again */
+        return;
+    }
+    if (step == 2)
+        for (; i + LANES < n; i += LANES)
+            STORE(dst + i, SHUFFLE(LOAD(src + 2 * i), LOAD(src + 2 * i + LANES), EVEN));
+    else if (step == 4)
+        for (; i + LANES < n; i += LANES) {
+            const T *s = src + 4 * i;
+            V a = SHUFFLE(LOAD(s), LOAD(s + LANES), EVEN), b = SHUFFLE(LOAD(s + 2 * LANES), LOAD(s + 3 * LANES), EVEN);
+            STORE(dst + i, SHUFFLE(a, b, EVEN));
+        }
+#endif
+    for (; i < n; i++)
+        dst[i] = src[i * step];
+}
+
+/* Rows of the window for channels [ci, ci + n_ci) of `items` items, columns [q0, q0 + width): element i of a run is
+ * x[start + i*x_step], positions outside [0, l_in) resolved by the padding mode. */
+static void NAME(pack_window)(const fc1d_problem *p, const T *x, ptrdiff_t items, ptrdiff_t ci, ptrdiff_t n_ci,
+                              ptrdiff_t q0, ptrdiff_t width, T *window)
+{
+    const ptrdiff_t step = p->x_step, l_in = p->l_in;
+    for (ptrdiff_t r = 0; r < p->n_runs; r++) {
+        const fc1d_run *run = p->runs + r;
+        const ptrdiff_t n = width + run->extra, start = q0 * step + run->start;
+        ptrdiff_t lo = start < 0 ? (-start + step - 1) / step : 0; /* elements [lo, hi) lie inside the input */
+        ptrdiff_t hi = start < l_in ? (l_in - 1 - start) / step + 1 : 0;
+        lo = lo < n ? lo : n;
+        hi = hi < n ? hi : n;
+        hi = hi > lo ? hi : lo;
+        for (ptrdiff_t c = 0; c < n_ci; c++)
+            for (ptrdiff_t item = 0; item < items; item++) {
+                const T *row = x + item * p->xn + (ci + c) * p->xc;
+                T *dst = window + c * p->row_pitch + run->offset + item * p->item_pitch;
+                NAME(gather)(dst + lo, hi - lo, row + (start + lo * step) * p->xl, step * p->xl);
+                if (p->mode == FC1D_ZEROS || l_in == 0) {
+                    for (ptrdiff_t i = 0; i < lo; i++)
+                        dst[i] = 0;
+                    for (ptrdiff_t i = hi; i < n; i++)
+                        dst[i] = 0;
+                    continue;
+                }
+                for (ptrdiff_t i = 0; i < lo; i++)
+                    dst[i] = row[NAME(resolve)(start + i * step, l_in, p->mode) * p->xl];
+                for (ptrdiff_t i = hi; i < n; i++)
+                    dst[i] = row[NAME(resolve)(start + i * step, l_in, p->mode) * p->xl];
+            }
+    }
+}
+
+/* Input that the next window will read, fetched into L2 a piece at a time while this one is computed. */
+typedef struct {
+    const T *row;
+    ptrdiff_t rows, pitch, elements, done;
+} NAME(ahead);
+
+static void NAME(fetch_ahead)(NAME(ahead) *a, ptrdiff_t part, ptrdiff_t parts)
+{
+    const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), end = (a->elements * (part + 1) / parts + line - 1) / line * line;
+    for (ptrdiff_t r = 0; r < a->rows; r++)
+        for (ptrdiff_t i = a->done; i < end && i < a->elements; i += line)
+            PREFETCH(a->row + r * a->pitch + i);
+    a->done = end;
+}
+
+/* ---- the tile loop ------------------------------------------------------------------------------------------- */
+
+/* All columns [0, cols) of `rows` (<= ROWS) output channels a tile, tiles from co0 to co1, in strips as wide as the
+ * register tile: the strip of the window stays in L1 while the packed weights stream past it. */
+static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, ptrdiff_t kc, const T *w,
+                           const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, int padded, const T *bias,
+                           int accumulate, NAME(ahead) *ahead)
+{
+    ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
+    ptrdiff_t strips = (n_vec + widest - 1) / widest;
+    for (ptrdiff_t s = 0, v0 = 0; s < strips; s++) {
+        ptrdiff_t nv = (n_vec - v0) / (strips - s), q = v0 * LANES, whole = cols - q >= nv * LANES;
+        NAME(tile_fn) tile = NAME(tiles)[rows][nv];
+        NAME(fetch_ahead)(ahead, s, strips);
+        for (ptrdiff_t co = co0; co < co1; co += rows) {
+            const T *b = bias ? bias + co : NULL;
+            if (whole || padded) {
+                tile(kc, w + co * kc, window + q, tap, y + co * ldy + q, ldy, b, accumulate);
+                continue;
+            }
+            T edge[ROWS * 12 * LANES];
+            tile(kc, w + co * kc, window + q, tap, edge, nv * LANES, accumulate ? NULL : b, 0);
+            for (ptrdiff_t i = 0; i < rows; i++)
+                for (ptrdiff_t j = 0; j < cols - q; j++) {
+                    T *out = y + (co + i) * ldy + q + j;
+                    *out = accumulate ? *out + edge[i * nv * LANES + j] : edge[i * nv * LANES + j];
+                }
+        }
+        v0 += nv;
+    }
+}
+
+/* Write columns [q0, q0 + cols) of the staged phases of one output channel: y[q*step + r - shift] = stage[r][q]. */
+static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t phase_pitch, ptrdiff_t q0, ptrdiff_t cols,
+                          T *y)
+{
+    const ptrdiff_t step = p->y_step;
+    if (step == 1) {
+        memcpy(y + q0, stage, (size_t)cols * sizeof(T));
+        return;
+    }
+    ptrdiff_t q = 0;
+    T *out = y + q0 * step - p->y_shift;
+    while (q < cols) {
+        ptrdiff_t o = (q0 + q) * step - p->y_shift;
+#if LANES > 1
+        if (step == 2 || step == 4 || step == 8)
+            if (o >= 0)
+                for (; q + LANES <= cols && o + step * LANES <= p->l_out; q += LANES, o += step * LANES) {
+                    V v[8], u[8];
+                    for (ptrdiff_t r = 0; r < step; r++)
+                        v[r] = LOAD(stage + r * phase_pitch + q);
+                    for (ptrdiff_t half = step / 2; half > 0; half /= 2) {
+                        /* riffle row r of the first half with row r of the second */
+                        for (ptrdiff_t r = 0; r < step / 2; r++) {
+                            u[2 * r] = SHUFFLE(v[r], v[r + step / 2], RIFFLE_LOW);
+                            u[2 * r + 1] = SHUFFLE(v[r], v[r + step / 2], RIFFLE_HIGH);
+                        }
+                        for (ptrdiff_t r = 0; r < step; r++)
+                            v[r] = u[r];
+                    }
+                    for (ptrdiff_t r = 0; r < step; r++)
+                        STORE(out + q * step + r * LANES, v[r]);
+                }
+        if (q == cols)
+            break;
+#endif
+        o = (q0 + q) * step - p->y_shift;
+        ptrdiff_t r0 = o < 0 ? -o : 0, r1 = p->l_out - o < step ? p->l_out - o : step;
+        for (ptrdiff_t r = r0; r < r1; r++)
+            out[q * step + r] = stage[r * phase_pitch + q];
+        q++;
+    }
+}
+
+/* What comes after channel block ci of the tile at q0: the next block, or the first block of the next tile. */
+static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, const T *x, ptrdiff_t ci, ptrdiff_t q0)
+{
+    NAME(ahead) a = {0};
+    ptrdiff_t start = q0 * p->x_step + p->runs[0].start, end;
+    ci += p->ci_block;
+    if (ci >= p->c_in) {
+        ci = 0;
+        start += p->tile_cols * p->x_step;
+    }
+    end = start + p->tile_cols * p->x_step;
+    start = start < 0 ? 0 : start;
+    end = end < p->l_in ? end : p->l_in;
+    if (p->xl == 1 && end > start) {
+        a.rows = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
+        a.row = x + ci * p->xc + start;
+        a.pitch = p->xc;
+        a.elements = end - start;
+    }
+    return a;
+}
+
+static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items, ptrdiff_t g, ptrdiff_t co0,
+                            ptrdiff_t co1, ptrdiff_t q0, T *window)
+{
+    const ptrdiff_t item_cols = p->n_cols - q0 < p->tile_cols ? p->n_cols - q0 : p->tile_cols;
+    const ptrdiff_t cols = (items - 1) * p->item_pitch + item_cols;
+    const ptrdiff_t width = items > 1 ? item_cols : (cols + LANES - 1) / LANES * LANES;
+    const T *x = (const T *)p->x + n * p->xn + g * p->c_in * p->xc;
+    const T *w = (const T *)p->w + g * p->c_out * p->c_in * p->kernel_size;
+    const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
+    T *y = (T *)p->y + n * p->yn + g * p->c_out * p->yc;
+    const ptrdiff_t phase_pitch = (co1 - co0) * p->stage_pitch;
+    T *stage = window + p->window_elems;
+
+    for (ptrdiff_t ci = 0; ci == 0 || ci < p->c_in; ci += p->ci_block) {
+        const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
+        NAME(pack_window)(p, x, items, ci, n_ci, q0, width, window);
+        NAME(ahead) ahead = NAME(look_ahead)(p, x, ci, q0);
+        for (ptrdiff_t r = 0; r < p->y_step; r++) {
+            const ptrdiff_t taps = p->phase_start[r + 1] - p->phase_start[r];
+            T *base = p->staged ? stage + r * phase_pitch - co0 * p->stage_pitch : y + q0;
+            const ptrdiff_t ldy = p->staged ? p->stage_pitch : p->yc;
+            for (ptrdiff_t k = 0; k == 0 || k < taps; k += p->k_block) {
+                const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block, kc = n_ci * n_k;
+                const T *wb = w + (ci * p->kernel_size + (p->phase_start[r] + k) * n_ci) * p->c_out;
+                const int32_t *tap = p->tap + p->phase_start[r] * p->ci_block + k;
+                const int accumulate = ci > 0 || k > 0;
+                for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block) {
+                    const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
+                    const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
+                    if (whole > c0)
+                        NAME(run_rows)(ROWS, c0, whole, cols, kc, wb, window, tap, base, ldy, p->staged, bias,
+                                       accumulate, &ahead);
+                    if (whole < c1)
+                        NAME(run_rows)(c1 - whole, whole, c1, cols, kc, wb, window, tap, base, ldy, p->staged, bias,
+                                       accumulate, &ahead);
+                }
+            }
+        }
+    }
+    if (p->staged)
+        for (ptrdiff_t i = 0; i < items; i++)
+            for (ptrdiff_t co = co0; co < co1; co++)
+                NAME(unstage)(p, stage + (co - co0) * p->stage_pitch + i * p->item_pitch, phase_pitch, q0, item_cols,
+                              y + i * p->yn + co * p->yc);
+}
+
+/* One unit of work: some items, some groups, some output channels, one column tile. Units write disjoint outputs. */
+static void NAME(run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
+{
+    const ptrdiff_t tile = unit % p->n_tiles;
+    unit /= p->n_tiles;
+    const ptrdiff_t co0 = unit % p->n_co_units * p->co_unit;
+    unit /= p->n_co_units;
+    const ptrdiff_t g0 = unit % p->n_group_units * p->groups_per_unit;
+    unit /= p->n_group_units;
+    const ptrdiff_t n0 = unit * p->items_per_unit;
+    const ptrdiff_t items = p->n_batch - n0 < p->items_per_unit ? p->n_batch - n0 : p->items_per_unit;
+    const ptrdiff_t co1 = p->c_out - co0 < p->co_unit ? p->c_out : co0 + p->co_unit;
+    for (ptrdiff_t g = g0; g < p->groups && g < g0 + p->groups_per_unit; g++)
+        NAME(run_group)(p, n0, items, g, co0, co1, tile * p->tile_cols, (T *)scratch);
+}
+
+/* ---- weights ------------------------------------------------------------------------------------------------- */
+
+/* Order of a packed weight: group, block of ci, output phase, block of taps, tile of output channels, then
+ * [ci in block][tap in block][channel in tile], as run_group walks it. `tap_k` maps sorted taps to kernel positions. */
+static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
+                               const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed)
+{
+    T *out = (T *)packed;
+    for (ptrdiff_t g = 0; g < p->groups; g++)
+        for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
+            const ptrdiff_t ci1 = p->c_in - ci < p->ci_block ? p->c_in : ci + p->ci_block;
+            for (ptrdiff_t r = 0; r < p->y_step; r++)
+                for (ptrdiff_t k = p->phase_start[r]; k < p->phase_start[r + 1]; k += p->k_block) {
+                    const ptrdiff_t end = p->phase_start[r + 1], k1 = end - k < p->k_block ? end : k + p->k_block;
+                    for (ptrdiff_t co = 0; co < p->c_out; co += ROWS) {
+                        const ptrdiff_t rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
+                        const T *w = (const T *)weight + g * sg + co * so;
+                        for (ptrdiff_t c = ci; c < ci1; c++)
+                            for (ptrdiff_t j = k; j < k1; j++, out += rows)
+                                for (ptrdiff_t i = 0; i < rows; i++)
+                                    out[i] = w[i * so + c * si + tap_k[j] * sk];
+                    }
+                }
+        }
+}
+
+/* ---- peak ---------------------------------------------------------------------------------------------------- */
+
+/* Independent multiply-adds in registers only: the rate no kernel can pass. */
+static double NAME(fma_loop)(ptrdiff_t rounds)
+{
+    enum { CHAINS = ROWS * 3 };
+    V acc[CHAINS], total = {0};
+    volatile T one = 1, tiny = (T)1e-9; /* unknown to the compiler */
+    const V a = (V){0} + one, b = (V){0} + tiny;
+    _Pragma("GCC unroll 32") for (int i = 0; i < CHAINS; i++) acc[i] = b * (T)i;
+    for (ptrdiff_t r = 0; r < rounds; r++)
+        _Pragma("GCC unroll 32") for (int i = 0; i < CHAINS; i++) acc[i] = acc[i] * a + b;
+    _Pragma("GCC unroll 32") for (int i = 0; i < CHAINS; i++) total += acc[i];
+    T lanes[LANES];
+    STORE(lanes, total);
+    tiny = lanes[0];
+    return (double)rounds * CHAINS * LANES;
+}
+
+static const fc1d_kernels NAME(kernels) = {NAME(run_unit), NAME(pack_weights), NAME(fma_loop),
+                                          LANES,          ROWS,               NAME(vectors)};
+
+#undef V

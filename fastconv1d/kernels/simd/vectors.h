@@ -1,0 +1,81 @@
+/* Both dtypes of one instruction set: expects ISA (suffix), VECTOR_BYTES and ROWS, and includes the template twice. */
+#include <string.h>
+
+#include "fc1d.h"
+
+#define GLUE3(x, dtype, isa) fc1d_##x##_##dtype##__##isa
+#define GLUE(x, dtype, isa) GLUE3(x, dtype, isa)
+
+#if defined(__clang__)
+#define SHUFFLE_LIST(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE_LIST(a, b, ...) __builtin_shuffle(a, b, (NAME(mask)){__VA_ARGS__})
+#endif
+#define SHUFFLE(a, b, LIST) SHUFFLE_LIST(a, b, LIST)
+
+#if defined(__GNUC__) || defined(__clang__)
+#define PREFETCH(p) __builtin_prefetch(p, 0, 2)
+#else
+#define PREFETCH(p) ((void)(p))
+#endif
+
+#define EVEN_1 0
+#define EVEN_2 0, 2
+#define EVEN_4 EVEN_2, 4, 6
+#define EVEN_8 EVEN_4, 8, 10, 12, 14
+#define EVEN_16 EVEN_8, 16, 18, 20, 22, 24, 26, 28, 30
+#define LOW_1 0
+#define LOW_2 0, 2
+#define LOW_4 0, 4, 1, 5
+#define LOW_8 0, 8, 1, 9, 2, 10, 3, 11
+#define LOW_16 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23
+#define HIGH_1 0
+#define HIGH_2 1, 3
+#define HIGH_4 2, 6, 3, 7
+#define HIGH_8 4, 12, 5, 13, 6, 14, 7, 15
+#define HIGH_16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+#define PICK3(list, lanes) list##_##lanes
+#define PICK(list, lanes) PICK3(list, lanes)
+#define EVEN PICK(EVEN, LANES)
+#define RIFFLE_LOW PICK(LOW, LANES)
+#define RIFFLE_HIGH PICK(HIGH, LANES)
+
+#define BYTES VECTOR_BYTES
+
+#define T float
+#define TINT int32_t
+#define NAME(x) GLUE(x, f32, ISA)
+#if VECTOR_BYTES == 64
+#define LANES 16
+#elif VECTOR_BYTES == 32
+#define LANES 8
+#elif VECTOR_BYTES == 16
+#define LANES 4
+#else
+#define LANES 1
+#endif
+#include "template.h"
+#undef T
+#undef TINT
+#undef NAME
+#undef LANES
+
+#define T double
+#define TINT int64_t
+#define NAME(x) GLUE(x, f64, ISA)
+#if VECTOR_BYTES == 64
+#define LANES 8
+#elif VECTOR_BYTES == 32
+#define LANES 4
+#elif VECTOR_BYTES == 16
+#define LANES 2
+#else
+#define LANES 1
+#endif
+#include "template.h"
+
+#define ISA_NAME2(isa) fc1d_isa__##isa
+#define ISA_NAME(isa) ISA_NAME2(isa)
+#define QUOTE2(isa) #isa
+#define QUOTE(isa) QUOTE2(isa)
+const fc1d_isa ISA_NAME(ISA) = {QUOTE(ISA), GLUE(kernels, f32, ISA), GLUE(kernels, f64, ISA)};

@@ -52,6 +52,7 @@ cdef enum:
     MAX_CHANNELS = 256
     # A weight gradient with fewer jobs than this splits its reduction as well.
     MIN_GRADIENT_JOBS = 8
+    PARTIAL_BYTES = 2 << 20
     # OpenBLAS starts threads from 2^18 multiply-adds in one GEMM on; MKL's bound is not documented.
     MAX_SERIAL_GEMM = 1 << 17
     MAX_WORKERS = 1024
@@ -255,7 +256,8 @@ cdef void _plan_tiles(Correlation *c, Py_ssize_t itemsize) noexcept:
     if not c.fixed and 4 * c.l_out <= widest:
         c.tile = max(1, c.l_out)
         c.items = _part(c.n_batch, widest // c.tile, 1)
-    c.tile_row = c.tile * c.items + ALIGNMENT // itemsize  # rows a power of two apart would share cache sets
+    # Rows a power of two apart would share cache sets.
+    c.tile_row = c.tile * c.items + ALIGNMENT // itemsize
     c.block_rows = _part(c.rows, MAX_ROWS, 1)
     c.block_channels = _part(c.c_out, MAX_CHANNELS, 8)
     c.n_tiles = _ceil_div(c.l_out, c.tile)
@@ -292,8 +294,9 @@ cdef void _store(
 
 # Part `index` of a correlation is (item block, group, channel block, tile), the last fastest:
 #     y[item, co, y_start + l*y_step] = bias[co] + sum_r w[co, r] * cols[r, l]
-# over the rows r = ci * kernel_size + k, for the tile's columns l. Blocks of rows r are unfolded and added one after another. The sum is
-# built in y itself where its columns are adjacent and none is padding, in scratch elsewhere.
+# over the rows r = ci * kernel_size + k, for the tile's columns l. Blocks of rows are unfolded and
+# added one after another. The sum is built in y itself where its columns are adjacent and none is
+# padding, in scratch elsewhere.
 cdef void _correlate_tile(
     const Correlation *c, const num_t[:, :, :] x, const num_t *w, const num_t *bias, num_t *y,
     Py_ssize_t index, num_t *scratch,
@@ -326,8 +329,8 @@ cdef void _correlate_tile(
     while row < c.rows:
         n_rows = min(c.block_rows, c.rows - row)
         if n_items == 1:
-            cols = _columns(x, item, group * c.c_in, row, n_rows,
-                            first_column, width, padded_width, &c.window, scratch, c.tile_row, &cols_row)
+            cols = _columns(x, item, group * c.c_in, row, n_rows, first_column, width,
+                            padded_width, &c.window, scratch, c.tile_row, &cols_row)
         else:
             for i in range(n_items):
                 _unfold_padded(x, item + i, group * c.c_in, row, n_rows, 0, width, c.tile,
@@ -592,7 +595,8 @@ cdef void _plan_gradient(Gradient *c, Py_ssize_t itemsize) noexcept:
     c.n_channel_blocks = _ceil_div(c.c_out, c.block_channels)
     c.dw_size = c.groups * c.c_out * c.rows
     n_jobs = c.groups * c.n_row_blocks * c.n_channel_blocks
-    c.n_parts = max(1, min(_ceil_div(MIN_GRADIENT_JOBS, max(1, n_jobs)), c.n_batch * c.n_tiles))
+    c.n_parts = min(_ceil_div(MIN_GRADIENT_JOBS, n_jobs), c.n_batch * c.n_tiles)
+    c.n_parts = max(1, min(c.n_parts, 1 + PARTIAL_BYTES // (c.dw_size * itemsize)))
 
 
 # Job `index` is (part, group, channel block, row block), the last fastest:

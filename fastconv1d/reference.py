@@ -73,7 +73,7 @@ def conv1d(
     _check_channels(x.shape, w.shape, groups, w.shape[0], w.shape[1] * groups, b)
     left, right = _pads(padding, w.shape[2], s, d)
     l_out = _conv_length(x.shape[2], w.shape[2], s, left, right, d)
-    _check_mode(padding_mode, x.shape[2], left, right)
+    _check_mode(padding_mode, x.shape, left, right)
     y = _correlate(_wide(x), _wide(w), l_out, s, left, d, groups, padding_mode)
     if x.shape[1] == 0:  # as torch: without input channels there are no output channels
         y, b = y[:, :0], None
@@ -133,7 +133,7 @@ def conv1d_backward(
     _check_channels(x.shape, w.shape, groups, w.shape[0], w.shape[1] * groups, None)
     left, right = _pads(padding, w.shape[2], s, d)
     l_out = _conv_length(x.shape[2], w.shape[2], s, left, right, d)
-    _check_mode(padding_mode, x.shape[2], left, right)
+    _check_mode(padding_mode, x.shape, left, right)
     g = _grad_operand(grad_output, x, w.shape[0] if x.shape[1] else 0, l_out, batched)
     if x.shape[1] == 0:  # as torch: without input channels there are no output channels
         g = np.zeros((x.shape[0], w.shape[0], l_out), x.dtype)
@@ -458,8 +458,11 @@ def _check_channels(
             f"Given groups={groups}, expected weight to be divisible by {groups} at dimension 0, "
             f"but got weight of size {list(w_shape)} instead"
         )
-    if w_shape[2] == 0:
-        raise ValueError(f"kernel size should be greater than zero, got weight of size {w_shape}")
+    if 0 in w_shape[::2] or c_out == 0:
+        raise ValueError(
+            "kernel size should be greater than zero and the weight not empty, "
+            f"got weight of size {list(w_shape)}"
+        )
     if x_shape[1] != c_in:
         raise ValueError(
             f"Given groups={groups}, weight of size {list(w_shape)}, expected input"
@@ -483,7 +486,8 @@ def _check_not_empty(shape: tuple[int, ...]) -> None:
         )
 
 
-def _check_mode(mode: str, l_in: int, left: int, right: int) -> None:
+def _check_mode(mode: str, x_shape: tuple[int, ...], left: int, right: int) -> None:
+    l_in = x_shape[2]
     if mode not in PADDING_MODES:
         raise ValueError(f"padding_mode must be one of {PADDING_MODES}, got {mode!r}")
     widest = max(left, right)
@@ -491,8 +495,8 @@ def _check_mode(mode: str, l_in: int, left: int, right: int) -> None:
         raise ValueError(f"reflect padding should be less than the input length {l_in}: {widest}")
     if mode == "circular" and widest > l_in:
         raise ValueError(f"circular padding would wrap more than once: {widest} > {l_in}")
-    if mode == "replicate" and widest and not l_in:
-        raise ValueError("replicate padding needs a non-empty input, got length 0")
+    if mode in ("reflect", "replicate"):
+        _check_not_empty(x_shape)
 
 
 def _conv_length(l_in: int, kernel: int, stride: int, left: int, right: int, dilation: int) -> int:

@@ -23,7 +23,7 @@ def node_cases():
 
 
 def stored_cases():
-    """Return the same of the cases that the wheel stores as files."""
+    """Return the same of the cases that the wheel stores as files, with weights in the model."""
     import onnx.backend.test
 
     root = Path(onnx.backend.test.__file__).parent / "data"
@@ -32,6 +32,7 @@ def stored_cases():
         model = onnx.load(path)
         for data in sorted(path.parent.glob("test_data_set_*")):
             inputs = [read_tensor(p) for p in sorted(data.glob("input_*.pb"))]
+            inputs += [onnx.numpy_helper.to_array(t) for t in model.graph.initializer]
             found.append(
                 (path.parent.name, model.graph.node[0], inputs, read_tensor(data / "output_0.pb"))
             )

@@ -39,7 +39,7 @@ def test_conv1d(lib, padding, dtype):
                 returned += 1
                 backward = lib.conv1d_backward, reference.conv1d_backward
                 assert same_outcome(*backward, np.ones_like(y), x, w, padding=padding)
-    assert returned >= 20
+    assert returned >= 16
 
 
 @pytest.mark.parametrize("padding", [0, 1])
@@ -65,7 +65,9 @@ def test_padding_modes(lib, mode):
         x, w = np.ones((n_batch, c_in, l_in)), np.ones((4, c_in, 1))
         args = {"padding": padding, "padding_mode": mode}
         y = same_outcome(lib.conv1d, reference.conv1d, x, w, **args)
-        assert (y is None) == (l_in == 0)
+        # As torch's pad, which of these modes lets only 'circular' have no channels.
+        refused = l_in == 0 or (c_in == 0 and mode != "circular")
+        assert (y is None) == refused
 
 
 def test_unfold_and_fold():
@@ -108,6 +110,7 @@ def test_known_gradients(lib):
         ("Kernel size can't be greater than actual input size", (2, 2, 0), (3, 2, 3), 0),
         ("Only zero batch or zero channel inputs are supported", (2, 2, 0), (3, 2, 3), 2),
         ("expected weight to be at least 1 at dimension 0", (2, 2, 5), (0, 2, 3), 0),
+        ("kernel size should be greater than zero", (2, 2, 5), (3, 2, 0), 0),
     ],
 )
 def test_known_refusals(lib, match, x, w, padding):

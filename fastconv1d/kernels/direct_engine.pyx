@@ -11,6 +11,8 @@ neither the tile, the thread, the batch nor the length.
 import os
 import warnings
 
+import numpy as np
+
 cimport numpy as cnp
 from cython.parallel cimport prange
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -45,10 +47,19 @@ cdef extern from "simd/fc1d.h" nogil:
         int staged
         ptrdiff_t stage_pitch, window_elems
 
+    ctypedef struct fc1d_gradient:
+        fc1d_problem window
+        const void* g
+        ptrdiff_t gn, gc
+        void* dw
+        void* db
+        ptrdiff_t dw_part, db_part, parts, chunks
+
     ctypedef struct fc1d_kernels:
         void (*run_unit)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
         void (*pack_weights)(const void*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const fc1d_problem*,
                              const ptrdiff_t*, void*) noexcept nogil
+        void (*run_gradient)(const fc1d_gradient*, ptrdiff_t, void*) noexcept nogil
         double (*fma_loop)(ptrdiff_t) noexcept nogil
         ptrdiff_t lanes, rows
         const ptrdiff_t* vectors
@@ -118,7 +129,7 @@ def peak_gflops(dtype="float32", double seconds=0.2):
     """GFLOP/s of independent multiply-adds in registers on this thread, with the instruction set in use."""
     import time
 
-    cdef const fc1d_kernels* kernels = &_isa.f32 if cnp.dtype(dtype).itemsize == 4 else &_isa.f64
+    cdef const fc1d_kernels* kernels = &_isa.f32 if np.dtype(dtype).itemsize == 4 else &_isa.f64
     cdef double best = 0, flops, start, spent, end = time.perf_counter() + seconds
     while time.perf_counter() < end:
         start = time.perf_counter()
@@ -343,10 +354,13 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
 
 # ---- running ---------------------------------------------------------------------------------------------------------
 
-cdef int _run_units(const fc1d_problem* p, const fc1d_kernels* kernels, size_t scratch_bytes,
+ctypedef void (*unit_fn)(const void*, ptrdiff_t, void*) noexcept nogil
+
+
+cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, size_t scratch_bytes,
                     int n_threads) noexcept nogil:
-    """Run every unit, on threads where there are several; -1 when scratch cannot be had."""
-    cdef ptrdiff_t units = p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, unit
+    """Run every unit of a job, on threads where there are several; -1 when scratch cannot be had."""
+    cdef ptrdiff_t unit
     cdef size_t slab = (scratch_bytes + 4096 + 63) // 64 * 64
     n_threads = <int> min(<ptrdiff_t> n_threads, units)
     cdef char* memory = <char*> malloc(slab * n_threads + 64)
@@ -355,10 +369,10 @@ cdef int _run_units(const fc1d_problem* p, const fc1d_kernels* kernels, size_t s
     cdef char* scratch = memory + (64 - <size_t> memory % 64)
     if n_threads <= 1:
         for unit in range(units):
-            kernels.run_unit(p, unit, scratch)
+            run(job, unit, scratch)
     else:
         for unit in prange(units, num_threads=n_threads, schedule="dynamic"):
-            kernels.run_unit(p, unit, scratch + slab * fc1d_thread())
+            run(job, unit, scratch + slab * fc1d_thread())
     free(memory)
     return 0
 
@@ -484,7 +498,8 @@ cdef class PreparedLayer:
             scratch_bytes = _plan(&p, &self.taps, base, self.kernels, size, n_threads,
                                   <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
                                   <int32_t*> (tables + where_bytes + run_bytes))
-            failed = _run_units(&p, self.kernels, scratch_bytes, n_threads)
+            failed = _run_units(<unit_fn> self.kernels.run_unit, &p,
+                                p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, scratch_bytes, n_threads)
             free(tables)
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
@@ -529,8 +544,7 @@ cdef class PreparedLayer:
         return y
 
 
-def suits(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_left, ptrdiff_t pad_right, bint transposed,
-          ptrdiff_t groups=1):
+def suits(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_left, ptrdiff_t pad_right, bint transposed):
     """Whether the engine's tables and scratch can hold a layer with a weight of this shape: a few taps of any reach.
 
     Refused: reaches beyond 2^40, strides of more than 1,024 output phases, and kernels of which one strip's window would
@@ -556,3 +570,128 @@ def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, determ
     cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, 0, pad_left, transposed=True)
     layer.run(x, y, n_threads)
 
+
+# ---- the weight gradient ---------------------------------------------------------------------------------------------
+
+# Columns of a chunk: rows of g for one register tile (4 to 8 of them, 4 KiB each) stay in L1 while the window passes.
+cdef ptrdiff_t CHUNK_COLS = 1024
+# Partial sums: at most 16, in at most 4 MiB; a number that depends on shapes only, so that bits do not on threads.
+cdef ptrdiff_t PARTS = 16
+cdef ptrdiff_t PARTS_BYTES = 4 * 1024 * 1024
+
+
+cdef ptrdiff_t _plan_gradient(fc1d_gradient* q, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
+                              ptrdiff_t itemsize, fc1d_run* runs, ptrdiff_t* where) noexcept nogil:
+    """Chunks and partial sums, from shapes alone; returns the elements of a window row."""
+    cdef fc1d_problem* p = &q.window
+    cdef ptrdiff_t lanes = kernels.lanes, cols = CHUNK_COLS, row, slot, reach = 0, j
+    p.items_per_unit, p.ci_block = 1, 1
+    while True:
+        p.n_tiles = _ceil(p.n_cols, cols)
+        p.tile_cols = _ceil(_ceil(p.n_cols, p.n_tiles), lanes) * lanes
+        p.n_tiles = _ceil(p.n_cols, p.tile_cols)
+        row = _make_runs(p, taps, base, p.tile_cols, p.tile_cols, False, runs, where)
+        if row * itemsize <= WINDOW_BYTES or cols <= 16 * lanes:
+            break
+        cols //= 2
+    p.item_pitch = slot = p.tile_cols
+    if p.n_tiles == 1 and 2 * p.n_cols <= CHUNK_COLS and p.n_batch > 1:
+        for j in range(p.n_runs):
+            reach = max(reach, runs[j].extra)
+        p.item_pitch = p.tile_cols + reach
+        p.items_per_unit = max(1, min(p.n_batch, min(CHUNK_COLS, WINDOW_BYTES // (itemsize * p.n_runs)) // p.item_pitch))
+        slot = p.items_per_unit * p.item_pitch
+        row = _make_runs(p, taps, base, p.tile_cols, slot, False, runs, where)
+    p.row_pitch = _odd_lines(row, itemsize)
+    p.ci_block = max(1, min(p.c_in, WINDOW_BYTES // (itemsize * p.row_pitch)))
+    p.ci_block = _ceil(p.c_in, _ceil(p.c_in, p.ci_block))
+    p.n_item_units = _ceil(p.n_batch, p.items_per_unit)
+    q.chunks = p.n_item_units * p.n_tiles
+    cdef ptrdiff_t size = itemsize * p.groups * p.c_out * p.c_in * p.kernel_size
+    q.parts = max(1, min(min(PARTS, q.chunks), PARTS_BYTES // size))
+    return p.row_pitch
+
+
+cdef void _split_gradient(fc1d_gradient* q, const fc1d_kernels* kernels, int n_threads) noexcept nogil:
+    """Enough units for the threads, without an effect on bits: output channels, then groups."""
+    cdef fc1d_problem* p = &q.window
+    cdef ptrdiff_t rows = kernels.rows, units = 4 * n_threads if n_threads > 1 else 1
+    p.co_unit = _ceil(p.c_out, rows) * rows
+    while p.groups * q.parts * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= 2 * rows:
+        p.co_unit = _ceil(p.co_unit, 2 * rows) * rows
+    p.n_co_units = _ceil(p.c_out, p.co_unit)
+    p.groups_per_unit = max(1, min(p.groups, p.groups * q.parts * p.n_co_units // units))
+    p.n_group_units = _ceil(p.groups, p.groups_per_unit)
+
+
+def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw not None, ptrdiff_t stride,
+                    ptrdiff_t dilation, ptrdiff_t pad_left, int mode, ptrdiff_t groups, int n_threads,
+                    deterministic=True, db=None):
+    """dw[co, ci, k] = sum over n, l of g[n, co, l] * x[n, ci, l*stride + k*dilation - pad_left].
+
+    With ``db`` of shape (C_out,), also db[co] = sum over n, l of g[n, co, l], in the same pass.
+    """
+    cdef int typenum = cnp.PyArray_TYPE(dw)
+    cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(dw), elements = cnp.PyArray_SIZE(dw)
+    cdef const fc1d_kernels* kernels = &_isa.f32 if typenum == cnp.NPY_FLOAT32 else &_isa.f64
+    cdef fc1d_gradient q
+    cdef fc1d_problem* p = &q.window
+    cdef Taps taps
+    cdef int failed
+    if elements == 0 or cnp.PyArray_SIZE(g) == 0:
+        dw[...] = 0
+        if db is not None:
+            db[...] = 0
+        return
+    if g.strides[2] != size and g.shape[2] > 1:
+        g = np.ascontiguousarray(g)
+    memset(&q, 0, sizeof(q))
+    p.groups, p.c_out, p.c_in, p.kernel_size = groups, dw.shape[0] // groups, dw.shape[1], dw.shape[2]
+    p.n_batch, p.l_in, p.n_cols, p.x_step, p.y_step, p.mode = g.shape[0], x.shape[2], g.shape[2], stride, 1, mode
+    p.x = cnp.PyArray_DATA(x)
+    p.xn, p.xc, p.xl = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
+    q.g = cnp.PyArray_DATA(g)
+    q.gn, q.gc = g.strides[0] // size, g.strides[1] // size
+    cdef ptrdiff_t k = p.kernel_size, row, c, j
+    cdef size_t run_bytes = k * sizeof(fc1d_run), word = sizeof(ptrdiff_t)
+    cdef char* tables = <char*> malloc(run_bytes + (2 + 4 * k) * word)
+    cdef int32_t* tap = NULL
+    if tables == NULL:
+        raise MemoryError("cannot allocate the tap tables of a call")
+    cdef ptrdiff_t* where = <ptrdiff_t*> (tables + run_bytes)
+    taps.phase_start = where + k
+    taps.k = taps.phase_start + 2
+    taps.pos = taps.k + k
+    taps.order = taps.pos + k
+    try:
+        _sort_taps(p, &taps, dilation, False)
+        row = _plan_gradient(&q, &taps, -pad_left, kernels, size, <fc1d_run*> tables, where)
+        _split_gradient(&q, kernels, n_threads)
+        tap = <int32_t*> malloc(p.ci_block * k * sizeof(int32_t))
+        if tap == NULL:
+            raise MemoryError("cannot allocate the tap tables of a call")
+        for c in range(p.ci_block):
+            for j in range(k):
+                tap[c * k + j] = <int32_t> (c * row + where[j])
+        p.tap = tap
+        # parts add up in order; a single one is the result itself
+        sums = dw[None] if q.parts == 1 else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
+        bias_sums = None if db is None else db[None] if q.parts == 1 else np.empty((q.parts, dw.shape[0]), dw.dtype)
+        q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements
+        if db is not None:
+            q.db, q.db_part = cnp.PyArray_DATA(bias_sums), dw.shape[0]
+        if <double> elements * p.n_batch * p.n_cols < SERIAL_MACS:
+            n_threads = 1
+        with nogil:
+            failed = _run_units(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units,
+                                size * p.ci_block * row, n_threads)
+        if failed:
+            raise MemoryError(f"cannot allocate scratch of {size * p.ci_block * row} bytes a thread")
+        if q.parts > 1:
+            with np.errstate(all="ignore"):
+                np.add.reduce(sums, axis=0, out=dw)
+                if db is not None:
+                    np.add.reduce(bias_sums, axis=0, out=db)
+    finally:
+        free(tap)
+        free(tables)

@@ -51,10 +51,23 @@ typedef struct {
     ptrdiff_t window_elems;  /* scratch: window first, then the staging tile */
 } fc1d_problem;
 
+/* The weight gradient: dw[co][ci, k] = sum over items and columns of g[co] * window[ci, k].
+ * `window` describes the input's windows as in correlate (tile_cols, items_per_unit, runs, tap with ci-major taps).
+ * Chunks (items x column tiles) are dealt to `parts` partial sums, each with its own dw (and db). */
+typedef struct {
+    fc1d_problem window;
+    const void *g;
+    ptrdiff_t gn, gc;
+    void *dw, *db;            /* db may be NULL */
+    ptrdiff_t dw_part, db_part; /* elements between two parts */
+    ptrdiff_t parts, chunks;
+} fc1d_gradient;
+
 typedef struct {
     void (*run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
                          const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed);
+    void (*run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */

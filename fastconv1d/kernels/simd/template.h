@@ -372,7 +372,9 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
     return (double)rounds * CHAINS * LANES;
 }
 
-static const fc1d_kernels NAME(kernels) = {NAME(run_unit), NAME(pack_weights), NAME(fma_loop),
-                                          LANES,          ROWS,               NAME(vectors)};
+#include "gradient.h"
+
+static const fc1d_kernels NAME(kernels) = {
+    NAME(run_unit), NAME(pack_weights), NAME(run_gradient), NAME(fma_loop), LANES, ROWS, NAME(vectors)};
 
 #undef V

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .geometry import as_index, shown
-from .kernels import blas_engine
+from .kernels.blas_engine import openmp_enabled, pause_threads
 
 # More threads than this are refused: a team that the system cannot start ends the process.
 MAX_THREADS = 1024
@@ -278,7 +278,7 @@ def config_info() -> dict[str, Any]:
         "scipy": scipy.__version__,
         "platform": platform.platform(),
         "isa": _isa(),
-        "openmp": bool(blas_engine.openmp_enabled()),
+        "openmp": bool(openmp_enabled()),
         "threads": get_num_threads(),
         "cpus": _cpu_affinity(),
         "quota": quota,
@@ -327,4 +327,4 @@ def show_config() -> None:
 
 if hasattr(os, "register_at_fork"):
     # A child of a process with a running OpenMP pool waits for ever in its first parallel region.
-    os.register_at_fork(before=blas_engine.pause_threads)
+    os.register_at_fork(before=pause_threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+_Layer = TypeVar("_Layer", bound="_Convolution")
 
 
 class IncompatibleKeys(NamedTuple):
@@ -201,7 +203,7 @@ class _Convolution:
             new["bias"] = _uniform(rng, bound, self._bias)
         self._replace(new)
 
-    def train(self, mode: bool = True) -> _Convolution:
+    def train(self: _Layer, mode: bool = True) -> _Layer:
         """Go to train mode: parameters become writable, and forward keeps its input.
 
         Parameters
@@ -240,7 +242,7 @@ class _Convolution:
             self._prepare()
         return self
 
-    def eval(self) -> _Convolution:
+    def eval(self: _Layer) -> _Layer:
         """Go to eval mode, that of a new layer: no input is kept, parameters are read-only.
 
         Returns

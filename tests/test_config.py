@@ -1,0 +1,199 @@
+"""Threads, determinism and what the environment, affinity and cgroup say about them."""
+
+import contextvars
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fastconv1d
+from fastconv1d import config
+
+
+@pytest.fixture(autouse=True)
+def _restored():
+    threads = fastconv1d.get_num_threads()
+    yield
+    fastconv1d.set_num_threads(threads)
+    fastconv1d.use_deterministic_algorithms(False)
+
+
+def test_set_num_threads():
+    for n in (1, 3, np.int64(2), config.MAX_THREADS):
+        fastconv1d.set_num_threads(n)
+        assert fastconv1d.get_num_threads() == n
+        assert config.execution() == (n, False)
+
+
+@pytest.mark.parametrize(
+    "function", [fastconv1d.set_num_threads, lambda n: fastconv1d.num_threads(n).__enter__()]
+)
+def test_bad_thread_counts(function):
+    before = fastconv1d.get_num_threads()
+    for n in (0, -1, config.MAX_THREADS + 1, 2**40):
+        with pytest.raises(ValueError, match=f"num_threads expects a positive integer.*got {n}"):
+            function(n)
+    for n in ("x", 1.0, None, True):
+        with pytest.raises(
+            TypeError, match=f"num_threads expects an int, but got {type(n).__name__}"
+        ):
+            function(n)
+    with pytest.raises(OverflowError):
+        function(2**63)
+    assert fastconv1d.get_num_threads() == before
+
+
+def test_num_threads_nests_and_restores():
+    fastconv1d.set_num_threads(5)
+    with fastconv1d.num_threads(2):
+        assert fastconv1d.get_num_threads() == 2
+        with fastconv1d.num_threads(3):
+            assert fastconv1d.get_num_threads() == 3
+        assert fastconv1d.get_num_threads() == 2
+        fastconv1d.set_num_threads(4)
+        assert fastconv1d.get_num_threads() == 2
+    assert fastconv1d.get_num_threads() == 4
+    with pytest.raises(KeyError), fastconv1d.num_threads(2):
+        raise KeyError
+    assert fastconv1d.get_num_threads() == 4
+
+
+def test_num_threads_is_of_one_host_thread():
+    fastconv1d.set_num_threads(5)
+    inside, leave, seen = threading.Event(), threading.Event(), []
+
+    def other():
+        with fastconv1d.num_threads(2):
+            inside.set()
+            leave.wait(10)
+            seen.append(fastconv1d.get_num_threads())
+
+    thread = (
+        threading.Thread(target=other, context=contextvars.Context())
+        if sys.version_info >= (3, 14)
+        else threading.Thread(target=other)
+    )
+    thread.start()
+    assert inside.wait(10)
+    assert fastconv1d.get_num_threads() == 5
+    with fastconv1d.num_threads(3):
+        leave.set()
+        thread.join()
+        assert fastconv1d.get_num_threads() == 3
+    assert seen == [2]
+
+
+def test_deterministic_algorithms():
+    assert not fastconv1d.are_deterministic_algorithms_enabled()
+    fastconv1d.use_deterministic_algorithms(True)
+    assert fastconv1d.are_deterministic_algorithms_enabled()
+    assert config.execution()[1]
+    for mode in (1, "x", None):
+        with pytest.raises(TypeError, match="argument 'mode' must be bool"):
+            fastconv1d.use_deterministic_algorithms(mode)
+    assert fastconv1d.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.parametrize(
+    ("ours", "openmp", "expected"),
+    [
+        ("3", "7", 3),
+        ("", "7", 7),
+        (None, "4,2", 4),
+        (None, "0", None),
+        (None, "x", None),
+        (None, str(10**30), None),
+        (None, None, None),
+    ],
+)
+def test_environment(monkeypatch, ours, openmp, expected):
+    for name, value in (("FASTCONV1D_NUM_THREADS", ours), ("OMP_NUM_THREADS", openmp)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert config._threads_from_environment() == expected
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "x", "1.5", "99999", "²"])
+def test_bad_environment_warns(monkeypatch, text):
+    monkeypatch.setenv("FASTCONV1D_NUM_THREADS", text)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    with pytest.warns(RuntimeWarning, match=f"FASTCONV1D_NUM_THREADS should be .* got '{text}'"):
+        assert config._threads_from_environment() == 2
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.max": "garbage"}, None),
+        ({"cpu.max": "1000 0"}, None),
+        ({}, None),
+    ],
+)
+def test_cgroup_quota(tmp_path, files, expected):
+    (tmp_path / "cpu").mkdir()
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert config._cgroup_quota(str(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("affinity", "quota", "expected"), [(8, None, 8), (8, 1.5, 2), (2, 4.0, 2), (4, 0.2, 1)]
+)
+def test_default_threads(monkeypatch, affinity, quota, expected):
+    monkeypatch.setattr(config, "_threads_from_environment", lambda: None)
+    monkeypatch.setattr(config, "_cpu_affinity", lambda: affinity)
+    monkeypatch.setattr(config, "_cgroup_quota", lambda: quota)
+    assert config._default_threads() == expected
+
+
+def test_environment_of_a_new_process():
+    code = "import fastconv1d; print(fastconv1d.get_num_threads())"
+    env = {**os.environ, "FASTCONV1D_NUM_THREADS": "3"}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True
+    )
+    assert (run.stdout, run.stderr) == ("3\n", "")
+
+
+def test_config_info():
+    info = config.config_info()
+    assert info["fastconv1d"] == fastconv1d.__version__
+    assert info["numpy"] == np.__version__
+    assert info["threads"] == fastconv1d.get_num_threads()
+    assert isinstance(info["openmp"], bool)
+    assert info["blas"] and info["blas"][0]["num_threads"] >= 1
+    json.dumps(info)
+
+
+def test_show_config(capsys):
+    assert fastconv1d.show_config() is None
+    printed = capsys.readouterr().out
+    names = {line.split()[0] for line in printed.splitlines()}
+    assert {"fastconv1d", "numpy", "scipy", "isa", "openmp", "threads", "blas"} <= names
+    assert fastconv1d.__version__ in printed
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_fork_after_a_threaded_call():
+    x, w = np.ones((8, 64, 2048), np.float32), np.ones((64, 64, 3), np.float32)
+    with fastconv1d.num_threads(2):
+        expected = fastconv1d.conv1d(x, w)
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                signal.alarm(20)  # a child that hangs is ended, and fails the test
+                same = (fastconv1d.conv1d(x, w) == expected).all()
+                os._exit(0 if same else 3)
+            assert os.waitpid(child, 0)[1] == 0
+            np.testing.assert_array_equal(fastconv1d.conv1d(x, w), expected)

@@ -9,7 +9,7 @@ import numpy as np
 
 from . import geometry
 from .config import execution
-from .kernels import blas_engine  # type: ignore[attr-defined]
+from .kernels import blas_engine
 from .kernels.unfold import fold, unfold
 
 if TYPE_CHECKING:

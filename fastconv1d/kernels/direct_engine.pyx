@@ -50,6 +50,7 @@ cdef extern from "simd/fc1d.h" nogil:
     ctypedef struct fc1d_gradient:
         fc1d_problem window
         const void* g
+        const void* g_end
         ptrdiff_t gn, gc
         void* dw
         void* db
@@ -652,7 +653,8 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     p.xn, p.xc, p.xl = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
     q.g = cnp.PyArray_DATA(g)
     q.gn, q.gc = g.strides[0] // size, g.strides[1] // size
-    cdef ptrdiff_t k = p.kernel_size, row, c, j
+    q.g_end = <const char*> q.g + size * (max(q.gn, 0) * (g.shape[0] - 1) + max(q.gc, 0) * (g.shape[1] - 1) + p.n_cols)
+    cdef ptrdiff_t k = p.kernel_size, row, c, j, scratch_bytes
     cdef size_t run_bytes = k * sizeof(fc1d_run), word = sizeof(ptrdiff_t)
     cdef char* tables = <char*> malloc(run_bytes + (2 + 4 * k) * word)
     cdef int32_t* tap = NULL
@@ -674,6 +676,8 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             for j in range(k):
                 tap[c * k + j] = <int32_t> (c * row + where[j])
         p.tap = tap
+        p.window_elems = p.ci_block * row
+        scratch_bytes = size * (p.window_elems + kernels.rows * p.items_per_unit * p.tile_cols)
         # parts add up in order; a single one is the result itself
         sums = dw[None] if q.parts == 1 else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
         bias_sums = None if db is None else db[None] if q.parts == 1 else np.empty((q.parts, dw.shape[0]), dw.dtype)
@@ -684,9 +688,9 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             n_threads = 1
         with nogil:
             failed = _run_units(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units,
-                                size * p.ci_block * row, n_threads)
+                                scratch_bytes, n_threads)
         if failed:
-            raise MemoryError(f"cannot allocate scratch of {size * p.ci_block * row} bytes a thread")
+            raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         if q.parts > 1:
             with np.errstate(all="ignore"):
                 np.add.reduce(sums, axis=0, out=dw)

@@ -56,7 +56,7 @@ typedef struct {
  * Chunks (items x column tiles) are dealt to `parts` partial sums, each with its own dw (and db). */
 typedef struct {
     fc1d_problem window;
-    const void *g;
+    const void *g, *g_end;      /* rows of unit stride; g_end is past the last element in memory */
     ptrdiff_t gn, gc;
     void *dw, *db;            /* db may be NULL */
     ptrdiff_t dw_part, db_part; /* elements between two parts */

@@ -13,14 +13,15 @@ typedef struct {
 
 typedef void (*NAME(dots_fn))(const NAME(chunk) * chunk, const T *g, const T *x, const int32_t *tap, T *dw);
 
-/* The first n < LANES elements at p, the other lanes zero: zero times what lies beyond might be NaN. */
-static V NAME(load_part)(const T *p, ptrdiff_t n)
-{
-    T lanes[LANES] = {0};
-    for (ptrdiff_t i = 0; i < n; i++)
-        lanes[i] = p[i];
-    return LOAD(lanes);
-}
+/* The first n < LANES elements at p, the other lanes zero: zero times what lies beyond might be NaN. All LANES elements
+ * are read. */
+#if LANES > 1
+static const TINT NAME(on_then_off)[2 * LANES] = {ON_THEN_OFF};
+typedef TINT NAME(umask) __attribute__((vector_size(BYTES), aligned(sizeof(TINT)), may_alias));
+#define LOAD_PART(p, n) ((V)((NAME(mask))LOAD(p) & *(const NAME(umask) *)(NAME(on_then_off) + LANES - (n))))
+#else
+#define LOAD_PART(p, n) ((n) ? *(p) : (T)0)
+#endif
 
 /* Lane i of the result is the sum of the lanes of v[i], in an order that is always the same. */
 static inline __attribute__((always_inline)) V NAME(sum_lanes)(V *v)
@@ -42,7 +43,7 @@ static inline __attribute__((always_inline)) V NAME(sum_lanes)(V *v)
         const V gv = READ(g + i * gc + q);                                                                             \
         _Pragma("GCC unroll 16") for (int j = 0; j < NR; j++) acc[i * NR + j] += gv * xv[j];                           \
     }
-#define READ_PART(p) NAME(load_part)(p, c->cols - q)
+#define READ_PART(p) LOAD_PART(p, c->cols - q)
 
 /* dw[i*ldw + j] += sum over items and columns q of g[i][q] * x[tap[j] + q]. */
 #define DOTS(MR, NR)                                                                                                   \
@@ -113,7 +114,7 @@ static void NAME(add_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, T *
                 for (int u = 0; u < 4; u++)
                     acc[u % LANES] += LOAD(row + q + u * LANES);
             for (; q < c->cols; q += LANES)
-                acc[0] += c->cols - q < LANES ? NAME(load_part)(row + q, c->cols - q) : LOAD(row + q);
+                acc[0] += c->cols - q < LANES ? LOAD_PART(row + q, c->cols - q) : LOAD(row + q);
         }
         T sums[LANES];
         STORE(sums, NAME(sum_lanes)(acc));
@@ -123,17 +124,30 @@ static void NAME(add_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, T *
     }
 }
 
-/* All (channel, tap) pairs of a window block for output channels [co0, co1). */
-static void NAME(run_dots)(const NAME(chunk) *c, ptrdiff_t co0, ptrdiff_t co1, const T *g, const T *window,
-                           const int32_t *tap, ptrdiff_t n_taps, T *dw)
+/* All (channel, tap) pairs of a window block for output channels [co0, co1); `copy` takes rows of g that must not be
+ * read past their ends. */
+static void NAME(run_dots)(NAME(chunk) c, ptrdiff_t co0, ptrdiff_t co1, const T *g, const T *window,
+                           const int32_t *tap, ptrdiff_t n_taps, T *dw, T *db, T *copy)
 {
-    for (ptrdiff_t co = co0, rows; co < co1; co += rows) {
+    const T *rows_of_g = g + co0 * c.gc;
+    const ptrdiff_t gn = c.gn, gc = c.gc, pitch = (c.cols + LANES - 1) / LANES * LANES;
+    for (ptrdiff_t co = co0, rows; co < co1; co += rows, rows_of_g = g + co * gc) {
         rows = co1 - co < ROWS ? co1 - co : ROWS;
+        if (copy) {
+            for (ptrdiff_t i = 0; i < rows; i++)
+                for (ptrdiff_t n = 0; n < c.items; n++)
+                    memcpy(copy + (i * c.items + n) * pitch, rows_of_g + n * gn + i * gc, (size_t)c.cols * sizeof(T));
+            c.gn = pitch;
+            c.gc = c.items * pitch;
+            rows_of_g = copy;
+        }
         const ptrdiff_t widest = NAME(dot_taps)[rows], strips = (n_taps + widest - 1) / widest;
         for (ptrdiff_t s = 0, j = 0, nr; s < strips; s++, j += nr) {
             nr = (n_taps - j) / (strips - s);
-            NAME(dots)[rows][nr](c, g + co * c->gc, window, tap + j, dw + co * c->ldw + j);
+            NAME(dots)[rows][nr](&c, rows_of_g, window, tap + j, dw + co * c.ldw + j);
         }
+        if (db)
+            NAME(add_rows)(&c, rows_of_g, rows, db + co);
     }
 }
 
@@ -162,14 +176,16 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
             };
             const T *g = (const T *)q->g + n * q->gn + group * p->c_out * q->gc + q0;
             const T *x = (const T *)p->x + n * p->xn + group * p->c_in * p->xc;
+            /* the last row of all may end at the end of the memory */
+            const ptrdiff_t beyond = (c.cols + LANES - 1) / LANES * LANES + (c.items - 1) * (q->gn > 0 ? q->gn : 0) +
+                                     (q->gc > 0 ? (co1 - 1) * q->gc : co0 * q->gc);
+            T *copy = c.cols % LANES && g + beyond > (const T *)q->g_end ? (T *)scratch + p->window_elems : NULL;
             for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
                 const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
                 NAME(pack_window)(p, x, c.items, ci, n_ci, q0, c.cols, (T *)scratch);
-                NAME(run_dots)(&c, co0, co1, g, (const T *)scratch, p->tap, n_ci * p->kernel_size,
-                               dw + ci * p->kernel_size);
+                NAME(run_dots)(c, co0, co1, g, (const T *)scratch, p->tap, n_ci * p->kernel_size,
+                               dw + ci * p->kernel_size, ci == 0 ? db : NULL, copy);
             }
-            if (db)
-                NAME(add_rows)(&c, g + co0 * q->gc, co1 - co0, db + co0);
         }
     }
 }

@@ -94,7 +94,7 @@ static ptrdiff_t NAME(resolve)(ptrdiff_t i, ptrdiff_t n, int mode)
     return i < 0 ? 0 : i < n ? i : n - 1;
 }
 
-/* dst[i] = src[i*step], i < n: contiguous and every second or fourth in vectors, otherwise one by one. */
+/* dst[i] = src[i*step], i < n: contiguous and every second, fourth or eighth in vectors, otherwise one by one. */
 static void NAME(gather)(T *restrict dst, ptrdiff_t n, const T *restrict src, ptrdiff_t step)
 {
     ptrdiff_t i = 0;
@@ -113,6 +113,15 @@ static void NAME(gather)(T *restrict dst, ptrdiff_t n, const T *restrict src, pt
             const T *s = src + 4 * i;
             V a = SHUFFLE(LOAD(s), LOAD(s + LANES), EVEN), b = SHUFFLE(LOAD(s + 2 * LANES), LOAD(s + 3 * LANES), EVEN);
             STORE(dst + i, SHUFFLE(a, b, EVEN));
+        }
+    else if (step == 8)
+        for (; i + LANES < n; i += LANES) {
+            V v[4];
+            for (int u = 0; u < 4; u++) {
+                const T *s = src + 8 * i + 2 * u * LANES;
+                v[u] = SHUFFLE(LOAD(s), LOAD(s + LANES), EVEN);
+            }
+            STORE(dst + i, SHUFFLE(SHUFFLE(v[0], v[1], EVEN), SHUFFLE(v[2], v[3], EVEN), EVEN));
         }
 #endif
     for (; i < n; i++)

@@ -40,6 +40,13 @@
 #define RIFFLE_LOW PICK(LOW, LANES)
 #define RIFFLE_HIGH PICK(HIGH, LANES)
 
+#define ON_THEN_OFF_1 -1, 0
+#define ON_THEN_OFF_2 -1, -1, 0, 0
+#define ON_THEN_OFF_4 -1, -1, ON_THEN_OFF_2, 0, 0
+#define ON_THEN_OFF_8 -1, -1, -1, -1, ON_THEN_OFF_4, 0, 0, 0, 0
+#define ON_THEN_OFF_16 -1, -1, -1, -1, -1, -1, -1, -1, ON_THEN_OFF_8, 0, 0, 0, 0, 0, 0, 0, 0
+#define ON_THEN_OFF PICK(ON_THEN_OFF, LANES)
+
 #define BYTES VECTOR_BYTES
 
 #define T float

@@ -8,13 +8,20 @@ element and every element is one sum in one order. BLAS itself is held at one th
 Scratch is at most 2 MiB a worker, whatever the lengths.
 """
 
+import itertools
 import os
-import threading
 
 import numpy as np
 
 from cpython.exc cimport PyErr_CheckSignals
-from cpython.mem cimport PyMem_RawFree, PyMem_RawMalloc
+from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
+from cpython.pythread cimport (
+    PyThread_acquire_lock,
+    PyThread_allocate_lock,
+    PyThread_release_lock,
+    PyThread_type_lock,
+    WAIT_LOCK,
+)
 from cython.parallel cimport prange, threadid
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset
@@ -53,8 +60,8 @@ cdef enum:
     # A weight gradient with fewer jobs than this splits its reduction as well.
     MIN_GRADIENT_JOBS = 8
     PARTIAL_BYTES = 2 << 20
-    # OpenBLAS starts threads from 2^18 multiply-adds in one GEMM on; MKL's bound is not documented.
-    MAX_SERIAL_GEMM = 1 << 17
+    # Address space of one more worker: 32 MiB of OpenBLAS, a stack of 8 MiB, and some to spare.
+    WORKER_BYTES = 48 << 20
     MAX_WORKERS = 1024
 
 # Multiply-adds below which one thread is faster than two (an OpenMP region costs 2 us warm).
@@ -83,61 +90,140 @@ def pause_threads():
 
 
 # -------------------------------------------------------------------------------------------------
-# BLAS at one thread. Its thread count is global to the process: the first of several concurrent
-# calls sets it to one, the last puts it back. Purely a matter of speed, no result depends on it.
+# BLAS at one thread, for speed and because the bits of a GEMM depend on its threads. A library with
+# one thread count for the whole process is set to one by the first of several concurrent calls and
+# put back by the last; one with a count for each host thread (MKL, OpenBLAS on OpenMP) by each call
+# for itself.
 
-cdef object _blas_lock = threading.Lock()
-cdef object _blas_controller = None
-cdef object _blas_limiter = None
-cdef Py_ssize_t _blas_holders = 0
-cdef bint _blas_prepared = False
+cdef PyThread_type_lock _blas_lock = PyThread_allocate_lock()
+cdef list _process_blas = None  # (get, set) of the thread count
+cdef list _thread_blas = None
+cdef list _process_restore = []  # (set, previous)
+cdef Py_ssize_t _blas_calls = 0
+cdef Py_ssize_t _blas_workers = 0
+cdef bint _blas_mapped = False
 
 
 def _after_fork_in_child():
-    global _blas_lock, _blas_holders, _blas_limiter
-    _blas_lock = threading.Lock()
-    _blas_holders = 0
-    limiter, _blas_limiter = _blas_limiter, None
-    if limiter is not None:
-        limiter.restore_original_limits()
+    global _blas_lock, _blas_calls, _blas_workers
+    _blas_lock = PyThread_allocate_lock()
+    _blas_calls = _blas_workers = 0
+    _restore(_process_restore)
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
-cdef _prepare_blas():
-    # OpenBLAS maps its work buffer (32 MB) in the first GEMM, and hangs or exits where it cannot:
-    # ask for the memory ourselves first.
-    global _blas_prepared
-    cdef double[3] one = [1.0, 1.0, 0.0]
-    cdef void *probe = PyMem_RawMalloc(48 << 20)
-    if probe == NULL:
-        raise MemoryError("no memory for the work buffer of BLAS")
+cdef _find_blas():
+    global _process_blas, _thread_blas
+    from threadpoolctl import ThreadpoolController
+
+    process, thread = [], []
+    for library in ThreadpoolController().select(user_api="blas").lib_controllers:
+        layer = getattr(library, "threading_layer", None)
+        if library.internal_api == "mkl" or layer == "openmp":
+            thread.append((library.get_num_threads, library.set_num_threads))
+        else:
+            process.append((library.get_num_threads, _process_setter(library)))
+    _process_blas, _thread_blas = process, thread
+
+
+def _process_setter(library):
+    # threadpoolctl 3.8 lets only the host thread that first set OpenBLAS's count set it again, and
+    # ignores all others: so OpenBLAS's own function, with the affixes that builds give it.
+    for prefix, suffix in itertools.product(("", "scipy_"), ("", "64_", "_64")):
+        name = f"{prefix}openblas_set_num_threads{suffix}"
+        if library.internal_api == "openblas" and hasattr(library.dynlib, name):
+            return getattr(library.dynlib, name)
+    return library.set_num_threads
+
+
+cdef list _set_to_one(list libraries):
+    cdef list restore = []
+    for get_threads, set_threads in libraries:
+        previous = get_threads()
+        if previous is not None and previous > 1:
+            restore.append((set_threads, previous))
+            set_threads(1)
+    return restore
+
+
+cdef _restore(list restore):
+    while restore:
+        set_threads, previous = restore.pop()
+        set_threads(previous)
+
+
+# Whether so many more workers can start: OpenBLAS maps a work buffer for each GEMM that runs at the
+# same time and keeps it, and hangs where it cannot; OpenMP exits where it cannot map a stack.
+cdef bint _can_map(Py_ssize_t n_workers) noexcept nogil:
+    cdef void *probe = PyMem_RawMalloc(<size_t> n_workers * WORKER_BYTES)
     PyMem_RawFree(probe)
-    gemm_add(False, 1, 1, 1, &one[0], 1, &one[1], 1, &one[2], 1)
-    _blas_prepared = True
+    return probe != NULL
 
 
-cdef _hold_blas():
-    global _blas_controller, _blas_holders, _blas_limiter
-    with _blas_lock:
-        if _blas_holders == 0:
-            if _blas_controller is None:
-                from threadpoolctl import ThreadpoolController
+# The first work buffer of BLAS is mapped here, once, by a GEMM too large for any kernel without.
+cdef _map_first_buffer():
+    global _blas_mapped
+    cdef double *zeros
+    if not _can_map(1):
+        raise MemoryError("no memory for the work buffer of BLAS")
+    zeros = <double *> PyMem_RawCalloc(3 * 128 * 128, sizeof(double))
+    if zeros == NULL:
+        raise MemoryError("no memory to set up BLAS")
+    gemm_add(False, 128, 128, 128, zeros, 128, zeros + 16384, 128, zeros + 32768, 128)
+    PyMem_RawFree(zeros)
+    _blas_mapped = True
 
-                _blas_controller = ThreadpoolController()
-            _blas_limiter = _blas_controller.limit(limits=1, user_api="blas")
-        _blas_holders += 1
+
+# Holds BLAS at one thread until _leave_blas, which is due unless this raises. Returns how many
+# workers may call BLAS: n_workers, or 1 where memory for the buffers of more is short. What else the
+# call needs is to be allocated before. *restore is for _leave_blas.
+cdef Py_ssize_t _enter_blas(Py_ssize_t n_workers, list restore) except -1:
+    global _process_restore, _blas_calls, _blas_workers
+    if _process_blas is None:
+        _find_blas()
+    with nogil:  # the wait for it is then neither interrupted nor in anyone's way
+        PyThread_acquire_lock(_blas_lock, WAIT_LOCK)
+    try:
+        if _blas_calls == 0:
+            _process_restore = _set_to_one(_process_blas)
+        restore += _set_to_one(_thread_blas)
+        _blas_calls += 1
+        try:
+            if not _blas_mapped:
+                _map_first_buffer()
+            if _blas_workers + n_workers > 1 and not _can_map(_blas_workers + n_workers - 1):
+                n_workers = 1
+                if _blas_workers > 0 and not _can_map(_blas_workers):
+                    raise MemoryError("no memory for the work buffer of BLAS")
+            _blas_workers += n_workers
+        except MemoryError:
+            _end_call(restore)
+            raise
+    finally:
+        PyThread_release_lock(_blas_lock)
+    return n_workers
 
 
-cdef _release_blas():
-    global _blas_holders, _blas_limiter
-    with _blas_lock:
-        _blas_holders -= 1
-        if _blas_holders == 0:
-            limiter, _blas_limiter = _blas_limiter, None
-            limiter.restore_original_limits()
+cdef _leave_blas(Py_ssize_t n_workers, list restore):
+    global _blas_workers
+    with nogil:
+        PyThread_acquire_lock(_blas_lock, WAIT_LOCK)
+    try:
+        _blas_workers -= n_workers
+        _end_call(restore)
+    finally:
+        PyThread_release_lock(_blas_lock)
+
+
+cdef _end_call(list restore):
+    global _blas_calls
+    _blas_calls -= 1
+    if _blas_calls == 0:
+        _restore(_process_restore)
+    _restore(restore)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -385,19 +471,14 @@ cdef _run_correlation(
     cdef Py_ssize_t jobs_a_round = _round(n_workers, n_jobs, work)
     cdef Py_ssize_t size = (c.block_rows + c.block_channels) * c.tile_row
     cdef Py_ssize_t start = 0, stop, i
-    cdef bint hold = (
-        n_workers > 1
-        or c.block_channels * min(c.rows, c.block_rows) * c.tile * c.items > MAX_SERIAL_GEMM)
+    cdef list restore = []
     cdef void *raw = NULL
     cdef num_t *scratch
     if n_jobs == 0:
         return
-    if not _blas_prepared:
-        _prepare_blas()
     scratch = _allocate(n_workers, size, &raw, <num_t *> NULL)
     try:
-        if hold:
-            _hold_blas()
+        n_workers = _enter_blas(n_workers, restore)
         try:
             while start < n_jobs:
                 stop = start + min(jobs_a_round, n_jobs - start)
@@ -412,8 +493,7 @@ cdef _run_correlation(
                 PyErr_CheckSignals()
                 start = stop
         finally:
-            if hold:
-                _release_blas()
+            _leave_blas(n_workers, restore)
     finally:
         PyMem_RawFree(raw)
 
@@ -648,19 +728,15 @@ cdef _weight_gradient(
     cdef Py_ssize_t jobs_a_round = _round(n_workers, n_jobs, work)
     cdef Py_ssize_t size = (c.block_rows + c.block_channels) * c.tile_row
     cdef Py_ssize_t start = 0, stop, i, part
-    cdef bint hold = (
-        n_workers > 1 or c.block_channels * c.block_rows * c.tile > MAX_SERIAL_GEMM)
+    cdef list restore = []
     cdef void *raw = NULL
     cdef num_t *dw_data = &dw[0, 0, 0]
     cdef num_t *scratch
     cdef num_t *partials
-    if not _blas_prepared:
-        _prepare_blas()
     partials = _allocate(1, (c.n_parts - 1) * c.dw_size + n_workers * size, &raw, <num_t *> NULL)
     scratch = partials + (c.n_parts - 1) * c.dw_size
     try:
-        if hold:
-            _hold_blas()
+        n_workers = _enter_blas(n_workers, restore)
         try:
             while start < n_jobs:
                 stop = start + min(jobs_a_round, n_jobs - start)
@@ -675,11 +751,11 @@ cdef _weight_gradient(
                 PyErr_CheckSignals()
                 start = stop
         finally:
-            if hold:
-                _release_blas()
-        for part in range(c.n_parts - 1):
-            for i in range(c.dw_size):
-                dw_data[i] += partials[part * c.dw_size + i]
+            _leave_blas(n_workers, restore)
+        with nogil:
+            for part in range(c.n_parts - 1):
+                for i in range(c.dw_size):
+                    dw_data[i] += partials[part * c.dw_size + i]
     finally:
         PyMem_RawFree(raw)
 

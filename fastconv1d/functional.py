@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 from . import geometry
 from .config import execution
-from .kernels import blas_engine
+from .kernels import blas_engine, direct_engine
 from .kernels.unfold import fold, unfold
+from .planner import choose_engine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from types import ModuleType
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -52,6 +53,7 @@ def conv1d(
     groups: int = 1,
     *,
     padding_mode: str = "zeros",
+    algorithm: str = "auto",
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Apply a 1-D convolution (a cross-correlation, as torch's) to an input of several channels.
@@ -80,6 +82,9 @@ def conv1d(
     padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, default 'zeros'
         What the added positions hold. 'reflect' needs a padding below L_in, 'circular' one of at
         most L_in.
+    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+        Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
+        'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
     out : ndarray of the result's shape and dtype, optional
         Where to write the result. It should be writeable and share no memory with an input.
 
@@ -123,7 +128,7 @@ def conv1d(
     array([[[0., 1., 2., 3.]]])
     """
     x, w, b, batched = _operands("conv1d", input, weight, bias)
-    c_out, l_out, stride, dilation, left, _, groups, mode = geometry.conv_geometry(
+    c_out, l_out, stride, dilation, left, right, groups, mode = geometry.conv_geometry(
         x.shape,
         w.shape,
         None if b is None else b.shape,
@@ -133,10 +138,11 @@ def conv1d(
         groups,
         padding_mode,
     )
+    engine = choose_engine(algorithm, x.dtype.char, w.shape, stride, dilation, (left, right), False)
     shape = (x.shape[0], c_out, l_out)
     y = _new(shape, x.dtype) if out is None else _target(out, shape, batched, x, w, b)
     if y.size:
-        _engine().correlate(x, w, b, y, stride, dilation, left, mode, groups, *execution())
+        engine.correlate(x, w, b, y, stride, dilation, left, mode, groups, *execution())
     return _delivered(y, batched, out)
 
 
@@ -150,6 +156,7 @@ def conv_transpose1d(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
     *,
+    algorithm: str = "auto",
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
     """Apply a 1-D transposed convolution to an input of several channels.
@@ -176,6 +183,9 @@ def conv_transpose1d(
         Number of blocks of channels that are convolved separately.
     dilation : int, default 1
         Step between two taps of the kernel.
+    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+        Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
+        'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
     out : ndarray of the result's shape and dtype, optional
         Where to write the result. It should be writeable and share no memory with an input.
 
@@ -226,10 +236,11 @@ def conv_transpose1d(
         groups,
         dilation,
     )
+    engine = choose_engine(algorithm, x.dtype.char, w.shape, stride, dilation, (left, 0), True)
     shape = (x.shape[0], c_out, l_out)
     y = _new(shape, x.dtype) if out is None else _target(out, shape, batched, x, w, b)
     if y.size:
-        _engine().scatter(x, w, b, y, stride, dilation, left, groups, *execution())
+        engine.scatter(x, w, b, y, stride, dilation, left, groups, *execution())
     return _delivered(y, batched, out)
 
 
@@ -243,6 +254,7 @@ def conv1d_backward(
     groups: int = 1,
     *,
     padding_mode: str = "zeros",
+    algorithm: str = "auto",
     output_mask: Sequence[bool] = (True, True, True),
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
     """Return the gradients of `conv1d` by input, weight and bias.
@@ -257,6 +269,9 @@ def conv1d_backward(
         As given to `conv1d`.
     stride, padding, dilation, groups, padding_mode
         As given to `conv1d`, which has the formula of L_out.
+    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+        Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
+        'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
     output_mask : sequence of three bools, default (True, True, True)
         Which of the three gradients to compute.
 
@@ -305,12 +320,15 @@ def conv1d_backward(
         x.shape, w.shape, None, stride, padding, dilation, groups, padding_mode
     )
     g = _gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
-    grad_input = _conv_grad_input(g, w, x.shape, plan) if by_input else None
-    return (
-        grad_input if batched or grad_input is None else grad_input[0],
-        _conv_grad_weight(g, x, w.shape, plan) if by_weight else None,
-        _grad_bias(g, w.shape[0]) if by_bias else None,
-    )
+    grad_input = _conv_grad_input(g, w, x.shape, plan, algorithm) if by_input else None
+    grad_weight = grad_bias = None
+    if by_weight:
+        grad_weight, grad_bias = _conv_grad_weight(g, x, w.shape, plan, algorithm, by_bias)
+    elif by_bias:
+        grad_bias = _conv_grad_bias(g, x, w.shape, plan, algorithm)
+    if grad_input is not None and not batched:
+        grad_input = grad_input[0]
+    return grad_input, grad_weight, grad_bias
 
 
 def conv_transpose1d_backward(
@@ -323,6 +341,7 @@ def conv_transpose1d_backward(
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
     *,
+    algorithm: str = "auto",
     output_mask: Sequence[bool] = (True, True, True),
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
     """Return the gradients of `conv_transpose1d` by input, weight and bias.
@@ -337,6 +356,9 @@ def conv_transpose1d_backward(
         As given to `conv_transpose1d`.
     stride, padding, output_padding, groups, dilation
         As given to `conv_transpose1d`, which has the formula of L_out.
+    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+        Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
+        'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
     output_mask : sequence of three bools, default (True, True, True)
         Which of the three gradients to compute.
 
@@ -383,11 +405,11 @@ def conv_transpose1d_backward(
         x.shape, w.shape, None, stride, padding, output_padding, groups, dilation
     )
     g = _gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
-    grad_input = _conv_transpose_grad_input(g, w, x.shape, plan) if by_input else None
+    grad_input = _conv_transpose_grad_input(g, w, x.shape, plan, algorithm) if by_input else None
     return (
         grad_input if batched or grad_input is None else grad_input[0],
-        _conv_transpose_grad_weight(g, x, w.shape, plan) if by_weight else None,
-        _grad_bias(g, plan[0]) if by_bias else None,
+        _conv_transpose_grad_weight(g, x, w.shape, plan, algorithm) if by_weight else None,
+        _conv_transpose_grad_bias(g, plan[0], algorithm) if by_bias else None,
     )
 
 
@@ -535,11 +557,6 @@ def fold1d(
     if y.size:
         fold(columns, y, stride, dilation, left)
     return y if batched else y[0]
-
-
-def _engine() -> ModuleType:
-    """Return the module whose three primitives do the work."""
-    return blas_engine
 
 
 def _operands(
@@ -702,25 +719,32 @@ def _delivered(y: NDArray[Any], batched: bool, out: NDArray[Any] | None) -> NDAr
 
 
 def _conv_grad_input(
-    g: NDArray[Any], w: NDArray[Any], x_shape: tuple[int, ...], plan: tuple[int, ...]
+    g: NDArray[Any],
+    w: NDArray[Any],
+    x_shape: tuple[int, ...],
+    plan: tuple[int, ...],
+    algorithm: str = "auto",
 ) -> NDArray[Any]:
-    _, _, stride, dilation, left, _, groups, mode = plan
+    _, _, stride, dilation, left, right, groups, mode = plan
+    engine = choose_engine(algorithm, g.dtype.char, w.shape, stride, dilation, (left, right), True)
     conjugate = w.conj() if w.dtype.kind == "c" else w
     grad_input = _new(x_shape, g.dtype)
     if grad_input.size:
-        _engine().scatter(
-            g, conjugate, None, grad_input, stride, dilation, left, groups, *execution()
-        )
+        engine.scatter(g, conjugate, None, grad_input, stride, dilation, left, groups, *execution())
         with np.errstate(over="ignore", invalid="ignore"):
             if mode == geometry.PADDING_MODES["replicate"]:
                 _add_replicated_margins(grad_input, g, conjugate, plan)
             elif mode:
-                _add_folded_margins(grad_input, g, conjugate, plan)
+                _add_folded_margins(engine, grad_input, g, conjugate, plan)
     return grad_input
 
 
 def _add_folded_margins(
-    grad_input: NDArray[Any], g: NDArray[Any], w: NDArray[Any], plan: tuple[int, ...]
+    engine: ModuleType,
+    grad_input: NDArray[Any],
+    g: NDArray[Any],
+    w: NDArray[Any],
+    plan: tuple[int, ...],
 ) -> None:
     """Add the gradient of the reflected or wrapped positions to those they were read from."""
     _, _, stride, dilation, left, right, groups, mode = plan
@@ -729,9 +753,7 @@ def _add_folded_margins(
         for begin in range(first, last, _MARGIN):
             width = min(_MARGIN, last - begin)
             margin = _new((n_batch, c_in, width), g.dtype)
-            _engine().scatter(
-                g, w, None, margin, stride, dilation, left + begin, groups, *execution()
-            )
+            engine.scatter(g, w, None, margin, stride, dilation, left + begin, groups, *execution())
             if mode == geometry.PADDING_MODES["reflect"]:
                 pivot = 0 if begin < 0 else l_in - 1
                 target = 2 * pivot - (begin + width - 1)
@@ -762,9 +784,15 @@ def _add_replicated_margins(
         crossing = [
             min(max(-((k * dilation - bound) // stride), 0), l_out) for k in range(kernel_size)
         ]
+        outside = 0 if edge == 0 else l_out  # windows of a tap that is never in this margin
+        taps = [k for k in range(kernel_size) if crossing[k] != outside]
+        if not taps:
+            continue
+        crossing = [crossing[k] for k in taps]
         sums = _sums_before(g, crossing) if edge == 0 else _sums_from(g, crossing)
         total = _new((n_batch, c_in, 1), g.dtype)
-        _engine().correlate(sums, by_input, None, total, 1, 1, 0, 0, groups, *execution())
+        by_tap = by_input[:, :, taps]
+        blas_engine.correlate(sums, by_tap, None, total, 1, 1, 0, 0, groups, *execution())
         grad_input[:, :, edge] += total[:, :, 0]
 
 
@@ -790,39 +818,88 @@ def _sums_from(g: NDArray[Any], starts: Sequence[int]) -> NDArray[Any]:
 
 
 def _conv_grad_weight(
-    g: NDArray[Any], x: NDArray[Any], w_shape: tuple[int, ...], plan: tuple[int, ...]
-) -> NDArray[Any]:
-    _, _, stride, dilation, left, _, groups, mode = plan
+    g: NDArray[Any],
+    x: NDArray[Any],
+    w_shape: tuple[int, ...],
+    plan: tuple[int, ...],
+    algorithm: str = "auto",
+    by_bias: bool = False,
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return the gradient by the weight, and that by the bias, in one pass where it can."""
+    _, _, stride, dilation, left, right, groups, mode = plan
     grad_weight = _new(w_shape, g.dtype)
+    engine = choose_engine(algorithm, g.dtype.char, w_shape, stride, dilation, (left, right), False)
+    geometry_of = (stride, dilation, left, mode, groups, *execution())
+    if engine is direct_engine and by_bias:
+        grad_bias = _new((w_shape[0],), g.dtype)
+        engine.weight_gradient(g, x, grad_weight, *geometry_of, grad_bias)
+        return grad_weight, grad_bias
     if grad_weight.size:
-        _engine().weight_gradient(
-            g, x, grad_weight, stride, dilation, left, mode, groups, *execution()
-        )
-    return grad_weight
+        engine.weight_gradient(g, x, grad_weight, *geometry_of)
+    return grad_weight, _grad_bias(g, w_shape[0]) if by_bias else None
 
 
 def _conv_transpose_grad_input(
-    g: NDArray[Any], w: NDArray[Any], x_shape: tuple[int, ...], plan: tuple[int, ...]
+    g: NDArray[Any],
+    w: NDArray[Any],
+    x_shape: tuple[int, ...],
+    plan: tuple[int, ...],
+    algorithm: str = "auto",
 ) -> NDArray[Any]:
     _, _, stride, dilation, left, groups = plan
     conjugate = w.conj() if w.dtype.kind == "c" else w
     grad_input = _new(x_shape, g.dtype)
     if grad_input.size:
-        _engine().correlate(
+        engine = choose_engine(algorithm, g.dtype.char, w.shape, stride, dilation, (left, 0), False)
+        engine.correlate(
             g, conjugate, None, grad_input, stride, dilation, left, 0, groups, *execution()
         )
     return grad_input
 
 
 def _conv_transpose_grad_weight(
-    g: NDArray[Any], x: NDArray[Any], w_shape: tuple[int, ...], plan: tuple[int, ...]
+    g: NDArray[Any],
+    x: NDArray[Any],
+    w_shape: tuple[int, ...],
+    plan: tuple[int, ...],
+    algorithm: str = "auto",
 ) -> NDArray[Any]:
     _, _, stride, dilation, left, groups = plan
     grad_weight = _new(w_shape, g.dtype)
-    _engine().weight_gradient(x, g, grad_weight, stride, dilation, left, 0, groups, *execution())
+    engine = choose_engine(algorithm, g.dtype.char, w_shape, stride, dilation, (left, 0), False)
+    engine.weight_gradient(x, g, grad_weight, stride, dilation, left, 0, groups, *execution())
     if grad_weight.dtype.kind == "c":  # the primitive conjugates g instead of x
         np.conjugate(grad_weight, out=grad_weight)
     return grad_weight
+
+
+def _conv_grad_bias(
+    g: NDArray[Any],
+    x: NDArray[Any],
+    w_shape: tuple[int, ...],
+    plan: tuple[int, ...],
+    algorithm: str,
+) -> NDArray[Any]:
+    """Return the gradient by the bias alone, bit for bit as beside that by the weight."""
+    _, _, stride, dilation, left, right, groups, mode = plan
+    engine = choose_engine(algorithm, g.dtype.char, w_shape, stride, dilation, (left, right), False)
+    if engine is not direct_engine:
+        return _grad_bias(g, w_shape[0])
+    grad_bias = _new((w_shape[0],), g.dtype)
+    shape_only = np.broadcast_to(grad_bias[:1, np.newaxis, np.newaxis], w_shape)
+    engine.weight_gradient(
+        g, x, shape_only, stride, dilation, left, mode, groups, *execution(), grad_bias, True
+    )
+    return grad_bias
+
+
+def _conv_transpose_grad_bias(g: NDArray[Any], c_out: int, algorithm: str) -> NDArray[Any]:
+    w_shape = (c_out, 1, 1)
+    if c_out == 0 or choose_engine(algorithm, g.dtype.char, w_shape, 1, 1, (0, 0), False) is not (
+        direct_engine
+    ):
+        return _grad_bias(g, c_out)
+    return _conv_grad_bias(g, g[:, :1], w_shape, (c_out, 0, 1, 1, 0, 0, 1, 0), algorithm)
 
 
 def _grad_bias(g: NDArray[Any], c_out: int) -> NDArray[Any]:

@@ -129,7 +129,7 @@ def conv1d_weight(
         x.shape, w_shape, None, stride, padding, dilation, groups, "zeros"
     )
     g = functional._gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
-    return functional._conv_grad_weight(g, x, w_shape, plan)
+    return functional._conv_grad_weight(g, x, w_shape, plan)[0]
 
 
 def conv_transpose1d_input(

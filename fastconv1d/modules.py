@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from . import functional, geometry
+from . import config, functional, geometry, planner
+from .kernels import direct_engine
+from .kernels.direct_engine import PreparedLayer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,6 +46,7 @@ class _Convolution:
         device: str | None,
         dtype: DTypeLike | None,
         rng: np.random.Generator | None,
+        algorithm: str,
     ) -> None:
         self.in_channels = _size("in_channels", in_channels)
         self.out_channels = _size("out_channels", out_channels)
@@ -56,7 +59,9 @@ class _Convolution:
         geometry.resolve_mode(padding_mode)
         self.padding = self._checked_padding(padding)
         self.padding_mode = padding_mode
+        self.algorithm = planner.checked_algorithm(algorithm)
         self.training = False
+        self._packed: PreparedLayer | Literal[False] | None = None
         self.weight_grad: NDArray[Any] | None = None
         self.bias_grad: NDArray[Any] | None = None
         self._kept: tuple[Any, ...] | None = None
@@ -161,6 +166,40 @@ class _Convolution:
         self._weight = _frozen(self._weight if weight is None else weight)
         if self._bias is not None:
             self._bias = _frozen(self._bias if bias is None else bias)
+        self._packed = None
+
+    def _pack(self) -> PreparedLayer | Literal[False]:
+        """Pack the parameters for the direct engine; False if another engine computes the layer."""
+        stride, dilation = self.stride[0], self.dilation[0]
+        pads = geometry.resolve_padding(self.padding, self.kernel_size[0], stride, dilation)
+        engine = planner.choose_engine(
+            self.algorithm,
+            self.dtype.char,
+            self._weight.shape,
+            stride,
+            dilation,
+            pads,
+            self.transposed,
+        )
+        self._packed = engine is direct_engine and PreparedLayer(
+            self._weight,
+            self._bias,
+            stride,
+            dilation,
+            self.groups,
+            geometry.PADDING_MODES[self.padding_mode],
+            *pads,
+            self.output_padding[0],
+            self.transposed,
+        )
+        return self._packed
+
+    def _fast_forward(self, input: Any) -> NDArray[Any] | None:
+        """The output in eval mode for a plain input, by compiled code alone; otherwise None."""
+        packed = self._packed
+        if packed is None and not self.training:
+            packed = self._pack()
+        return packed(input, config.get_num_threads) if packed else None
 
     def reset_parameters(self, rng: np.random.Generator | None = None) -> None:
         """Draw weight and bias from U(-sqrt(k), sqrt(k)), ``k = 1/(weight.shape[1]*K)``.
@@ -235,6 +274,7 @@ class _Convolution:
         if mode and not self.training:
             self._weight = self._weight.copy()
             self._bias = None if self._bias is None else self._bias.copy()
+            self._packed = None
             self.training = True
         elif self.training and not mode:
             self.training = False
@@ -374,7 +414,7 @@ class _Convolution:
         return IncompatibleKeys(missing, unexpected)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}
+        return {**self.__dict__, "_kept": None, "_packed": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -448,6 +488,8 @@ class Conv1d(_Convolution):
         float32, float64, complex64 or complex128.
     rng : numpy.random.Generator, optional
         Where the initial parameters come from, see `reset_parameters`.
+    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+        Which engine computes, see `fastconv1d.conv1d`.
 
     Attributes
     ----------
@@ -510,6 +552,7 @@ class Conv1d(_Convolution):
         dtype: DTypeLike | None = None,
         *,
         rng: np.random.Generator | None = None,
+        algorithm: str = "auto",
     ) -> None:
         super().__init__(
             in_channels,
@@ -525,6 +568,7 @@ class Conv1d(_Convolution):
             device,
             dtype,
             rng,
+            algorithm,
         )
 
     def _weight_shape(self) -> tuple[int, int, int]:
@@ -554,6 +598,10 @@ class Conv1d(_Convolution):
         >>> Conv1d(2, 3, 5, padding="same").forward(np.zeros((2, 10), np.float32)).shape
         (3, 10)
         """
+        if not self.training:
+            fast = self._fast_forward(input)
+            if fast is not None:
+                return fast
         output = functional.conv1d(
             input,
             self._weight,
@@ -563,12 +611,15 @@ class Conv1d(_Convolution):
             self.dilation[0],
             self.groups,
             padding_mode=self.padding_mode,
+            algorithm=self.algorithm,
         )
         if self.training:
             self._kept = (input,)
         return output
 
-    __call__ = forward
+    def __call__(self, input: ArrayLike) -> NDArray[Any]:
+        """Return ``forward(input)``."""
+        return self.forward(input)
 
     def backward(self, grad_output: ArrayLike) -> NDArray[Any]:
         """Add to `weight_grad` and `bias_grad` and return the gradient by the input.
@@ -608,6 +659,7 @@ class Conv1d(_Convolution):
                 self.dilation[0],
                 self.groups,
                 padding_mode=self.padding_mode,
+                algorithm=self.algorithm,
                 output_mask=(True, True, self._bias is not None),
             )
         )
@@ -647,6 +699,8 @@ class ConvTranspose1d(_Convolution):
         float32, float64, complex64 or complex128.
     rng : numpy.random.Generator, optional
         Where the initial parameters come from, see `reset_parameters`.
+    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+        Which engine computes, see `fastconv1d.conv1d`.
 
     Attributes
     ----------
@@ -711,6 +765,7 @@ class ConvTranspose1d(_Convolution):
         dtype: DTypeLike | None = None,
         *,
         rng: np.random.Generator | None = None,
+        algorithm: str = "auto",
     ) -> None:
         if padding_mode != "zeros":
             raise ValueError(
@@ -731,6 +786,7 @@ class ConvTranspose1d(_Convolution):
             device,
             dtype,
             rng,
+            algorithm,
         )
 
     def _weight_shape(self) -> tuple[int, int, int]:
@@ -768,6 +824,10 @@ class ConvTranspose1d(_Convolution):
         >>> layer.forward(np.zeros((2, 5), np.float32), output_size=20).shape
         (3, 20)
         """
+        if output_size is None and not self.training:
+            fast = self._fast_forward(input)
+            if fast is not None:
+                return fast
         output_padding = self.output_padding[0]
         if output_size is not None:
             output_padding = self._output_padding(np.shape(input), output_size)
@@ -780,12 +840,17 @@ class ConvTranspose1d(_Convolution):
             output_padding,
             self.groups,
             self.dilation[0],
+            algorithm=self.algorithm,
         )
         if self.training:
             self._kept = (input, output_padding)
         return output
 
-    __call__ = forward
+    def __call__(
+        self, input: ArrayLike, output_size: int | Sequence[int] | None = None
+    ) -> NDArray[Any]:
+        """Return ``forward(input, output_size)``."""
+        return self.forward(input, output_size)
 
     def _output_padding(
         self, input_shape: tuple[int, ...], output_size: int | Sequence[int]
@@ -856,6 +921,7 @@ class ConvTranspose1d(_Convolution):
                 output_padding,
                 self.groups,
                 self.dilation[0],
+                algorithm=self.algorithm,
                 output_mask=(True, True, self._bias is not None),
             )
         )

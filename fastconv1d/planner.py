@@ -8,16 +8,30 @@ from __future__ import annotations
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-import fastconv1d.kernels.blas_engine as blas_engine
-import fastconv1d.kernels.direct_engine as direct_engine
-
 from . import geometry
+from .kernels import blas_engine, direct_engine
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ALGORITHMS = ("auto", "blas", "direct")
 _REAL = frozenset("fd")
+
+
+def checked_algorithm(algorithm: str) -> str:
+    """Return `algorithm` if it is the name of one, otherwise raise ValueError.
+
+    Examples
+    --------
+    >>> from fastconv1d.planner import checked_algorithm
+    >>> checked_algorithm("blas")
+    'blas'
+    """
+    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
+        raise ValueError(
+            f"algorithm should be one of 'auto', 'blas', 'direct', got {geometry.shown(algorithm)}"
+        )
+    return algorithm
 
 
 def choose_engine(
@@ -59,11 +73,7 @@ def choose_engine(
     >>> choose_engine("auto", "F", (8, 8, 3), 1, 1, (0, 0), False).__name__
     'fastconv1d.kernels.blas_engine'
     """
-    if algorithm not in ALGORITHMS:
-        raise ValueError(
-            f"algorithm should be one of 'auto', 'blas', 'direct', got {geometry.shown(algorithm)}"
-        )
-    if algorithm == "blas":
+    if checked_algorithm(algorithm) == "blas":
         return blas_engine
     if dtype_char in _REAL and direct_engine.suits(
         weight_shape, stride, dilation, *pads, transposed

@@ -6,7 +6,7 @@ from layers import Library
 
 import fastconv1d
 
-ALGORITHMS = ("auto",)
+ALGORITHMS = ("auto", "blas")
 
 settings.register_profile(
     "fastconv1d", deadline=None, derandomize=True, print_blob=True, database=None

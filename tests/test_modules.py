@@ -56,7 +56,7 @@ def test_signature_is_torchs(layer):
     torch = pytest.importorskip("torch")
     ours = [(p.name, p.default) for p in inspect.signature(layer).parameters.values()]
     theirs = inspect.signature(getattr(torch.nn, layer.__name__)).parameters.values()
-    assert ours == [*((p.name, p.default) for p in theirs), ("rng", None)]
+    assert ours == [*((p.name, p.default) for p in theirs), ("rng", None), ("algorithm", "auto")]
 
 
 @pytest.mark.parametrize(

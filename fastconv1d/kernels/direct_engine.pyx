@@ -13,6 +13,8 @@ import warnings
 
 import numpy as np
 
+from . import blas_engine
+
 cimport numpy as cnp
 from cython.parallel cimport prange
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
@@ -51,7 +53,7 @@ cdef extern from "simd/fc1d.h" nogil:
         fc1d_problem window
         const void* g
         const void* g_end
-        ptrdiff_t gn, gc
+        ptrdiff_t gn, gc, gl
         void* dw
         void* db
         ptrdiff_t dw_part, db_part, parts, chunks
@@ -60,6 +62,7 @@ cdef extern from "simd/fc1d.h" nogil:
         void (*run_unit)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
         void (*pack_weights)(const void*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const fc1d_problem*,
                              const ptrdiff_t*, void*) noexcept nogil
+        int (*all_finite)(const void*, ptrdiff_t) noexcept nogil
         void (*run_gradient)(const fc1d_gradient*, ptrdiff_t, void*) noexcept nogil
         double (*fma_loop)(ptrdiff_t) noexcept nogil
         ptrdiff_t lanes, rows
@@ -407,6 +410,7 @@ cdef class PreparedLayer:
     cdef ptrdiff_t itemsize
     cdef int typenum
     cdef readonly str isa
+    cdef readonly bint finite  # the weight
 
     def __cinit__(self, cnp.ndarray weight not None, bias, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t groups,
                   int mode=0, ptrdiff_t pad_left=0, ptrdiff_t pad_right=0, ptrdiff_t output_padding=0,
@@ -462,13 +466,14 @@ cdef class PreparedLayer:
                 self.kernels.pack_weights(data, p.c_in * s0, s1, s0, sk, p, self.taps.k, self.packed)
             else:
                 self.kernels.pack_weights(data, p.c_out * s0, s0, s1, sk, p, self.taps.k, self.packed)
+            self.finite = self.kernels.all_finite(self.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
         return 0
 
     def __dealloc__(self):
         PyMem_Free(self.tables)
         PyMem_Free(self.packed)
 
-    cdef int run(self, cnp.ndarray x, cnp.ndarray y, int n_threads) except -1:
+    cdef int run(self, cnp.ndarray x, cnp.ndarray y, threads) except -1:
         """y = layer(x) for x (N, C_in, L_in) with strides of whole elements and y (N, C_out, L_out), unit last stride."""
         cdef fc1d_problem p = self.problem  # a copy a call: calls on one layer may run at the same time
         cdef ptrdiff_t size = self.itemsize, q_low = 0, base, scratch_bytes
@@ -488,8 +493,9 @@ cdef class PreparedLayer:
             p.n_cols = p.l_out
             base = -self.pad_left
         cdef double macs = <double> p.n_batch * p.groups * p.c_out * p.c_in * p.kernel_size / p.y_step * p.n_cols
-        if macs < SERIAL_MACS:
-            n_threads = 1
+        cdef int n_threads = 1
+        if macs >= SERIAL_MACS:
+            n_threads = threads if isinstance(threads, int) else threads()
         cdef ptrdiff_t k = p.kernel_size
         cdef size_t where_bytes = k * sizeof(ptrdiff_t), run_bytes = k * sizeof(fc1d_run)
         cdef char* tables = <char*> malloc(where_bytes + run_bytes + p.ci_block * k * sizeof(int32_t))
@@ -506,17 +512,20 @@ cdef class PreparedLayer:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
 
-    def __call__(self, x, int n_threads=1):
+    def __call__(self, x, threads=1):
         """The layer's output for x (N, C_in, L_in) or (C_in, L_in), or None for anything but the plain case.
 
         Plain: an aligned native ndarray of the layer's dtype whose strides are whole elements, with the layer's channels,
-        no zero dimension, and an output of at least one element. The caller sends the rest to the general path.
+        no zero dimension, an output of at least one element, and finite weights where scatter needs them. The caller sends the rest to the general path.
+        ``threads`` is how many threads may work, or a function that returns it, called only for a call worth several.
         """
         cdef fc1d_problem* p = &self.problem
         if not cnp.PyArray_CheckExact(x):
             return None
         cdef cnp.ndarray a = x
         cdef int nd = cnp.PyArray_NDIM(a), axis
+        if self.transposed and not self.finite:
+            return None
         if (nd != 3 and nd != 2) or cnp.PyArray_TYPE(a) != self.typenum or not cnp.PyArray_ISBEHAVED_RO(a):
             return None
         for axis in range(nd):
@@ -539,9 +548,9 @@ cdef class PreparedLayer:
         shape[0], shape[1], shape[2] = a.shape[0] if nd == 3 else 1, p.c_out * p.groups, l_out
         cdef cnp.ndarray y = cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
         if nd == 2:
-            self.run(a[None], y, n_threads)
+            self.run(a[None], y, threads)
             return y[0]
-        self.run(a, y, n_threads)
+        self.run(a, y, threads)
         return y
 
 
@@ -567,9 +576,16 @@ def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads
 
 
 def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic=True):
-    """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l with l*stride + k*dilation - pad_left == o."""
+    """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l with l*stride + k*dilation - pad_left == o.
+
+    Beyond the ends of the input the windows hold zeros, which times a finite weight are no part of the sum; a layer whose
+    weight is not finite goes to the BLAS engine, which leaves those terms out.
+    """
     cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, 0, pad_left, transposed=True)
-    layer.run(x, y, n_threads)
+    if layer.finite:
+        layer.run(x, y, n_threads)
+    else:
+        blas_engine.scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic)
 
 
 # ---- the weight gradient ---------------------------------------------------------------------------------------------
@@ -627,10 +643,11 @@ cdef void _split_gradient(fc1d_gradient* q, const fc1d_kernels* kernels, int n_t
 
 def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw not None, ptrdiff_t stride,
                     ptrdiff_t dilation, ptrdiff_t pad_left, int mode, ptrdiff_t groups, int n_threads,
-                    deterministic=True, db=None):
+                    deterministic=True, db=None, bint only_db=False):
     """dw[co, ci, k] = sum over n, l of g[n, co, l] * x[n, ci, l*stride + k*dilation - pad_left].
 
-    With ``db`` of shape (C_out,), also db[co] = sum over n, l of g[n, co, l], in the same pass.
+    With ``db`` of shape (C_out,), also db[co] = sum over n, l of g[n, co, l], in the same pass; with ``only_db`` nothing
+    else: dw and x then give the shapes, on which the order of the sums depends, and are not touched.
     """
     cdef int typenum = cnp.PyArray_TYPE(dw)
     cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(dw), elements = cnp.PyArray_SIZE(dw)
@@ -640,19 +657,20 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     cdef Taps taps
     cdef int failed
     if elements == 0 or cnp.PyArray_SIZE(g) == 0:
-        dw[...] = 0
+        if not only_db:
+            dw[...] = 0
         if db is not None:
             db[...] = 0
         return
-    if g.strides[2] != size and g.shape[2] > 1:
-        g = np.ascontiguousarray(g)
     memset(&q, 0, sizeof(q))
     p.groups, p.c_out, p.c_in, p.kernel_size = groups, dw.shape[0] // groups, dw.shape[1], dw.shape[2]
     p.n_batch, p.l_in, p.n_cols, p.x_step, p.y_step, p.mode = g.shape[0], x.shape[2], g.shape[2], stride, 1, mode
     p.x = cnp.PyArray_DATA(x)
     p.xn, p.xc, p.xl = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
     q.g = cnp.PyArray_DATA(g)
-    q.gn, q.gc = g.strides[0] // size, g.strides[1] // size
+    q.gn, q.gc, q.gl = g.strides[0] // size, g.strides[1] // size, g.strides[2] // size
+    if p.n_cols == 1:
+        q.gl = 1
     q.g_end = <const char*> q.g + size * (max(q.gn, 0) * (g.shape[0] - 1) + max(q.gc, 0) * (g.shape[1] - 1) + p.n_cols)
     cdef ptrdiff_t k = p.kernel_size, row, c, j, scratch_bytes
     cdef size_t run_bytes = k * sizeof(fc1d_run), word = sizeof(ptrdiff_t)
@@ -679,9 +697,10 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
         p.window_elems = p.ci_block * row
         scratch_bytes = size * (p.window_elems + kernels.rows * p.items_per_unit * p.tile_cols)
         # parts add up in order; a single one is the result itself
-        sums = dw[None] if q.parts == 1 else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
+        sums = dw[None] if q.parts == 1 or only_db else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
         bias_sums = None if db is None else db[None] if q.parts == 1 else np.empty((q.parts, dw.shape[0]), dw.dtype)
-        q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements
+        if not only_db:
+            q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements
         if db is not None:
             q.db, q.db_part = cnp.PyArray_DATA(bias_sums), dw.shape[0]
         if <double> elements * p.n_batch * p.n_cols < SERIAL_MACS:
@@ -693,7 +712,8 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         if q.parts > 1:
             with np.errstate(all="ignore"):
-                np.add.reduce(sums, axis=0, out=dw)
+                if not only_db:
+                    np.add.reduce(sums, axis=0, out=dw)
                 if db is not None:
                     np.add.reduce(bias_sums, axis=0, out=db)
     finally:

@@ -56,9 +56,9 @@ typedef struct {
  * Chunks (items x column tiles) are dealt to `parts` partial sums, each with its own dw (and db). */
 typedef struct {
     fc1d_problem window;
-    const void *g, *g_end;      /* rows of unit stride; g_end is past the last element in memory */
-    ptrdiff_t gn, gc;
-    void *dw, *db;            /* db may be NULL */
+    const void *g, *g_end;      /* g_end is past the last element in memory */
+    ptrdiff_t gn, gc, gl;
+    void *dw, *db;              /* either may be NULL */
     ptrdiff_t dw_part, db_part; /* elements between two parts */
     ptrdiff_t parts, chunks;
 } fc1d_gradient;
@@ -67,6 +67,7 @@ typedef struct {
     void (*run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
                          const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed);
+    int (*all_finite)(const void *numbers, ptrdiff_t n);
     void (*run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */

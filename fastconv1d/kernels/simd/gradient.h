@@ -124,9 +124,9 @@ static void NAME(add_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, T *
     }
 }
 
-/* All (channel, tap) pairs of a window block for output channels [co0, co1); `copy` takes rows of g that must not be
- * read past their ends. */
-static void NAME(run_dots)(NAME(chunk) c, ptrdiff_t co0, ptrdiff_t co1, const T *g, const T *window,
+/* All (channel, tap) pairs of a window block for output channels [co0, co1); `copy`, if there is one, takes rows of g
+ * that have gaps or must not be read past their ends. */
+static void NAME(run_dots)(NAME(chunk) c, ptrdiff_t co0, ptrdiff_t co1, const T *g, ptrdiff_t gl, const T *window,
                            const int32_t *tap, ptrdiff_t n_taps, T *dw, T *db, T *copy)
 {
     const T *rows_of_g = g + co0 * c.gc;
@@ -136,7 +136,7 @@ static void NAME(run_dots)(NAME(chunk) c, ptrdiff_t co0, ptrdiff_t co1, const T 
         if (copy) {
             for (ptrdiff_t i = 0; i < rows; i++)
                 for (ptrdiff_t n = 0; n < c.items; n++)
-                    memcpy(copy + (i * c.items + n) * pitch, rows_of_g + n * gn + i * gc, (size_t)c.cols * sizeof(T));
+                    NAME(gather)(copy + (i * c.items + n) * pitch, c.cols, rows_of_g + n * gn + i * gc, gl);
             c.gn = pitch;
             c.gc = c.items * pitch;
             rows_of_g = copy;
@@ -162,9 +162,10 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
     const ptrdiff_t g0 = unit / p->n_co_units * p->groups_per_unit;
     const ptrdiff_t ldw = p->c_in * p->kernel_size;
     for (ptrdiff_t group = g0; group < p->groups && group < g0 + p->groups_per_unit; group++) {
-        T *dw = (T *)q->dw + part * q->dw_part + group * p->c_out * ldw;
+        T *dw = q->dw ? (T *)q->dw + part * q->dw_part + group * p->c_out * ldw : NULL;
         T *db = q->db ? (T *)q->db + part * q->db_part + group * p->c_out : NULL;
-        memset(dw + co0 * ldw, 0, (size_t)((co1 - co0) * ldw) * sizeof(T));
+        if (q->dw)
+            memset(dw + co0 * ldw, 0, (size_t)((co1 - co0) * ldw) * sizeof(T));
         if (db)
             memset(db + co0, 0, (size_t)(co1 - co0) * sizeof(T));
         for (ptrdiff_t i = q->chunks * part / q->parts; i < q->chunks * (part + 1) / q->parts; i++) {
@@ -174,16 +175,20 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
                 .cols = p->n_cols - q0 < p->tile_cols ? p->n_cols - q0 : p->tile_cols,
                 .gn = q->gn, .gc = q->gc, .xn = p->item_pitch, .ldw = ldw,
             };
-            const T *g = (const T *)q->g + n * q->gn + group * p->c_out * q->gc + q0;
+            const T *g = (const T *)q->g + n * q->gn + group * p->c_out * q->gc + q0 * q->gl;
             const T *x = (const T *)p->x + n * p->xn + group * p->c_in * p->xc;
             /* the last row of all may end at the end of the memory */
             const ptrdiff_t beyond = (c.cols + LANES - 1) / LANES * LANES + (c.items - 1) * (q->gn > 0 ? q->gn : 0) +
                                      (q->gc > 0 ? (co1 - 1) * q->gc : co0 * q->gc);
-            T *copy = c.cols % LANES && g + beyond > (const T *)q->g_end ? (T *)scratch + p->window_elems : NULL;
-            for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
+            T *copy = q->gl != 1 || (c.cols % LANES && g + beyond > (const T *)q->g_end) 
+                          ? (T *)scratch + p->window_elems
+                          : NULL;
+            if (!dw)
+                NAME(run_dots)(c, co0, co1, g, q->gl, NULL, NULL, 0, NULL, db, copy);
+            for (ptrdiff_t ci = 0; dw && ci < p->c_in; ci += p->ci_block) {
                 const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
                 NAME(pack_window)(p, x, c.items, ci, n_ci, q0, c.cols, (T *)scratch);
-                NAME(run_dots)(c, co0, co1, g, (const T *)scratch, p->tap, n_ci * p->kernel_size,
+                NAME(run_dots)(c, co0, co1, g, q->gl, (const T *)scratch, p->tap, n_ci * p->kernel_size,
                                dw + ci * p->kernel_size, ci == 0 ? db : NULL, copy);
             }
         }

@@ -362,6 +362,24 @@ static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, p
         }
 }
 
+/* Whether all of n numbers are finite: zero times anything else is NaN. */
+static int NAME(all_finite)(const void *numbers, ptrdiff_t n)
+{
+    const T *p = (const T *)numbers;
+    V sum = {0};
+    T rest = 0;
+    ptrdiff_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        sum += LOAD(p + i) * (T)0;
+    for (; i < n; i++)
+        rest += p[i] * (T)0;
+    T lanes[LANES];
+    STORE(lanes, sum);
+    for (int l = 0; l < LANES; l++)
+        rest += lanes[l];
+    return rest == 0;
+}
+
 /* ---- peak ---------------------------------------------------------------------------------------------------- */
 
 /* Independent multiply-adds in registers only: the rate no kernel can pass. */
@@ -384,6 +402,6 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 #include "gradient.h"
 
 static const fc1d_kernels NAME(kernels) = {
-    NAME(run_unit), NAME(pack_weights), NAME(run_gradient), NAME(fma_loop), LANES, ROWS, NAME(vectors)};
+    NAME(run_unit), NAME(pack_weights), NAME(all_finite), NAME(run_gradient), NAME(fma_loop), LANES, ROWS, NAME(vectors)};
 
 #undef V

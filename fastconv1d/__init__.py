@@ -7,7 +7,7 @@ Layers: `Conv1d`, `ConvTranspose1d`. Settings: `set_num_threads`, `get_num_threa
 `show_config`.
 """
 
-from . import grad
+from . import grad as grad
 from .config import (
     are_deterministic_algorithms_enabled,
     get_num_threads,

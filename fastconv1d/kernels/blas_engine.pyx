@@ -38,8 +38,25 @@ cdef extern from *:
     #else
     #define FASTCONV1D_OPENMP 0
     #endif
+    #ifdef _WIN32
+    #include <windows.h>
+    #else
+    #include <sys/mman.h>
+    #endif
+    /* Not malloc: it may serve the request from address space it has reserved for itself. */
+    static int fastconv1d_can_map(size_t n_bytes) {
+    #ifdef _WIN32
+        void *probe = VirtualAlloc(NULL, n_bytes, MEM_RESERVE | MEM_COMMIT, PAGE_READWRITE);
+        return probe != NULL && VirtualFree(probe, 0, MEM_RELEASE);
+    #else
+        void *probe = mmap(
+            NULL, n_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        return probe != MAP_FAILED && munmap(probe, n_bytes) == 0;
+    #endif
+    }
     static int fastconv1d_pause_threads(void) {
-    #if defined(_OPENMP) && _OPENMP >= 201811
+    /* OpenMP 5.0; GCC has it since 9, while it still reports 4.5 */
+    #if defined(_OPENMP) && (_OPENMP >= 201811 || (__GNUC__ >= 9 && !defined(__clang__)))
         return omp_pause_resource_all(omp_pause_hard);
     #else
         return 0;
@@ -47,6 +64,7 @@ cdef extern from *:
     }
     """
     const int FASTCONV1D_OPENMP
+    int fastconv1d_can_map(size_t n_bytes) nogil
     int fastconv1d_pause_threads() nogil
 
 cdef enum:
@@ -158,9 +176,7 @@ cdef _restore(list restore):
 # Whether so many more workers can start: OpenBLAS maps a work buffer for each GEMM that runs at the
 # same time and keeps it, and hangs where it cannot; OpenMP exits where it cannot map a stack.
 cdef bint _can_map(Py_ssize_t n_workers) noexcept nogil:
-    cdef void *probe = PyMem_RawMalloc(<size_t> n_workers * WORKER_BYTES)
-    PyMem_RawFree(probe)
-    return probe != NULL
+    return fastconv1d_can_map(<size_t> n_workers * WORKER_BYTES) != 0
 
 
 # The first work buffer of BLAS is mapped here, once, by a GEMM too large for any kernel without.

@@ -1,6 +1,8 @@
 """The three primitives against loops that do what their formulas say."""
 
 import itertools
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -287,6 +289,89 @@ def test_concurrent_calls_leave_blas_as_it_was():
         caller.join()
     assert results == [expected] * 6
     assert blas_threads() == before
+
+
+def complex_bits(n_threads=1):
+    """Results of a complex64 layer whose blocks BLAS would cut into threads of its own."""
+    rng = np.random.default_rng(12)
+    parts = rng.standard_normal((2, 2, 21, 900)).astype(np.complex64)
+    x, w = parts[0] + 1j * parts[1], np.ascontiguousarray(parts[0, :1, :, :105].reshape(35, 21, 3))
+    y, dw = garbage((2, 35, 898), np.complex64), garbage(w.shape, np.complex64)
+    correlate(x, w, None, y, 1, 1, 0, ZEROS, 1, n_threads, True)
+    weight_gradient(y, x, dw, 1, 1, 0, ZEROS, 1, n_threads, True)
+    return y.tobytes(), dw.tobytes()
+
+
+@pytest.mark.parametrize("bits", [layer_bits, complex_bits])
+def test_bits_do_not_depend_on_the_threads_of_blas(bits):
+    from threadpoolctl import threadpool_limits
+
+    def as_bytes():
+        return [np.asarray(result).tobytes() for result in bits(1)]
+
+    def in_another_thread():
+        results = []
+        caller = threading.Thread(target=lambda: results.append(as_bytes()))
+        caller.start()
+        caller.join()
+        return results[0]
+
+    with threadpool_limits(1, user_api="blas"):
+        expected = as_bytes()
+    with threadpool_limits(2, user_api="blas"):  # this thread has the say over OpenBLAS now
+        assert as_bytes() == expected
+        assert in_another_thread() == expected
+
+
+SHORT_OF_MEMORY = """
+import re, resource, sys, threading
+import numpy as np
+import threadpoolctl
+from concurrent.futures import ThreadPoolExecutor
+from fastconv1d.kernels.blas_engine import correlate
+
+n_hosts, n_threads, spare = map(int, sys.argv[1:])
+x, w = np.ones((8, 64, 500), "F"), np.ones((64, 64, 5), "F")
+outputs = [np.empty((8, 64, 496), "F") for _ in range(n_hosts)]
+hosts = ThreadPoolExecutor(n_hosts)
+gate = threading.Barrier(n_hosts)
+list(hosts.map(lambda _: gate.wait(), outputs))  # all host threads exist from here on
+threadpoolctl.threadpool_info()
+used = int(re.search(r"VmSize:\\s+(\\d+)", open("/proc/self/status").read())[1]) << 10
+resource.setrlimit(resource.RLIMIT_AS, (used + (spare << 20),) * 2)
+
+def call(y):
+    try:
+        correlate(x, w, None, y, 1, 1, 0, 0, 1, n_threads, True)
+    except MemoryError:
+        return "refused"
+    assert (y == 320).all()
+    return "done"
+
+print(*[call(y) for y in outputs] if n_hosts == 1 else hosts.map(call, outputs))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+@pytest.mark.parametrize(("n_hosts", "n_threads"), [(1, 1), (1, 4), (4, 1), (3, 2)])
+@pytest.mark.parametrize("spare", [0, 20, 60, 110, 250, 2000])
+def test_too_little_memory_for_blas_is_refused(n_hosts, n_threads, spare):
+    arguments = map(str, (n_hosts, n_threads, spare))
+    run = subprocess.run(
+        [sys.executable, "-c", SHORT_OF_MEMORY, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert run.returncode == 0, run.stderr
+    outcomes = run.stdout.split()
+    assert len(outcomes) == n_hosts
+    assert set(outcomes) <= {"done", "refused"}
+    if spare == 0:
+        assert set(outcomes) == {"refused"}
+    if spare == 2000:
+        assert set(outcomes) == {"done"}
 
 
 def test_openmp_can_be_paused_and_used_again():

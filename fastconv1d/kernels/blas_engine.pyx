@@ -82,8 +82,10 @@ cdef enum:
     WORKER_BYTES = 48 << 20
     MAX_WORKERS = 1024
 
-# Multiply-adds below which one thread is faster than two (an OpenMP region costs 2 us warm).
-cdef double MIN_PARALLEL_WORK = 1e6
+# Multiply-adds below which a call keeps to one thread. On two AVX2 cores, float32, two threads took
+# 67 us for one's 111 at 1.5e6 and 125 for 217 at 3e6; but a worker that has to be woken takes 40-80
+# more, which only pays from about here on.
+cdef double MIN_PARALLEL_WORK = 3e6
 # Multiply-adds a worker does between two looks for a pending signal: 0.01 s at 50 GFLOP/s.
 cdef double SIGNAL_WORK = 2.5e8
 

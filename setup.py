@@ -1,6 +1,7 @@
 """Build the extensions: OpenMP where the compiler has it, plain C flags, no -march, no -ffast-math.
 
 FASTCONV1D_DEBUG=1 builds without optimisation and with Cython's bounds checks.
+FASTCONV1D_EMULATE_AVX512=1 compiles the AVX-512 kernels for AVX2, to test them without such a CPU.
 """
 
 import os
@@ -15,6 +16,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("FASTCONV1D_DEBUG", "0") == "1"
+EMULATE_AVX512 = os.environ.get("FASTCONV1D_EMULATE_AVX512", "0") == "1"
 MSVC_FLAGS = ["/Od", "/Zi"] if DEBUG else ["/O2"]
 UNIX_FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
 DIRECTIVES = {
@@ -25,6 +27,10 @@ DIRECTIVES = {
     "initializedcheck": DEBUG,
     "freethreading_compatible": True,
 }
+MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
+if EMULATE_AVX512:
+    MACROS.append(("FC1D_EMULATE_AVX512", "1"))
+    UNIX_FLAGS.append("-Wno-psabi")  # 64-byte vectors in two halves: no function passes any on
 OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
 
@@ -59,7 +65,7 @@ class BuildExt(build_ext):
 
 
 SIMD = "fastconv1d/kernels/simd"
-SIMD_HEADERS = [f"{SIMD}/{name}.h" for name in ("fc1d", "template", "vectors")]
+SIMD_HEADERS = [f"{SIMD}/{name}.h" for name in ("fc1d", "gradient", "template", "vectors")]
 SIMD_SOURCES = [f"{SIMD}/{name}.c" for name in ("dispatch", "isa_base", "isa_avx2", "isa_avx512")]
 
 
@@ -68,7 +74,7 @@ def kernel(name, c_sources=()):
         f"fastconv1d.kernels.{name}",
         [f"fastconv1d/kernels/{name}.pyx", *c_sources],
         include_dirs=[numpy.get_include()],
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        define_macros=MACROS,
         depends=SIMD_HEADERS,
     )
 

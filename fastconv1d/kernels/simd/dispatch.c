@@ -6,9 +6,14 @@ int fc1d_supported(const fc1d_isa **list, int room)
     int n = 0;
 #ifdef FC1D_X86
     __builtin_cpu_init();
+#ifdef FC1D_EMULATE_AVX512
+    if (n < room && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+        list[n++] = &fc1d_isa__avx512;
+#else
     if (n < room && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq"))
         list[n++] = &fc1d_isa__avx512;
+#endif
     if (n < room && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
         list[n++] = &fc1d_isa__avx2;
 #endif

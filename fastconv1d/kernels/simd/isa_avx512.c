@@ -1,13 +1,20 @@
-/* AVX-512: 32 registers of 64 bytes. */
+/* AVX-512: 32 registers of 64 bytes. FC1D_EMULATE_AVX512 has the compiler split the vectors for AVX2 (tests only). */
 #include "fc1d.h"
 #ifdef FC1D_X86
 #include <stdint.h>
 #include <string.h>
+#ifdef FC1D_EMULATE_AVX512
+#define FEATURES "avx2,fma"
+#else
+#define FEATURES "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"
+#endif
+#define PRAGMA(text) _Pragma(#text)
+#define GCC_TARGET(features) PRAGMA(GCC target(features))
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target(FEATURES))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512vl,avx512bw,avx512dq,avx2,fma")
+GCC_TARGET(FEATURES)
 #endif
 #define VECTOR_BYTES 64
 #define ROWS 8

@@ -113,7 +113,8 @@ def pause_threads():
 # BLAS at one thread, for speed and because the bits of a GEMM depend on its threads. A library with
 # one thread count for the whole process is set to one by the first of several concurrent calls and
 # put back by the last; one with a count for each host thread (MKL, OpenBLAS on OpenMP) by each call
-# for itself.
+# for itself. No product is too small to hold: OpenBLAS 0.3.30 threads complex ones from 2^16
+# multiply-adds on (real ones from 2^19), and holding costs 1 us.
 
 cdef PyThread_type_lock _blas_lock = PyThread_allocate_lock()
 cdef list _process_blas = None  # (get, set) of the thread count
@@ -196,8 +197,8 @@ cdef _map_first_buffer():
 
 
 # Holds BLAS at one thread until _leave_blas, which is due unless this raises. Returns how many
-# workers may call BLAS: n_workers, or 1 where memory for the buffers of more is short. What else the
-# call needs is to be allocated before. *restore is for _leave_blas.
+# workers may call BLAS: n_workers, or 1 where memory for the buffers of more is short. What else
+# the call needs is to be allocated before. The list `restore` is for _leave_blas.
 cdef Py_ssize_t _enter_blas(Py_ssize_t n_workers, list restore) except -1:
     global _process_restore, _blas_calls, _blas_workers
     if _process_blas is None:

@@ -147,15 +147,15 @@ def peak_gflops(dtype="float32", double seconds=0.2):
 # ---- blocking: depends on the layer alone, so that bits do ----------------------------------------------------------
 
 # A strip (one register tile's columns of every channel of a block) stays in L1 beside the weights and the tap table:
-# 20 KiB of the 32 KiB that the smallest L1 in use has.
-cdef ptrdiff_t STRIP_BYTES = 20 * 1024
+# half of the 32 KiB that the smallest L1 in use has (10 to 40 KiB measured alike within 3 %).
+cdef ptrdiff_t STRIP_BYTES = 16 * 1024
 # Terms of one chain of sums. Longer chains lose accuracy, shorter ones spend more on adding partial sums: at 512 terms
 # the partial sums cost one load and store per 512 multiply-adds.
 cdef ptrdiff_t CHAIN = 512
 # The window of a tile and the weights of a block of output channels share L2 (512 KiB in the smallest in use).
 cdef ptrdiff_t WINDOW_BYTES = 192 * 1024
 cdef ptrdiff_t WEIGHT_BYTES = 192 * 1024
-cdef ptrdiff_t STAGE_BYTES = 128 * 1024
+cdef ptrdiff_t STAGE_BYTES = 256 * 1024
 # Scratch of one thread; a layer that needs more goes to the BLAS engine.
 cdef ptrdiff_t SCRATCH_BYTES = 4 * 1024 * 1024
 # Positions beyond this are left to the BLAS engine, whose index arithmetic is checked term by term.
@@ -286,7 +286,7 @@ cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t 
     p.items_per_unit = 1
     p.item_pitch = n
     split[0] = False
-    if p.n_batch == 1 or 2 * n > room or min(shared, apart) > 0.9 * alone:
+    if p.n_batch == 1 or 2 * n > room or min(shared, apart) > 0.97 * alone:
         return
     split[0] = apart < shared
     p.item_pitch = n if split[0] else n + reach

@@ -193,6 +193,9 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
         NAME(fetch_ahead)(ahead, s, strips);
         for (ptrdiff_t co = co0; co < co1; co += rows) {
             const T *b = bias ? bias + co : NULL;
+            for (ptrdiff_t i = 0; i < rows; i++) /* the output arrives while the sums are made */
+                for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
+                    PREFETCH_WRITE(y + (co + i) * ldy + q + j);
             if (whole || padded) {
                 tile(kc, w + co * kc, window + q, tap, y + co * ldy + q, ldy, b, accumulate);
                 continue;
@@ -215,7 +218,7 @@ static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t phase
 {
     const ptrdiff_t step = p->y_step;
     if (step == 1) {
-        memcpy(y + q0, stage, (size_t)cols * sizeof(T));
+        NAME(gather)(y + q0, cols, stage, 1);
         return;
     }
     ptrdiff_t q = 0;

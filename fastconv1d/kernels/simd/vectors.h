@@ -15,8 +15,10 @@
 
 #if defined(__GNUC__) || defined(__clang__)
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
+#define PREFETCH_WRITE(p) __builtin_prefetch(p, 1, 3)
 #else
 #define PREFETCH(p) ((void)(p))
+#define PREFETCH_WRITE(p) ((void)(p))
 #endif
 
 #define EVEN_1 0

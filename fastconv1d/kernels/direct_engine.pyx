@@ -37,6 +37,7 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t xn, xc, xl, yn, yc
         ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out, n_cols
         ptrdiff_t x_step, y_step, y_shift
+        ptrdiff_t n_phases, fused
         int mode
         ptrdiff_t kernel_size
         const ptrdiff_t* phase_start
@@ -182,9 +183,9 @@ cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernel
     cdef ptrdiff_t rows = min(p.c_out, kernels.rows)
     cdef ptrdiff_t width = kernels.vectors[rows] * kernels.lanes
     # taps of one output phase, and the contiguous runs of the window that they read
-    cdef ptrdiff_t taps = _ceil(p.kernel_size, p.y_step // _gcd(p.y_step, dilation))
+    cdef ptrdiff_t taps = _ceil(p.kernel_size, p.n_phases // _gcd(p.n_phases, dilation))
     cdef ptrdiff_t runs = min(taps, p.x_step // _gcd(p.x_step, dilation))
-    cdef ptrdiff_t reach = (taps - runs) * max(1, dilation // _gcd(p.x_step * p.y_step, dilation))
+    cdef ptrdiff_t reach = (taps - runs) * max(1, dilation // _gcd(p.x_step * p.n_phases, dilation))
     cdef ptrdiff_t per_channel = min(taps * width, runs * width + reach) * itemsize
     cdef ptrdiff_t block = max(1, min(STRIP_BYTES // per_channel, CHAIN // taps))
     p.ci_block = _ceil(p.c_in, _ceil(p.c_in, block))
@@ -192,7 +193,7 @@ cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernel
 
 
 cdef struct Taps:
-    ptrdiff_t* phase_start  # y_step + 1
+    ptrdiff_t* phase_start  # n_phases + 1
     ptrdiff_t* k            # kernel position of each tap, taps sorted by output phase
     ptrdiff_t* pos          # input position of each tap for column 0, up to a shift
     ptrdiff_t* order        # taps sorted by (pos mod x_step, pos)
@@ -201,19 +202,19 @@ cdef struct Taps:
 cdef void _sort_taps(fc1d_problem* p, Taps* taps, ptrdiff_t dilation, bint transposed) noexcept nogil:
     """Fill the tap tables in O(K * runs + phases)."""
     cdef ptrdiff_t k, r, j, n = p.kernel_size, step = p.x_step
-    for r in range(p.y_step + 1):
+    for r in range(p.n_phases + 1):
         taps.phase_start[r] = 0
     for k in range(n):
-        taps.phase_start[k * dilation % p.y_step + 1] += 1
-    for r in range(p.y_step):
+        taps.phase_start[k * dilation % p.n_phases + 1] += 1
+    for r in range(p.n_phases):
         taps.phase_start[r + 1] += taps.phase_start[r]
     for k in range(n):  # phase_start[r] walks to the end of phase r and is put back below
-        r = k * dilation % p.y_step
+        r = k * dilation % p.n_phases
         j = taps.phase_start[r]
         taps.k[j] = k
-        taps.pos[j] = -(k * dilation // p.y_step) if transposed else k * dilation
+        taps.pos[j] = -(k * dilation // p.n_phases) if transposed else k * dilation
         taps.phase_start[r] += 1
-    for r in range(p.y_step, 0, -1):
+    for r in range(p.n_phases, 0, -1):
         taps.phase_start[r] = taps.phase_start[r - 1]
     taps.phase_start[0] = 0
     # A correlate has one phase and ascending positions; k and k + cycle share their residue modulo x_step.
@@ -278,7 +279,7 @@ cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t 
     """
     cdef ptrdiff_t n = p.n_cols, lanes = kernels.lanes, rows = min(p.c_out, kernels.rows)
     cdef ptrdiff_t vectors = _ceil(n, lanes)
-    cdef double macs = <double> p.c_out * p.kernel_size / p.y_step / (2 * lanes)
+    cdef double macs = <double> p.c_out * p.kernel_size / p.n_phases / (2 * lanes)
     cdef double alone = vectors * lanes * macs * max(1., 8. / (vectors * rows))
     cdef double staging = 0 if p.staged else <double> p.c_out * n / p.c_in
     cdef double shared = (n + reach) * macs + staging
@@ -310,7 +311,7 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
         reach = max(reach, runs[j].extra)
     cdef ptrdiff_t cols = max((budget - merged) // p.n_runs, budget // p.kernel_size)
     if p.y_step > 1:
-        cols = min(cols, STAGE_BYTES // (itemsize * p.y_step * min(p.c_out, 32)))
+        cols = min(cols, STAGE_BYTES // (itemsize * p.n_phases * min(p.c_out, 32 * p.fused)))
     cols = max(strip, cols)
 
     p.staged = p.y_step > 1
@@ -334,11 +335,12 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     cdef ptrdiff_t total = (p.items_per_unit - 1) * p.item_pitch + p.tile_cols
     cdef ptrdiff_t slot = _ceil(total, lanes) * lanes
     p.stage_pitch = _odd_lines(slot, itemsize)
-    p.co_unit = _ceil(p.c_out, rows) * rows
+    cdef ptrdiff_t whole = rows // _gcd(rows, p.fused) * p.fused  # register tiles and output channels end together
+    p.co_unit = _ceil(p.c_out, whole) * whole
     if p.staged:
-        p.co_unit = min(p.co_unit, max(rows, STAGE_BYTES // (itemsize * p.y_step * p.stage_pitch) // rows * rows))
-    while count * p.n_tiles * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= 4 * rows:
-        p.co_unit = _ceil(p.co_unit, 2 * rows) * rows
+        p.co_unit = min(p.co_unit, max(whole, STAGE_BYTES // (itemsize * p.n_phases * p.stage_pitch) // whole * whole))
+    while count * p.n_tiles * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= max(2 * whole, 4 * rows):
+        p.co_unit = _ceil(p.co_unit, 2 * whole) * whole
     p.n_co_units = _ceil(p.c_out, p.co_unit)
     p.groups_per_unit = max(1, p.groups * p.n_item_units * p.n_tiles * p.n_co_units // units) if units > 1 else p.groups
     p.groups_per_unit = min(p.groups_per_unit, p.groups)
@@ -348,12 +350,12 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     p.row_pitch = _odd_lines(_make_runs(p, taps, base, p.tile_cols, slot, split, runs, where), itemsize)
     p.window_elems = p.ci_block * p.row_pitch
     p.tap = tap
-    for r in range(p.y_step):
+    for r in range(p.n_phases):
         for c in range(p.ci_block):
             for j in range(p.phase_start[r], p.phase_start[r + 1]):
                 tap[0] = <int32_t> (c * p.row_pitch + where[j])
                 tap += 1
-    return itemsize * (p.window_elems + (p.y_step * p.co_unit * p.stage_pitch if p.staged else 0))
+    return itemsize * (p.window_elems + (p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.staged else 0))
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -406,7 +408,7 @@ cdef class PreparedLayer:
     cdef void* packed
     cdef object bias
     cdef readonly bint transposed
-    cdef ptrdiff_t stride, dilation, pad_left, pad_right, output_padding
+    cdef ptrdiff_t stride, dilation, span, pad_left, pad_right, output_padding
     cdef ptrdiff_t itemsize
     cdef int typenum
     cdef readonly str isa
@@ -427,25 +429,30 @@ cdef class PreparedLayer:
         memset(p, 0, sizeof(fc1d_problem))
         cdef ptrdiff_t first = weight.shape[0] // groups, second = weight.shape[1]
         p.groups, p.kernel_size, p.mode = groups, weight.shape[2], mode
+        self.span = dilation * (p.kernel_size - 1) + 1
         p.c_out, p.c_in = second if transposed else first, first if transposed else second
         p.x_step, p.y_step = 1 if transposed else stride, stride if transposed else 1
+        p.fused = stride if transposed and dilation == 1 and p.kernel_size % stride == 0 else 1
+        p.n_phases = p.y_step // p.fused
+        p.kernel_size //= p.fused
+        p.c_out *= p.fused
         if p.c_in < 1 or p.c_out < 1 or p.kernel_size < 1:
             raise ValueError(f"weight must have no zero dimension, got shape {(<object> weight).shape}")
         self._prepare_taps()
         self._pack(weight)
         if bias is not None:
-            self.bias = cnp.PyArray_GETCONTIGUOUS(bias.copy())
+            self.bias = np.repeat(bias, p.fused)
             p.bias = cnp.PyArray_DATA(self.bias)
 
     cdef int _prepare_taps(self) except -1:
         cdef fc1d_problem* p = &self.problem
         cdef ptrdiff_t k = p.kernel_size
         _block_channels(p, self.dilation, self.kernels, self.itemsize)
-        self.tables = PyMem_Malloc((p.y_step + 1 + 3 * k) * sizeof(ptrdiff_t))
+        self.tables = PyMem_Malloc((p.n_phases + 1 + 3 * k) * sizeof(ptrdiff_t))
         if self.tables == NULL:
             raise MemoryError("cannot allocate the tap tables")
         self.taps.phase_start = <ptrdiff_t*> self.tables
-        self.taps.k = self.taps.phase_start + p.y_step + 1
+        self.taps.k = self.taps.phase_start + p.n_phases + 1
         self.taps.pos = self.taps.k + k
         self.taps.order = self.taps.pos + k
         p.phase_start = self.taps.phase_start
@@ -492,7 +499,7 @@ cdef class PreparedLayer:
         else:
             p.n_cols = p.l_out
             base = -self.pad_left
-        cdef double macs = <double> p.n_batch * p.groups * p.c_out * p.c_in * p.kernel_size / p.y_step * p.n_cols
+        cdef double macs = <double> p.n_batch * p.groups * p.c_out * p.c_in * p.kernel_size / p.n_phases * p.n_cols
         cdef int n_threads = 1
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
@@ -533,19 +540,19 @@ cdef class PreparedLayer:
                 return None
         if a.shape[nd - 2] != p.c_in * p.groups:
             return None
-        cdef ptrdiff_t l_in = a.shape[nd - 1], span = self.dilation * (p.kernel_size - 1) + 1, l_out
+        cdef ptrdiff_t l_in = a.shape[nd - 1], l_out
         cdef ptrdiff_t pad = max(self.pad_left, self.pad_right)
         if self.transposed:
-            l_out = (l_in - 1) * self.stride - self.pad_left - self.pad_right + span + self.output_padding
+            l_out = (l_in - 1) * self.stride - self.pad_left - self.pad_right + self.span + self.output_padding
         else:
-            l_out = l_in + self.pad_left + self.pad_right - span
+            l_out = l_in + self.pad_left + self.pad_right - self.span
             if l_out < 0 or (p.mode == 1 and pad >= l_in) or (p.mode == 3 and pad > l_in):
                 return None
             l_out = l_out // self.stride + 1
         if l_out < 1 or l_in >= FAR:
             return None
         cdef cnp.npy_intp shape[3]
-        shape[0], shape[1], shape[2] = a.shape[0] if nd == 3 else 1, p.c_out * p.groups, l_out
+        shape[0], shape[1], shape[2] = a.shape[0] if nd == 3 else 1, p.c_out // p.fused * p.groups, l_out
         cdef cnp.ndarray y = cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
         if nd == 2:
             self.run(a[None], y, threads)
@@ -664,7 +671,8 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
         return
     memset(&q, 0, sizeof(q))
     p.groups, p.c_out, p.c_in, p.kernel_size = groups, dw.shape[0] // groups, dw.shape[1], dw.shape[2]
-    p.n_batch, p.l_in, p.n_cols, p.x_step, p.y_step, p.mode = g.shape[0], x.shape[2], g.shape[2], stride, 1, mode
+    p.n_batch, p.l_in, p.n_cols, p.x_step, p.mode = g.shape[0], x.shape[2], g.shape[2], stride, mode
+    p.y_step = p.n_phases = p.fused = 1
     p.x = cnp.PyArray_DATA(x)
     p.xn, p.xc, p.xl = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
     q.g = cnp.PyArray_DATA(g)

@@ -5,7 +5,8 @@
  *     y[phase r, co, q] = init + sum over t of w[t][co] * window[q + tap[r][t]],    t = (ci, k) in a fixed order
  *
  * correlate has one output phase and reads x[q*x_step + pos[k]]; scatter (its adjoint) has `stride` output
- * phases, output o = q*y_step + r - shift, and reads x[q + pos[k]] with x_step = 1.
+ * phases, output o = q*y_step + r - shift, and reads x[q + pos[k]] with x_step = 1. Where all phases of a scatter read
+ * the same positions (dilation 1, K a multiple of the stride) they are rows of one phase: row co*fused + r.
  *
  * C code here is pointers and sizes: it allocates nothing, knows no threads and keeps no state.
  */
@@ -33,10 +34,11 @@ typedef struct {
     ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out;
     ptrdiff_t n_cols; /* columns q of one item */
     ptrdiff_t x_step, y_step, y_shift;
+    ptrdiff_t n_phases, fused; /* n_phases * fused == y_step; c_out counts the fused rows */
     int mode;
     /* taps, sorted by output phase: taps of phase r are [phase_start[r], phase_start[r+1]) */
     ptrdiff_t kernel_size;
-    const ptrdiff_t *phase_start; /* y_step + 1 */
+    const ptrdiff_t *phase_start; /* n_phases + 1 */
     /* blocking: sums are taken over blocks of ci_block channels and k_block taps */
     ptrdiff_t ci_block, k_block;
     const int32_t *tap; /* phase r, block channel c, tap j: tap[phase_start[r]*ci_block + c*taps(r) + j] */

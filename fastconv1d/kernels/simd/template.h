@@ -212,46 +212,60 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
     }
 }
 
+#if LANES > 1
+/* out[q*STEP + r] = stage[r][q] for whole vectors of q < cols; returns the columns done. */
+static inline __attribute__((always_inline)) ptrdiff_t NAME(interleave)(const T *stage, ptrdiff_t pitch, ptrdiff_t cols,
+                                                                       T *out, const int step)
+{
+    ptrdiff_t q = 0;
+    for (; q + LANES <= cols; q += LANES) {
+        V v[8], u[8];
+        _Pragma("GCC unroll 8") for (int r = 0; r < step; r++) v[r] = LOAD(stage + r * pitch + q);
+        _Pragma("GCC unroll 3") for (int half = step / 2; half > 0; half /= 2)
+        {
+            _Pragma("GCC unroll 4") for (int r = 0; r < step / 2; r++)
+            {
+                u[2 * r] = SHUFFLE(v[r], v[r + step / 2], RIFFLE_LOW);
+                u[2 * r + 1] = SHUFFLE(v[r], v[r + step / 2], RIFFLE_HIGH);
+            }
+            _Pragma("GCC unroll 8") for (int r = 0; r < step; r++) v[r] = u[r];
+        }
+        _Pragma("GCC unroll 8") for (int r = 0; r < step; r++) STORE(out + q * step + r * LANES, v[r]);
+    }
+    return q;
+}
+#endif
+
 /* Write columns [q0, q0 + cols) of the staged phases of one output channel: y[q*step + r - shift] = stage[r][q]. */
-static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t phase_pitch, ptrdiff_t q0, ptrdiff_t cols,
-                          T *y)
+static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t pitch, ptrdiff_t q0, ptrdiff_t cols, T *y)
 {
     const ptrdiff_t step = p->y_step;
     if (step == 1) {
         NAME(gather)(y + q0, cols, stage, 1);
         return;
     }
-    ptrdiff_t q = 0;
     T *out = y + q0 * step - p->y_shift;
-    while (q < cols) {
-        ptrdiff_t o = (q0 + q) * step - p->y_shift;
+    const ptrdiff_t first = q0 == 0 && p->y_shift > 0; /* column 0 may begin before the output, the last end after it */
+    const ptrdiff_t inside = (p->l_out + p->y_shift) / step - q0, end = inside < cols ? inside : cols;
+    ptrdiff_t q = first;
 #if LANES > 1
-        if (step == 2 || step == 4 || step == 8)
-            if (o >= 0)
-                for (; q + LANES <= cols && o + step * LANES <= p->l_out; q += LANES, o += step * LANES) {
-                    V v[8], u[8];
-                    for (ptrdiff_t r = 0; r < step; r++)
-                        v[r] = LOAD(stage + r * phase_pitch + q);
-                    for (ptrdiff_t half = step / 2; half > 0; half /= 2) {
-                        /* riffle row r of the first half with row r of the second */
-                        for (ptrdiff_t r = 0; r < step / 2; r++) {
-                            u[2 * r] = SHUFFLE(v[r], v[r + step / 2], RIFFLE_LOW);
-                            u[2 * r + 1] = SHUFFLE(v[r], v[r + step / 2], RIFFLE_HIGH);
-                        }
-                        for (ptrdiff_t r = 0; r < step; r++)
-                            v[r] = u[r];
-                    }
-                    for (ptrdiff_t r = 0; r < step; r++)
-                        STORE(out + q * step + r * LANES, v[r]);
-                }
-        if (q == cols)
-            break;
+    if (step == 2)
+        q += NAME(interleave)(stage + q, pitch, end - q, out + q * 2, 2);
+    else if (step == 4)
+        q += NAME(interleave)(stage + q, pitch, end - q, out + q * 4, 4);
+    else if (step == 8)
+        q += NAME(interleave)(stage + q, pitch, end - q, out + q * 8, 8);
 #endif
-        o = (q0 + q) * step - p->y_shift;
-        ptrdiff_t r0 = o < 0 ? -o : 0, r1 = p->l_out - o < step ? p->l_out - o : step;
-        for (ptrdiff_t r = r0; r < r1; r++)
-            out[q * step + r] = stage[r * phase_pitch + q];
-        q++;
+    for (; q < end; q++)
+        for (ptrdiff_t r = 0; r < step; r++)
+            out[q * step + r] = stage[r * pitch + q];
+    for (ptrdiff_t edge = 0; edge < 2; edge++) {
+        q = edge == 0 ? 0 : end;
+        if (edge == 0 ? !first : q >= cols || q < first)
+            continue;
+        const ptrdiff_t o = (q0 + q) * step - p->y_shift;
+        for (ptrdiff_t r = o < 0 ? -o : 0; r < step && o + r < p->l_out; r++)
+            out[q * step + r] = stage[r * pitch + q];
     }
 }
 
@@ -286,7 +300,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
     const T *x = (const T *)p->x + n * p->xn + g * p->c_in * p->xc;
     const T *w = (const T *)p->w + g * p->c_out * p->c_in * p->kernel_size;
     const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
-    T *y = (T *)p->y + n * p->yn + g * p->c_out * p->yc;
+    T *y = (T *)p->y + n * p->yn + g * (p->c_out / p->fused) * p->yc;
     const ptrdiff_t phase_pitch = (co1 - co0) * p->stage_pitch;
     T *stage = window + p->window_elems;
 
@@ -294,7 +308,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
         NAME(pack_window)(p, x, items, ci, n_ci, q0, width, window);
         NAME(ahead) ahead = NAME(look_ahead)(p, x, ci, q0);
-        for (ptrdiff_t r = 0; r < p->y_step; r++) {
+        for (ptrdiff_t r = 0; r < p->n_phases; r++) {
             const ptrdiff_t taps = p->phase_start[r + 1] - p->phase_start[r];
             T *base = p->staged ? stage + r * phase_pitch - co0 * p->stage_pitch : y + q0;
             const ptrdiff_t ldy = p->staged ? p->stage_pitch : p->yc;
@@ -318,9 +332,10 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
     }
     if (p->staged)
         for (ptrdiff_t i = 0; i < items; i++)
-            for (ptrdiff_t co = co0; co < co1; co++)
-                NAME(unstage)(p, stage + (co - co0) * p->stage_pitch + i * p->item_pitch, phase_pitch, q0, item_cols,
-                              y + i * p->yn + co * p->yc);
+            for (ptrdiff_t co = co0; co < co1; co += p->fused)
+                NAME(unstage)(p, stage + (co - co0) * p->stage_pitch + i * p->item_pitch,
+                              p->fused > 1 ? p->stage_pitch : phase_pitch, q0, item_cols,
+                              y + i * p->yn + co / p->fused * p->yc);
 }
 
 /* One unit of work: some items, some groups, some output channels, one column tile. Units write disjoint outputs. */
@@ -347,19 +362,24 @@ static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, p
                                const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed)
 {
     T *out = (T *)packed;
+    const ptrdiff_t fused = p->fused;
     for (ptrdiff_t g = 0; g < p->groups; g++)
         for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
             const ptrdiff_t ci1 = p->c_in - ci < p->ci_block ? p->c_in : ci + p->ci_block;
-            for (ptrdiff_t r = 0; r < p->y_step; r++)
+            for (ptrdiff_t r = 0; r < p->n_phases; r++)
                 for (ptrdiff_t k = p->phase_start[r]; k < p->phase_start[r + 1]; k += p->k_block) {
                     const ptrdiff_t end = p->phase_start[r + 1], k1 = end - k < p->k_block ? end : k + p->k_block;
                     for (ptrdiff_t co = 0; co < p->c_out; co += ROWS) {
                         const ptrdiff_t rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
-                        const T *w = (const T *)weight + g * sg + co * so;
+                        ptrdiff_t row[ROWS];
+                        for (ptrdiff_t i = 0; i < rows; i++)
+                            row[i] = g * sg + (co + i) / fused * so + (co + i) % fused * sk;
                         for (ptrdiff_t c = ci; c < ci1; c++)
-                            for (ptrdiff_t j = k; j < k1; j++, out += rows)
+                            for (ptrdiff_t j = k; j < k1; j++, out += rows) {
+                                const T *w = (const T *)weight + c * si + tap_k[j] * fused * sk;
                                 for (ptrdiff_t i = 0; i < rows; i++)
-                                    out[i] = w[i * so + c * si + tap_k[j] * sk];
+                                    out[i] = w[row[i]];
+                            }
                     }
                 }
         }

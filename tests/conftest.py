@@ -5,6 +5,7 @@ from hypothesis import settings
 from layers import Library
 
 import fastconv1d
+from fastconv1d.kernels import direct_engine
 
 ALGORITHMS = ("auto", "blas")
 
@@ -50,3 +51,12 @@ def deterministic():
     fastconv1d.use_deterministic_algorithms(True)
     yield
     fastconv1d.use_deterministic_algorithms(before)
+
+
+@pytest.fixture(params=direct_engine.supported_isas())
+def isa(request):
+    """The instruction set in use, once for each that this CPU has."""
+    before = direct_engine.isa()
+    direct_engine.set_isa(request.param)
+    yield request.param
+    direct_engine.set_isa(before)

@@ -1,0 +1,111 @@
+"""The three primitives of an engine beside their formulas: what the tests of engines share."""
+
+import ctypes
+import mmap
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from fastconv1d import reference
+from fastconv1d.kernels import direct_engine
+
+ZEROS, REFLECT, REPLICATE, CIRCULAR = range(4)
+
+
+def integers(rng, *shape, dtype=np.float32):
+    """Small integers: every dtype holds their sums exactly."""
+    return rng.integers(-4, 5, shape).astype(dtype)
+
+
+def normals(rng, *shape, dtype=np.float32):
+    return rng.standard_normal(shape).astype(dtype)
+
+
+def length(x, kernel_size, stride, dilation, left, right):
+    """Output columns of a correlate; below 1 if there are none."""
+    return (x.shape[2] + left + right - dilation * (kernel_size - 1) - 1) // stride + 1
+
+
+def wide(array):
+    """At least float64: exact for small integers. Longer types stay as they are."""
+    return array.astype(np.promote_types(array.dtype, np.float64))
+
+
+def slow_correlate(x, w, b, l_out, stride=1, dilation=1, left=0, mode=ZEROS, groups=1):
+    name = reference.PADDING_MODES[mode]
+    y = reference._correlate(wide(x), wide(w), l_out, stride, left, dilation, groups, name)
+    return y if b is None else y + wide(b)[:, None]
+
+
+def slow_scatter(x, w, b, l_out, stride=1, dilation=1, left=0, groups=1):
+    y = reference._scatter(wide(x), wide(w), l_out, stride, left, dilation, groups, "zeros")
+    return y if b is None else y + wide(b)[:, None]
+
+
+def slow_weight_gradient(g, x, kernel_size, stride=1, dilation=1, left=0, mode=ZEROS, groups=1):
+    shape, name = (g.shape[1], x.shape[1] // groups, kernel_size), reference.PADDING_MODES[mode]
+    return reference._weight_gradient(wide(g), wide(x), shape, stride, left, dilation, groups, name)
+
+
+def nan_like(array):
+    return np.full_like(array, np.nan)
+
+
+def correlate(x, w, b, l_out, stride=1, dilation=1, left=0, mode=ZEROS, groups=1, threads=1):
+    """The direct engine's result, after a call that leaves NaN in the same scratch."""
+    y = np.full((len(x), len(w), l_out), np.nan, x.dtype)
+    for values in (nan_like(x), x):
+        direct_engine.correlate(values, w, b, y, stride, dilation, left, mode, groups, threads)
+    return y
+
+
+def scatter(x, w, b, l_out, stride=1, dilation=1, left=0, groups=1, threads=1):
+    y = np.full((len(x), groups * w.shape[1], l_out), np.nan, x.dtype)
+    for values in (nan_like(x), x):
+        direct_engine.scatter(values, w, b, y, stride, dilation, left, groups, threads)
+    return y
+
+
+def weight_gradient(
+    g, x, kernel_size, stride=1, dilation=1, left=0, mode=ZEROS, groups=1, threads=1
+):
+    """The direct engine's dw and db."""
+    dw = np.full((g.shape[1], x.shape[1] // groups, kernel_size), np.nan, x.dtype)
+    db = np.full(g.shape[1], np.nan, x.dtype)
+    for one, other in ((nan_like(g), nan_like(x)), (g, x)):
+        direct_engine.weight_gradient(
+            one, other, dw, stride, dilation, left, mode, groups, threads, db=db
+        )
+    return dw, db
+
+
+def guarded(array, at_end):
+    """Return a copy next to memory that may not be touched: behind its end, or before its start.
+
+    The other side has what a page has left over.
+    """
+    page = mmap.PAGESIZE
+    inner = -(-max(array.nbytes, 1) // page) * page
+    memory = mmap.mmap(-1, inner + page)
+    forbidden = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + (inner if at_end else 0)
+    libc = ctypes.CDLL(None, use_errno=True)
+    assert libc.mprotect(ctypes.c_void_p(forbidden), ctypes.c_size_t(page), 0) == 0
+    offset = inner - array.nbytes if at_end else page
+    copy = np.ndarray(array.shape, array.dtype, memory, offset)
+    copy[...] = array
+    return copy
+
+
+def in_subprocess(module, function):
+    """Call a function of a test module in another process and return what it printed."""
+    code = f"import sys; sys.path.insert(0, sys.argv[1]); import {module}; {module}.{function}()"
+    done = subprocess.run(
+        [sys.executable, "-X", "faulthandler", "-c", code, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"exit status {done.returncode}: {done.stderr[-2000:]}"
+    return done.stdout

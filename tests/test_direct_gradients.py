@@ -1,0 +1,337 @@
+"""Weight and bias gradients of the direct engine, for every instruction set that this CPU has."""
+
+import itertools
+import sys
+
+import numpy as np
+import pytest
+from layers import assert_exact, assert_same_bits, assert_within
+from primitives import (
+    CIRCULAR,
+    REFLECT,
+    REPLICATE,
+    ZEROS,
+    guarded,
+    in_subprocess,
+    integers,
+    length,
+    nan_like,
+    normals,
+    slow_weight_gradient,
+    weight_gradient,
+)
+
+import fastconv1d
+from fastconv1d.kernels import direct_engine
+
+DTYPES = [np.float32, np.float64]
+MODES = (ZEROS, REFLECT, REPLICATE, CIRCULAR)
+
+pytestmark = pytest.mark.usefixtures("isa")
+
+
+def check(g, x, *geometry, **more):
+    context = f"g {g.shape} x {x.shape} {geometry} {more}"
+    dw, db = weight_gradient(g, x, *geometry, **more)
+    assert_exact(dw, slow_weight_gradient(g, x, *geometry), context)
+    assert_exact(db, g.astype(np.float64).sum((0, 2)), context)
+
+
+# ---- register tiles and masked tails -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_register_tile(dtype):
+    # 1 to 17 output channels are every height beside whole tiles, 1 to 20 pairs of channel and tap
+    # every width; the columns leave every number of lanes over.
+    rng = np.random.default_rng(1)
+    for c_out, kernel_size in itertools.product(range(1, 18), range(1, 11)):
+        for c_in, l_out in ((1, 16 + c_out), (2, 1 + kernel_size), (1, 64 - c_out)):
+            g = integers(rng, 1, c_out, l_out, dtype=dtype)
+            x = integers(rng, 1, c_in, l_out + kernel_size - 1, dtype=dtype)
+            check(g, x, kernel_size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_every_number_of_columns(dtype):
+    rng = np.random.default_rng(2)
+    for c_out, c_in, kernel_size in ((1, 1, 1), (1, 3, 5), (3, 1, 8), (4, 2, 3), (9, 3, 3)):
+        for n_batch in (1, 3):
+            g = integers(rng, n_batch, c_out, 200, dtype=dtype)
+            x = integers(rng, n_batch, c_in, 199 + kernel_size, dtype=dtype)
+            for l_out in (*range(1, 72), *range(95, 98), *range(127, 131), 199, 200):
+                # as views, whose rows go on with other numbers, and as copies, whose rows do not
+                check(g[:, :, :l_out], x[:, :, : l_out + kernel_size - 1], kernel_size)
+                check(g[:, :, -l_out:].copy(), x[:, :, : l_out + kernel_size - 1], kernel_size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_lies_beyond_a_row_is_not_read_into_the_sum(dtype):
+    rng = np.random.default_rng(3)
+    for l_out, kernel_size in itertools.product((*range(1, 20), 33, 1023, 1025), (1, 3)):
+        g = np.full((3, 6, l_out + 17), np.nan, dtype)
+        x = np.full((3, 3, l_out + kernel_size + 16), np.inf, dtype)
+        g[:, :, :l_out] = integers(rng, 3, 6, l_out)
+        x[:, :, : l_out + kernel_size - 1] = integers(rng, 3, 3, l_out + kernel_size - 1)
+        check(g[:, :, :l_out], x[:, :, : l_out + kernel_size - 1], kernel_size)
+
+
+# ---- strides, dilations, paddings, blocks ------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", MODES)
+def test_strides_and_dilations(dtype, mode):
+    rng = np.random.default_rng([4, mode])
+    pads = [(0, 0), (1, 0), (0, 2), (5, 3), (7, 16)]
+    cases = itertools.product(range(1, 10), range(1, 10))
+    for case, (stride, dilation) in enumerate(cases):
+        (left, right), kernel_size = pads[case % 5], (1, 2, 3, 5, 8, 11)[case % 6]
+        x = integers(rng, 1 + case % 3, 3, 40 + dilation * kernel_size + 67 * (case % 4))
+        l_out = length(x, kernel_size, stride, dilation, left, right)
+        g = integers(rng, len(x), 1 + case % 5, l_out, dtype=dtype)
+        check(g, x.astype(dtype), kernel_size, stride, dilation, left, mode)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_fewer_columns_than_the_input_has(dtype):
+    # The gradient of a transposed layer: any number of columns, crops and skipped input.
+    rng = np.random.default_rng(5)
+    for stride, left, kernel_size in itertools.product((1, 2, 3, 8), (-5, 0, 4), (1, 4, 9)):
+        x, g = integers(rng, 2, 3, 300, dtype=dtype), integers(rng, 2, 5, 30, dtype=dtype)
+        check(g, x, kernel_size, stride, 1, left)
+        check(g[:, :, :1], x, kernel_size, stride, 2, left)
+        check(integers(rng, 2, 5, 400, dtype=dtype), x, kernel_size, stride, 1, left)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_many_items(dtype):
+    rng = np.random.default_rng(6)
+    sizes = itertools.product((2, 5, 16, 33, 130), (1, 2, 3, 7, 9, 16, 31, 50, 400), (1, 3, 9))
+    for case, (n_batch, l_out, c_out) in enumerate(sizes):
+        kernel_size, stride, dilation = 1 + case % 5, 1 + case % 3, (1, 2, 11)[case % 3]
+        l_in = (l_out - 1) * stride + dilation * (kernel_size - 1) + 1
+        x = integers(rng, n_batch, 2, l_in, dtype=dtype)
+        check(integers(rng, n_batch, c_out, l_out, dtype=dtype), x, kernel_size, stride, dilation)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_blocks_of_channels_chunks_and_parts(dtype):
+    rng = np.random.default_rng(7)
+    sizes = [
+        (1, 1, 1, 70_001, 3, 1, 1),
+        (1, 5, 9, 20_001, 1, 1, 1),
+        (2, 300, 21, 2050, 3, 1, 1),
+        (3, 96, 10, 1025, 9, 2, 3),
+        (1, 2, 3, 5000, 1025, 1, 1),
+        (1, 2, 3, 3000, 513, 3, 2),
+        (2, 3, 5, 1024, 3, 1, 30_000),
+        (1, 700, 2, 31, 3, 1, 1),
+    ]
+    for n_batch, c_in, c_out, l_out, kernel_size, stride, dilation in sizes:
+        l_in = (l_out - 1) * stride + dilation * (kernel_size - 1) + 1
+        x = integers(rng, n_batch, c_in, l_in - 5, dtype=dtype)
+        g = integers(rng, n_batch, c_out, l_out, dtype=dtype)
+        for threads in (1, 2):
+            check(g, x, kernel_size, stride, dilation, 2, threads=threads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_groups(dtype):
+    rng = np.random.default_rng(8)
+    sizes = itertools.product((2, 3, 7, 16), (1, 2, 3), (1, 2, 3, 5, 9))
+    for case, (groups, c_in, c_out) in enumerate(sizes):
+        n_batch, stride, l_in = 1 + case % 3, 1 + case % 4, 30 + 41 * (case % 5)
+        x = integers(rng, n_batch, groups * c_in, l_in, dtype=dtype)
+        l_out = length(x, 5, stride, 1, 2, 2)
+        g = integers(rng, n_batch, groups * c_out, l_out, dtype=dtype)
+        for threads in (1, 3):
+            check(g, x, 5, stride, 1, 2, case % 4, groups, threads=threads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_random_layers(dtype):
+    rng = np.random.default_rng(9)
+
+    def one_of(*options):
+        return int(rng.choice(options))
+
+    for case in range(300):
+        groups, stride, dilation = one_of(1, 1, 2, 5), one_of(*range(1, 10)), one_of(*range(1, 10))
+        c_in, c_out, n_batch = one_of(1, 2, 9, 70), one_of(1, 4, 8, 23), one_of(1, 1, 2, 33)
+        kernel_size, left, right = one_of(1, 2, 3, 7, 40), one_of(0, 1, 9), one_of(0, 1, 9)
+        l_in = dilation * kernel_size + one_of(10, 11, 57, 300 // n_batch, 3000 // n_batch)
+        x = integers(rng, n_batch, groups * c_in, l_in, dtype=dtype)
+        l_out = length(x, kernel_size, stride, dilation, left, right)
+        g, threads = integers(rng, n_batch, groups * c_out, l_out, dtype=dtype), 1 + case % 4
+        check(g, x, kernel_size, stride, dilation, left, case % 4, groups, threads=threads)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_accuracy(dtype):
+    rng = np.random.default_rng(10)
+    sizes = [(1, 1, 1, 50_001), (9, 3, 5, 3001), (33, 8, 8, 200), (300, 4, 9, 17), (2, 40, 9, 901)]
+    for (n_batch, c_in, c_out, l_out), stride in itertools.product(sizes, (1, 2, 3)):
+        g = normals(rng, n_batch, c_out, l_out, dtype=dtype)
+        x = normals(rng, n_batch, c_in, (l_out - 1) * stride + 3, dtype=dtype)
+        dw, db = weight_gradient(g, x, 3, stride)
+        wide_g, wide_x = g.astype(np.longdouble), x.astype(np.longdouble)
+        assert_within(
+            dw,
+            np.stack([_dots(wide_g, wide_x, k, stride) for k in range(3)], 2),
+            np.stack([_dots(abs(wide_g), abs(wide_x), k, stride) for k in range(3)], 2),
+            f"dw {g.shape} {x.shape}",
+        )
+        assert_within(db, wide_g.sum((0, 2)), abs(wide_g).sum((0, 2)), f"db {g.shape}")
+
+
+def _dots(g, x, k, stride):
+    return np.einsum("nol,nil->oi", g, x[:, :, k::stride][:, :, : g.shape[2]])
+
+
+# ---- layouts and memory ------------------------------------------------------------------------
+
+
+def layouts(a):
+    """The numbers of `a` in memory of other orders and strides."""
+    yield "every third", np.repeat(a, 3, axis=2)[:, :, 1::3]
+    yield "reversed", a[:, :, ::-1].copy()[:, :, ::-1]
+    yield "all reversed", a[::-1, ::-1, ::-1].copy()[::-1, ::-1, ::-1]
+    yield "items and channels reversed", a[::-1, ::-1].copy()[::-1, ::-1]
+    yield "(N, L, C)", a.transpose(0, 2, 1).copy().transpose(0, 2, 1)
+    yield "(L, C, N)", a.transpose(2, 1, 0).copy().transpose(2, 1, 0)
+    yield "(C, N, L)", a.swapaxes(0, 1).copy().swapaxes(0, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_layouts_do_not_change_bits(dtype):
+    rng = np.random.default_rng(11)
+    sizes = itertools.product((1, 2, 3, 4, 8), (1, 3), (1, 8, 19, 33, 700))
+    for case, (stride, n_batch, l_out) in enumerate(sizes):
+        x = normals(rng, n_batch, 6, (l_out - 1) * stride + 9, dtype=dtype)
+        g, where = normals(rng, n_batch, 8, l_out, dtype=dtype), (5, stride, 2, 0, case % 4, 2)
+        bits = weight_gradient(g, x, *where)
+        for (name, a_g), (_, a_x) in zip(layouts(g), layouts(x), strict=True):
+            for one, other in ((a_g, x), (g, a_x), (a_g, a_x)):
+                for result, expected in zip(weight_gradient(one, other, *where), bits, strict=True):
+                    assert_same_bits(result, expected, f"{name} {g.shape} {x.shape}")
+
+
+def test_broadcast_operands():
+    rng = np.random.default_rng(12)
+    constant = np.broadcast_to(np.float32(3), (2, 5, 98))
+    repeated = np.broadcast_to(integers(rng, 1, 1, 98), (2, 5, 98))
+    x = np.broadcast_to(integers(rng, 2, 1, 100), (2, 4, 100))
+    for g in (constant, repeated):
+        check(g, x, 3)
+        check(g[:, :, :1], x, 3)
+
+
+def gradients_between_guard_pages():
+    rng = np.random.default_rng(13)
+    sizes = itertools.product((1, 2, 3, 4, 8), (1, 3), (1, 2, 9), DTYPES, (True, False))
+    for case, (stride, n_batch, c_out, dtype, at_end) in enumerate(sizes):
+        for l_out in (1, 7, 8, 15, 16, 17, 31, 33, 64, 65, 200, 1023, 1025, 1029):
+            kernel_size, c_in, mode = 1 + case % 5, 1 + case % 2, case % 4
+            l_in = max(3, (l_out - 1) * stride + kernel_size - 2)
+            x = guarded(integers(rng, n_batch, c_in, l_in, dtype=dtype), at_end)
+            g = guarded(integers(rng, n_batch, c_out, l_out, dtype=dtype), at_end)
+            dw = guarded(np.empty((c_out, c_in, kernel_size), dtype), at_end)
+            db = guarded(np.empty(c_out, dtype), at_end)
+            wide = slow_weight_gradient(g, x, kernel_size, stride, 1, 2, mode)
+            wide_db = g.astype(np.float64).sum((0, 2))
+            for view in (g, g[::-1], g[:, ::-1], g[::-1, ::-1]):
+                if view is not g:
+                    wide = slow_weight_gradient(view, x, kernel_size, stride, 1, 2, mode)
+                    wide_db = view.astype(np.float64).sum((0, 2))
+                where = (stride, 1, 2, mode, 1, 1)
+                direct_engine.weight_gradient(view, x, dw, *where, db=db)
+                assert_exact(dw, wide, f"{g.shape} {stride} {at_end}")
+                assert_exact(db, wide_db, f"{g.shape} {stride} {at_end}")
+                db[...] = 0
+                direct_engine.weight_gradient(view, x, dw, *where, db=db, only_db=True)
+                assert_exact(db, wide_db, f"{g.shape} {stride} {at_end}")
+    print(direct_engine.isa())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect")
+def test_nothing_outside_of_the_arrays_is_touched(isa, monkeypatch):
+    monkeypatch.setenv("FASTCONV1D_ISA", isa)
+    out = in_subprocess("test_direct_gradients", "gradients_between_guard_pages")
+    assert out.strip() == isa
+
+
+# ---- bits --------------------------------------------------------------------------------------
+
+# (n_batch, c_in, c_out, l_out, kernel_size, stride, groups): several parts and chunks.
+DEEP = [
+    (1, 70, 23, 1501, 9, 1, 1),
+    (33, 48, 40, 35, 3, 1, 1),
+    (130, 3, 4, 50, 3, 2, 1),
+    (5, 40, 40, 1203, 31, 1, 40),
+    (3, 1, 37, 3001, 10, 5, 1),
+    (1, 1, 1, 90_001, 31, 1, 1),
+    (2, 64, 1, 4001, 7, 1, 1),
+    (2, 24, 36, 1101, 6, 2, 4),
+]
+
+
+def deep_layer(sizes, dtype):
+    n_batch, c_in, c_out, l_out, kernel_size, stride, groups = sizes
+    rng = np.random.default_rng(14)
+    x = normals(rng, n_batch, c_in, (l_out - 1) * stride + kernel_size, dtype=dtype)
+    return normals(rng, n_batch, c_out, l_out, dtype=dtype), x, kernel_size, stride, groups
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", DEEP)
+def test_bits_do_not_depend_on_threads(dtype, sizes):
+    g, x, kernel_size, stride, groups = deep_layer(sizes, dtype)
+    bits = weight_gradient(g, x, kernel_size, stride, 1, 0, ZEROS, groups)
+    for threads in (2, 3, 4, 8, 16):
+        results = weight_gradient(g, x, kernel_size, stride, 1, 0, ZEROS, groups, threads)
+        for result, expected in zip(results, bits, strict=True):
+            assert_same_bits(result, expected, f"{threads} threads")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", [*DEEP, (1, 2, 3, 5, 3, 1, 1), (4, 3, 9, 33, 1, 2, 3)])
+def test_bias_gradient_alone_has_the_same_bits(dtype, sizes):
+    g, x, kernel_size, stride, groups = deep_layer(sizes, dtype)
+    dw, db = weight_gradient(g, x, kernel_size, stride, 1, 0, ZEROS, groups)
+    where = (stride, 1, 0, ZEROS, groups)
+    for threads in (1, 3):
+        alone, untouched = nan_like(db), nan_like(dw)
+        direct_engine.weight_gradient(
+            g, nan_like(x), untouched, *where, threads, db=alone, only_db=True
+        )
+        assert_same_bits(alone, db, f"{threads} threads")
+        assert np.isnan(untouched).all()
+        without = nan_like(dw)
+        direct_engine.weight_gradient(g, x, without, *where, threads)
+        assert_same_bits(without, dw, f"{threads} threads")
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_output_mask_does_not_change_bits(transposed):
+    rng = np.random.default_rng(15)
+    w = normals(rng, 6, 6, 5)
+    x, g = normals(rng, 3, 6, 900), normals(rng, 3, 6, 904 if transposed else 896)
+    backward = getattr(fastconv1d, "conv" + "_transpose" * transposed + "1d_backward")
+    whole = backward(g, x, w, algorithm="direct")
+    for mask in itertools.product((False, True), repeat=3):
+        gradients = backward(g, x, w, algorithm="direct", output_mask=mask)
+        for wanted, result, bits in zip(mask, gradients, whole, strict=True):
+            if wanted:
+                assert_same_bits(result, bits, f"{mask}")
+            else:
+                assert result is None
+
+
+def test_nothing_to_sum_is_zero():
+    for n_batch, l_out in ((0, 5), (3, 0)):
+        g, x = np.empty((n_batch, 2, l_out), np.float32), np.ones((n_batch, 3, 9), np.float32)
+        dw, db = np.full((2, 3, 5), np.nan, np.float32), np.full(2, np.nan, np.float32)
+        direct_engine.weight_gradient(g, x, dw, 1, 1, 0, ZEROS, 1, 1, db=db)
+        assert_exact(dw, np.zeros((2, 3, 5)))
+        assert_exact(db, np.zeros(2))

@@ -1,0 +1,215 @@
+"""Which engine computes a layer, what a forced one refuses, and the direct engine's scratch."""
+
+import ctypes
+import itertools
+import re
+import sys
+
+import numpy as np
+import pytest
+from primitives import in_subprocess
+
+import fastconv1d
+from fastconv1d.kernels import blas_engine, direct_engine
+from fastconv1d.planner import ALGORITHMS, checked_algorithm, choose_engine
+
+FAR = 1 << 40
+
+# (dtype, weight shape, stride, dilation, pads, transposed): who computes it under 'auto'
+DIRECT = [
+    ("f", (8, 8, 3), 1, 1, (0, 0), False),
+    ("d", (8, 8, 3), 1, 1, (0, 0), False),
+    ("f", (1, 1, 1), 1, 1, (0, 0), True),
+    ("f", (64, 1, 31), 1, 1, (15, 15), False),
+    ("f", (512, 512, 1), 1, 1, (0, 0), False),
+    ("d", (1, 1, 4097), 1, 1, (2048, 2048), False),
+    ("f", (1, 1, 4097), 9, 9, (0, 0), False),
+    ("f", (8, 8, 2), 1, FAR // 2 - 1, (0, 0), False),
+    ("f", (8, 8, 3), FAR - 1, 1, (0, 0), False),
+    ("f", (8, 8, 3), 1, 1, (FAR - 1, FAR - 1), False),
+    ("f", (8, 8, 3), 1024, 1, (0, 0), True),
+]
+BLAS = [
+    ("F", (8, 8, 3), 1, 1, (0, 0), False),
+    ("D", (8, 8, 3), 1, 1, (0, 0), True),
+    ("f", (0, 8, 3), 1, 1, (0, 0), False),
+    ("f", (8, 0, 3), 1, 1, (0, 0), False),
+    ("f", (8, 8, 3), FAR, 1, (0, 0), False),
+    ("f", (8, 8, 2), 1, FAR, (0, 0), False),
+    ("f", (8, 8, 4), 1, FAR // 4, (0, 0), False),
+    ("f", (8, 8, 3), 1, 1, (FAR, 0), False),
+    ("f", (8, 8, 3), 1, 1, (0, FAR), False),
+    ("f", (8, 8, 3), 1, 1, (-FAR, 0), True),
+    ("f", (8, 8, 3), 1025, 1, (0, 0), True),
+    ("f", (1, 1, 1_000_000), 1, 1, (0, 0), False),
+    ("f", (1, 1, 2000), 1, 1000, (0, 0), False),
+]
+
+
+@pytest.mark.parametrize("layer", DIRECT)
+def test_direct_wherever_it_can(layer):
+    assert choose_engine("auto", *layer) is direct_engine
+    assert choose_engine("direct", *layer) is direct_engine
+    assert choose_engine("blas", *layer) is blas_engine
+
+
+@pytest.mark.parametrize("layer", BLAS)
+def test_blas_for_the_rest(layer):
+    assert choose_engine("auto", *layer) is blas_engine
+    assert choose_engine("blas", *layer) is blas_engine
+    with pytest.raises(
+        ValueError, match="algorithm='direct' computes float32 and float64"
+    ) as error:
+        choose_engine("direct", *layer)
+    for value in (
+        repr(layer[0]),
+        str(list(layer[1])),
+        f"stride={layer[2]}",
+        f"dilation={layer[3]}",
+    ):
+        assert value in str(error.value)
+
+
+def calls(algorithm, dtype=np.float32, **geometry):
+    """Every public call that takes an algorithm, by name."""
+    x, w, g = (np.ones(shape, dtype) for shape in ((1, 2, 9), (2, 2, 3), (1, 2, 7)))
+    more = {"algorithm": algorithm, **geometry}
+    yield "conv1d", lambda: fastconv1d.conv1d(x, w, **more)
+    yield "conv_transpose1d", lambda: fastconv1d.conv_transpose1d(x, w, **more)
+    yield "conv1d_backward", lambda: fastconv1d.conv1d_backward(g, x, w, **more)
+    yield (
+        "conv_transpose1d_backward",
+        lambda: fastconv1d.conv_transpose1d_backward(np.ones((1, 2, 11), dtype), x, w, **more),
+    )
+    for layer in (fastconv1d.Conv1d, fastconv1d.ConvTranspose1d):
+        yield layer.__name__, lambda layer=layer: layer(2, 2, 3, dtype=dtype, **more)(x)
+
+
+@pytest.mark.parametrize("algorithm", ["", "Direct", "mkl", None, 1, b"blas", ["auto"]])
+def test_unknown_algorithms(algorithm):
+    rule = r"algorithm should be one of 'auto', 'blas', 'direct', got "
+    with pytest.raises(ValueError, match=rule):
+        checked_algorithm(algorithm)
+    for name, call in calls(algorithm):
+        with pytest.raises(ValueError, match=rule):
+            pytest.fail(f"{name} accepted it: {call()}")
+
+
+def test_known_algorithms():
+    for algorithm in ALGORITHMS:
+        assert checked_algorithm(algorithm) == algorithm
+        for _, call in calls(algorithm):
+            call()
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+def test_direct_refuses_complex(dtype):
+    for name, call in calls("direct", dtype):
+        with pytest.raises(ValueError, match=r"computes float32 and float64, .* got dtype '[FD]'"):
+            pytest.fail(f"{name} accepted it: {call()}")
+
+
+def test_direct_refuses_far_dilations():
+    x, w = np.ones((1, 2, 9), np.float32), np.ones((2, 2, 3), np.float32)
+    for dilation in (FAR, 1 << 60):
+        where = {"dilation": dilation, "padding": dilation}
+        assert fastconv1d.conv1d(x, w, **where).shape == (1, 2, 9)
+        for call in (
+            lambda where=where: fastconv1d.conv1d(x, w, algorithm="direct", **where),
+            lambda where=where: fastconv1d.Conv1d(2, 2, 3, algorithm="direct", **where)(x),
+        ):
+            with pytest.raises(ValueError, match=f"fits its scratch, .* dilation={dilation}"):
+                call()
+
+
+# ---- scratch -----------------------------------------------------------------------------------
+
+# (n_batch, c_in, c_out, l_in, kernel_size, stride, dilation, groups, transposed)
+SCRATCH_LAYERS = [
+    (1, 1, 16, 3_000_000, 31, 1, 1, 1, False),
+    (1, 512, 512, 4000, 3, 1, 1, 1, False),
+    (1, 3, 8, 300_000, 300, 1, 1, 1, False),
+    (1, 1, 1, 1_000_000, 341, 4, 3, 1, False),
+    (1, 2, 5, 1_200_000, 5, 3, 50_000, 1, False),
+    (1, 1, 2, 1_000_000, 256, 1, 1000, 1, False),
+    (500, 64, 64, 64, 3, 1, 1, 1, False),
+    (20_000, 2, 3, 5, 3, 1, 1, 1, False),
+    (1, 256, 256, 5000, 16, 8, 1, 1, True),
+    (1, 4, 1, 3000, 3, 1024, 1, 1, True),
+    (1, 4, 40, 300, 3, 1024, 1, 1, True),
+    (60, 4, 4, 20, 300, 100, 1, 1, True),
+    (3, 512, 512, 6000, 31, 1, 1, 512, False),
+]
+
+
+def status(field):
+    with open("/proc/self/status", encoding="ascii") as file:
+        return int(re.search(field + r":\s+(\d+) kB", file.read())[1]) * 1024
+
+
+def added(call):
+    """MiB that a call touches at most beyond what is in memory now."""
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the peak starts again
+    before = status("VmRSS")
+    call()
+    return (status("VmHWM") - before) / 2**20
+
+
+def scratch_of(
+    dtype, n_batch, c_in, c_out, l_in, kernel_size, stride, dilation, groups, transposed
+):
+    """MiB that forward and weight gradient touch beyond operands, results and packed weights."""
+    span = dilation * (kernel_size - 1) + 1
+    l_out = (l_in - 1) * stride + span if transposed else (l_in - span) // stride + 1
+    first, second = (c_in, c_out) if transposed else (c_out, c_in)
+    x, y = np.ones((n_batch, c_in, l_in), dtype), np.ones((n_batch, c_out, l_out), dtype)
+    w = np.ones((first, second // groups, kernel_size), dtype)
+    dw = np.ones_like(w)
+    layer = (w.shape, stride, dilation, (0, 0), transposed)
+    assert choose_engine("direct", dtype, *layer) is direct_engine
+    where = (stride, dilation, 0)
+
+    def forward():
+        if transposed:
+            direct_engine.scatter(x, w, None, y, *where, groups, 1)
+        else:
+            direct_engine.correlate(x, w, None, y, *where, 0, groups, 1)
+
+    def gradient():
+        short, long = (x, y) if transposed else (y, x)
+        direct_engine.weight_gradient(short, long, dw, *where, 0, groups, 1)
+
+    return added(forward) - w.nbytes / 2**20, added(gradient)
+
+
+def print_scratch():
+    for isa, dtype in itertools.product(direct_engine.supported_isas(), ("f", "d")):
+        direct_engine.set_isa(isa)
+        for sizes in SCRATCH_LAYERS:
+            print(isa, dtype, *sizes, *scratch_of(dtype, *sizes))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_scratch_is_bounded_whatever_the_layer():
+    lines = in_subprocess("test_planner", "print_scratch").splitlines()
+    assert len(lines) == 2 * len(direct_engine.supported_isas()) * len(SCRATCH_LAYERS)
+    for line in lines:
+        forward, gradient = map(float, line.split()[-2:])
+        assert forward <= 4.5, line  # 4 MiB and what else the process touches
+        assert gradient <= 8.5, line
+
+
+def print_peak_of_a_long_layer():
+    layer = fastconv1d.Conv1d(1, 16, 31, algorithm="direct")
+    layer(np.ones((1, 1, 5000), np.float32))
+    x = np.ones((1, 1, 10_000_000), np.float32)
+    before = status("VmRSS")
+    y = layer(x)
+    print((status("VmHWM") - before - y.nbytes) / 2**20)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
+def test_peak_of_a_long_layer():
+    assert float(in_subprocess("test_planner", "print_peak_of_a_long_layer")) < 8

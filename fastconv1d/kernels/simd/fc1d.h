@@ -48,6 +48,7 @@ typedef struct {
     /* tiles: a unit is (items, groups, output channels, columns) */
     ptrdiff_t tile_cols, items_per_unit, item_pitch, groups_per_unit, co_unit, co_block;
     ptrdiff_t n_tiles, n_item_units, n_group_units, n_co_units;
+    int by_rows;             /* the window stays in L1: write the output row by row */
     int staged;              /* outputs pass through a staging tile (phases or several items) */
     ptrdiff_t stage_pitch;   /* elements of a staging row */
     ptrdiff_t window_elems;  /* scratch: window first, then the staging tile */

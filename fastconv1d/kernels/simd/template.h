@@ -179,37 +179,47 @@ static void NAME(fetch_ahead)(NAME(ahead) *a, ptrdiff_t part, ptrdiff_t parts)
 
 /* ---- the tile loop ------------------------------------------------------------------------------------------- */
 
-/* All columns [0, cols) of `rows` (<= ROWS) output channels a tile, tiles from co0 to co1, in strips as wide as the
- * register tile: the strip of the window stays in L1 while the packed weights stream past it. */
+/* One register tile: columns [q, q + nv*LANES) of `rows` output channels from co, of which columns below cols are kept. */
+static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t co, ptrdiff_t q, ptrdiff_t cols, ptrdiff_t kc,
+                           const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, int padded,
+                           const T *bias, int accumulate)
+{
+    const NAME(tile_fn) tile = NAME(tiles)[rows][nv];
+    const T *b = bias ? bias + co : NULL;
+    y += co * ldy + q;
+    for (ptrdiff_t i = 0; i < rows; i++) /* the output arrives while the sums are made */
+        for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
+            PREFETCH_WRITE(y + i * ldy + j);
+    if (padded || cols - q >= nv * LANES) {
+        tile(kc, w + co * kc, window + q, tap, y, ldy, b, accumulate);
+        return;
+    }
+    T edge[ROWS * 12 * LANES];
+    tile(kc, w + co * kc, window + q, tap, edge, nv * LANES, accumulate ? NULL : b, 0);
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < cols - q; j++) {
+            T *out = y + i * ldy + j;
+            *out = accumulate ? *out + edge[i * nv * LANES + j] : edge[i * nv * LANES + j];
+        }
+}
+
+/* All columns [0, cols) of output channels [co0, co1), `rows` (<= ROWS) at a time. Either the strip of the window that one
+ * register tile needs stays in L1 while the weights stream past it, or, where the whole window stays in L1, the weights
+ * of one register tile stay and the output is written row after row. */
 static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, ptrdiff_t kc, const T *w,
                            const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, int padded, const T *bias,
-                           int accumulate, NAME(ahead) *ahead)
+                           int accumulate, int by_rows, NAME(ahead) *ahead)
 {
-    ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
-    ptrdiff_t strips = (n_vec + widest - 1) / widest;
-    for (ptrdiff_t s = 0, v0 = 0; s < strips; s++) {
-        ptrdiff_t nv = (n_vec - v0) / (strips - s), q = v0 * LANES, whole = cols - q >= nv * LANES;
-        NAME(tile_fn) tile = NAME(tiles)[rows][nv];
-        NAME(fetch_ahead)(ahead, s, strips);
-        for (ptrdiff_t co = co0; co < co1; co += rows) {
-            const T *b = bias ? bias + co : NULL;
-            for (ptrdiff_t i = 0; i < rows; i++) /* the output arrives while the sums are made */
-                for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
-                    PREFETCH_WRITE(y + (co + i) * ldy + q + j);
-            if (whole || padded) {
-                tile(kc, w + co * kc, window + q, tap, y + co * ldy + q, ldy, b, accumulate);
-                continue;
-            }
-            T edge[ROWS * 12 * LANES];
-            tile(kc, w + co * kc, window + q, tap, edge, nv * LANES, accumulate ? NULL : b, 0);
-            for (ptrdiff_t i = 0; i < rows; i++)
-                for (ptrdiff_t j = 0; j < cols - q; j++) {
-                    T *out = y + (co + i) * ldy + q + j;
-                    *out = accumulate ? *out + edge[i * nv * LANES + j] : edge[i * nv * LANES + j];
-                }
+    const ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
+    const ptrdiff_t strips = (n_vec + widest - 1) / widest, sweeps = by_rows ? (co1 - co0) / rows : 1;
+    const ptrdiff_t sweep = (co1 - co0) / sweeps;
+    for (ptrdiff_t c0 = co0; c0 < co1; c0 += sweep)
+        for (ptrdiff_t s = 0, v0 = 0, nv; s < strips; s++, v0 += nv) {
+            nv = (n_vec - v0) / (strips - s);
+            NAME(fetch_ahead)(ahead, s, strips);
+            for (ptrdiff_t co = c0; co < c0 + sweep; co += rows)
+                NAME(run_tile)(rows, nv, co, v0 * LANES, cols, kc, w, window, tap, y, ldy, padded, bias, accumulate);
         }
-        v0 += nv;
-    }
 }
 
 #if LANES > 1
@@ -322,10 +332,10 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
                     const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
                     if (whole > c0)
                         NAME(run_rows)(ROWS, c0, whole, cols, kc, wb, window, tap, base, ldy, p->staged, bias,
-                                       accumulate, &ahead);
+                                       accumulate, p->by_rows, &ahead);
                     if (whole < c1)
                         NAME(run_rows)(c1 - whole, whole, c1, cols, kc, wb, window, tap, base, ldy, p->staged, bias,
-                                       accumulate, &ahead);
+                                       accumulate, p->by_rows, &ahead);
                 }
             }
         }

@@ -148,8 +148,9 @@ def peak_gflops(dtype="float32", double seconds=0.2):
 # ---- blocking: depends on the layer alone, so that bits do ----------------------------------------------------------
 
 # A strip (one register tile's columns of every channel of a block) stays in L1 beside the weights and the tap table:
-# half of the 32 KiB that the smallest L1 in use has (10 to 40 KiB measured alike within 3 %).
-cdef ptrdiff_t STRIP_BYTES = 16 * 1024
+# 384 vectors are 12 KiB of AVX2 and 24 KiB of AVX-512 (an L1 has 32 or 48 KiB). On AVX2, 8 to 20 KiB measured alike
+# within 4 %, 10 to 14 KiB the best.
+cdef ptrdiff_t STRIP_VECTORS = 384
 # Terms of one chain of sums. Longer chains lose accuracy, shorter ones spend more on adding partial sums: at 512 terms
 # the partial sums cost one load and store per 512 multiply-adds.
 cdef ptrdiff_t CHAIN = 512
@@ -159,7 +160,7 @@ cdef ptrdiff_t CHAIN = 512
 cdef ptrdiff_t FEW_CHANNELS = 8
 cdef ptrdiff_t FEW_TERMS = 128
 # The window of a tile and the weights of a block of output channels share L2 (512 KiB in the smallest in use).
-cdef ptrdiff_t WINDOW_BYTES = 192 * 1024
+cdef ptrdiff_t WINDOW_BYTES = 128 * 1024
 cdef ptrdiff_t WEIGHT_BYTES = 192 * 1024
 cdef ptrdiff_t STAGE_BYTES = 256 * 1024
 # Scratch of one thread; a layer that needs more goes to the BLAS engine.
@@ -192,7 +193,7 @@ cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernel
     cdef ptrdiff_t runs = min(taps, p.x_step // _gcd(p.x_step, dilation))
     cdef ptrdiff_t reach = (taps - runs) * max(1, dilation // _gcd(p.x_step * p.n_phases, dilation))
     cdef ptrdiff_t per_channel = min(taps * width, runs * width + reach) * itemsize
-    cdef ptrdiff_t block = max(1, min(STRIP_BYTES // per_channel, CHAIN // taps))
+    cdef ptrdiff_t block = max(1, min(STRIP_VECTORS * kernels.lanes * itemsize // per_channel, CHAIN // taps))
     p.ci_block = _ceil(p.c_in, _ceil(p.c_in, block))
     p.k_block = _ceil(taps, _ceil(taps, CHAIN)) if p.ci_block == 1 else taps
 
@@ -310,7 +311,7 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     cdef bint split = False
     # columns that the window's share of L2 holds, with the taps in shared runs or apart
     p.by_rows = p.c_in <= FEW_CHANNELS and p.c_in * p.kernel_size <= FEW_TERMS
-    cdef ptrdiff_t budget = (STRIP_BYTES if p.by_rows else WINDOW_BYTES) // (itemsize * p.ci_block)
+    cdef ptrdiff_t budget = (STRIP_VECTORS * lanes * itemsize if p.by_rows else WINDOW_BYTES) // (itemsize * p.ci_block)
     cdef ptrdiff_t merged = _make_runs(p, taps, base, PTRDIFF_MAX // p.x_step, 0, False, runs, where)
     cdef ptrdiff_t reach = 0
     for j in range(p.n_runs):

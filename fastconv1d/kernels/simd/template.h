@@ -373,6 +373,8 @@ static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, p
 {
     T *out = (T *)packed;
     const ptrdiff_t fused = p->fused;
+    /* (ci, k) contiguous in the weight too, as in a correlate: packing a tile interleaves its rows */
+    const int contiguous = p->n_phases == 1 && fused == 1 && sk == 1 && si == p->kernel_size;
     for (ptrdiff_t g = 0; g < p->groups; g++)
         for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
             const ptrdiff_t ci1 = p->c_in - ci < p->ci_block ? p->c_in : ci + p->ci_block;
@@ -381,15 +383,24 @@ static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, p
                     const ptrdiff_t end = p->phase_start[r + 1], k1 = end - k < p->k_block ? end : k + p->k_block;
                     for (ptrdiff_t co = 0; co < p->c_out; co += ROWS) {
                         const ptrdiff_t rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
-                        ptrdiff_t row[ROWS];
+                        ptrdiff_t row[ROWS], done = 0;
                         for (ptrdiff_t i = 0; i < rows; i++)
                             row[i] = g * sg + (co + i) / fused * so + (co + i) % fused * sk;
-                        for (ptrdiff_t c = ci; c < ci1; c++)
-                            for (ptrdiff_t j = k; j < k1; j++, out += rows) {
-                                const T *w = (const T *)weight + c * si + tap_k[j] * fused * sk;
-                                for (ptrdiff_t i = 0; i < rows; i++)
-                                    out[i] = w[row[i]];
+                        const ptrdiff_t n_k = k1 - k, terms = (ci1 - ci) * n_k;
+#if LANES > 1
+                        if (contiguous && rows == ROWS) /* all taps, or some of one channel */
+                            done = NAME(interleave)((const T *)weight + row[0] + ci * si + k, so, terms, out, ROWS);
+#endif
+                        for (ptrdiff_t t = done, c = ci + done / n_k, j = k + done % n_k; t < terms; t++) {
+                            const T *w = (const T *)weight + c * si + tap_k[j] * fused * sk;
+                            for (ptrdiff_t i = 0; i < rows; i++)
+                                out[t * rows + i] = w[row[i]];
+                            if (++j == k1) {
+                                j = k;
+                                c++;
                             }
+                        }
+                        out += terms * rows;
                     }
                 }
         }

@@ -64,6 +64,7 @@ typedef struct {
     void *dw, *db;              /* either may be NULL */
     ptrdiff_t dw_part, db_part; /* elements between two parts */
     ptrdiff_t parts, chunks;
+    int fetch; /* fetch the rows of the next group ahead */
 } fc1d_gradient;
 
 typedef struct {

@@ -151,6 +151,14 @@ static void NAME(run_dots)(NAME(chunk) c, ptrdiff_t co0, ptrdiff_t co1, const T 
     }
 }
 
+/* Ask for the rows that a chunk of the next group will read, one line after the other. */
+static void NAME(fetch_rows)(const T *row, ptrdiff_t rows, ptrdiff_t pitch, ptrdiff_t elements)
+{
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t i = 0; i < elements; i += 64 / (ptrdiff_t)sizeof(T))
+            PREFETCH(row + r * pitch + i);
+}
+
 /* One unit: some groups, some output channels, one of the partial sums. */
 static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scratch)
 {
@@ -180,6 +188,10 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
             /* the last row of all may end at the end of the memory */
             const ptrdiff_t beyond = (c.cols + LANES - 1) / LANES * LANES + (c.items - 1) * (q->gn > 0 ? q->gn : 0) +
                                      (q->gc > 0 ? (co1 - 1) * q->gc : co0 * q->gc);
+            if (q->fetch && group + 1 < p->groups) {
+                NAME(fetch_rows)(g + q->gc, c.items, q->gn, c.cols);
+                NAME(fetch_rows)(x + p->xc + q0 * p->x_step, c.items, p->xn, c.cols * p->x_step);
+            }
             T *copy = q->gl != 1 || (c.cols % LANES && g + beyond > (const T *)q->g_end) 
                           ? (T *)scratch + p->window_elems
                           : NULL;

@@ -9,6 +9,7 @@ typedef struct {
     ptrdiff_t gn, gc;          /* strides of g between items and channels */
     ptrdiff_t xn;              /* stride of the window between items */
     ptrdiff_t ldw;             /* stride of dw between output channels */
+    int add;                   /* to the chunks before; the first one sets dw and db */
 } NAME(chunk);
 
 typedef void (*NAME(dots_fn))(const NAME(chunk) * chunk, const T *g, const T *x, const int32_t *tap, T *dw);
@@ -45,7 +46,7 @@ static inline __attribute__((always_inline)) V NAME(sum_lanes)(V *v)
     }
 #define READ_PART(p) LOAD_PART(p, c->cols - q)
 
-/* dw[i*ldw + j] += sum over items and columns q of g[i][q] * x[tap[j] + q]. */
+/* dw[i*ldw + j] (+)= sum over items and columns q of g[i][q] * x[tap[j] + q]. */
 #define DOTS(MR, NR)                                                                                                   \
     static void NAME(dots_##MR##x##NR)(const NAME(chunk) *restrict c, const T *restrict g, const T *restrict x,        \
                                        const int32_t *restrict tap, T *restrict dw)                                    \
@@ -69,8 +70,10 @@ static inline __attribute__((always_inline)) V NAME(sum_lanes)(V *v)
         T sums[SUMS];                                                                                                  \
         _Pragma("GCC unroll 32") for (int s = 0; s < SUMS; s += LANES) STORE(sums + s, NAME(sum_lanes)(acc + s));      \
         for (int i = 0; i < MR; i++)                                                                                   \
-            for (int j = 0; j < NR; j++)                                                                               \
-                dw[i * c->ldw + j] += sums[i * NR + j];                                                                \
+            for (int j = 0; j < NR; j++) {                                                                             \
+                T *out = dw + i * c->ldw + j;                                                                          \
+                *out = c->add ? *out + sums[i * NR + j] : sums[i * NR + j];                                            \
+            }                                                                                                          \
     }
 
 #define DOTS_1(MR) DOTS(MR, 1)
@@ -102,7 +105,7 @@ static const NAME(dots_fn) NAME(dots)[ROWS + 1][9] = {{0},          DOT_ROW_8(1)
 static const ptrdiff_t NAME(dot_taps)[ROWS + 1] = {0, 8, 6, 4, 6, 4, 4, 3, 3};
 #endif
 
-/* db[i] += the sum of row i of g, i < rows. */
+/* db[i] (+)= the sum of row i of g, i < rows. */
 static void NAME(add_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, T *db)
 {
     for (ptrdiff_t i = 0; i < rows; i++) {
@@ -120,7 +123,7 @@ static void NAME(add_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, T *
         STORE(sums, NAME(sum_lanes)(acc));
         for (int u = 1; u < LANES && u < 4; u++)
             sums[0] += sums[u];
-        db[i] += sums[0];
+        db[i] = c->add ? db[i] + sums[0] : sums[0];
     }
 }
 
@@ -172,16 +175,13 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
     for (ptrdiff_t group = g0; group < p->groups && group < g0 + p->groups_per_unit; group++) {
         T *dw = q->dw ? (T *)q->dw + part * q->dw_part + group * p->c_out * ldw : NULL;
         T *db = q->db ? (T *)q->db + part * q->db_part + group * p->c_out : NULL;
-        if (q->dw)
-            memset(dw + co0 * ldw, 0, (size_t)((co1 - co0) * ldw) * sizeof(T));
-        if (db)
-            memset(db + co0, 0, (size_t)(co1 - co0) * sizeof(T));
-        for (ptrdiff_t i = q->chunks * part / q->parts; i < q->chunks * (part + 1) / q->parts; i++) {
+        const ptrdiff_t first = q->chunks * part / q->parts;
+        for (ptrdiff_t i = first; i < q->chunks * (part + 1) / q->parts; i++) {
             const ptrdiff_t q0 = i % p->n_tiles * p->tile_cols, n = i / p->n_tiles * p->items_per_unit;
             const NAME(chunk) c = {
                 .items = p->n_batch - n < p->items_per_unit ? p->n_batch - n : p->items_per_unit,
                 .cols = p->n_cols - q0 < p->tile_cols ? p->n_cols - q0 : p->tile_cols,
-                .gn = q->gn, .gc = q->gc, .xn = p->item_pitch, .ldw = ldw,
+                .gn = q->gn, .gc = q->gc, .xn = p->item_pitch, .ldw = ldw, .add = i > first,
             };
             const T *g = (const T *)q->g + n * q->gn + group * p->c_out * q->gc + q0 * q->gl;
             const T *x = (const T *)p->x + n * p->xn + group * p->c_in * p->xc;

@@ -98,7 +98,8 @@ def conv1d(
     Raises
     ------
     ValueError
-        If shapes or parameters do not fit together, or `out` cannot take the result.
+        If shapes or parameters do not fit together, `out` cannot take the result, or
+        `algorithm` cannot compute the layer.
     TypeError
         If dtypes differ or are not among the four, or a parameter is not an integer.
     OverflowError
@@ -108,7 +109,8 @@ def conv1d(
 
     Notes
     -----
-    Beyond the result a call takes at most 4 MiB of scratch a thread, whatever the lengths, and
+    Beyond the result a call takes at most 4 MiB of scratch a thread and a packed copy of the
+    weight (a layer packs once), whatever the lengths, and
     padding never copies the input. It runs on up to `get_num_threads` threads, without the GIL.
 
     References
@@ -198,7 +200,8 @@ def conv_transpose1d(
     Raises
     ------
     ValueError
-        If shapes or parameters do not fit together, or `out` cannot take the result.
+        If shapes or parameters do not fit together, `out` cannot take the result, or
+        `algorithm` cannot compute the layer.
     TypeError
         If dtypes differ or are not among the four, or a parameter is not an integer.
     OverflowError
@@ -208,7 +211,8 @@ def conv_transpose1d(
 
     Notes
     -----
-    Beyond the result a call takes at most 4 MiB of scratch a thread, whatever the lengths. It runs
+    Beyond the result a call takes at most 4 MiB of scratch a thread and a packed copy of the
+    weight (a layer packs once), whatever the lengths. It runs
     on up to `get_num_threads` threads, without the GIL.
 
     References
@@ -296,7 +300,8 @@ def conv1d_backward(
 
     Notes
     -----
-    Beyond the results a call takes at most 4 MiB of scratch a thread. The gradient by the bias is
+    Beyond the results a call takes at most 4 MiB of scratch a thread, a packed copy of the weight,
+    and 4 MiB of partial sums. The gradient by the bias is
     summed in double precision in one order, whatever the strides and the number of threads.
 
     References
@@ -383,7 +388,8 @@ def conv_transpose1d_backward(
 
     Notes
     -----
-    Beyond the results a call takes at most 4 MiB of scratch a thread. The gradient by the bias is
+    Beyond the results a call takes at most 4 MiB of scratch a thread, a packed copy of the weight,
+    and 4 MiB of partial sums. The gradient by the bias is
     summed in double precision in one order, whatever the strides and the number of threads.
 
     References

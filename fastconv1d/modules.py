@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,20 @@ class IncompatibleKeys(NamedTuple):
 
     missing_keys: list[str]
     unexpected_keys: list[str]
+
+
+class _Packed(NamedTuple):
+    """What was packed from which parameters; no layer where the direct engine has none."""
+
+    weight: NDArray[Any]
+    bias: NDArray[Any] | None
+    layer: PreparedLayer | None
+
+
+# Attributes that a packed layer has taken over.
+_PACKED_FROM = frozenset(
+    ("stride", "padding", "dilation", "groups", "output_padding", "padding_mode", "algorithm")
+)
 
 
 class _Convolution:
@@ -61,7 +75,7 @@ class _Convolution:
         self.padding_mode = padding_mode
         self.algorithm = planner.checked_algorithm(algorithm)
         self.training = False
-        self._packed: PreparedLayer | Literal[False] | None = None
+        self._packed: _Packed | None = None
         self.weight_grad: NDArray[Any] | None = None
         self.bias_grad: NDArray[Any] | None = None
         self._kept: tuple[Any, ...] | None = None
@@ -168,38 +182,52 @@ class _Convolution:
             self._bias = _frozen(self._bias if bias is None else bias)
         self._packed = None
 
-    def _pack(self) -> PreparedLayer | Literal[False]:
-        """Pack the parameters for the direct engine; False if another engine computes the layer."""
+    def _pack(self) -> _Packed:
+        """Pack the parameters for the direct engine, or note that another computes the layer."""
+        self._check_parameters()
+        weight, bias = self._weight, self._bias
         stride, dilation = self.stride[0], self.dilation[0]
         pads = geometry.resolve_padding(self.padding, self.kernel_size[0], stride, dilation)
         engine = planner.choose_engine(
             self.algorithm,
             self.dtype.char,
-            self._weight.shape,
+            weight.shape,
             stride,
             dilation,
             pads,
             self.transposed,
         )
-        self._packed = engine is direct_engine and PreparedLayer(
-            self._weight,
-            self._bias,
-            stride,
-            dilation,
-            self.groups,
-            geometry.PADDING_MODES[self.padding_mode],
-            *pads,
-            self.output_padding[0],
-            self.transposed,
-        )
-        return self._packed
+        layer = None
+        if engine is direct_engine:
+            layer = PreparedLayer(
+                weight,
+                bias,
+                stride,
+                dilation,
+                self.groups,
+                geometry.PADDING_MODES[self.padding_mode],
+                *pads,
+                self.output_padding[0],
+                self.transposed,
+            )
+            if self.transposed and not layer.finite:
+                layer = None
+        packed = _Packed(weight, bias, layer)
+        self._packed = packed
+        return packed
 
     def _fast_forward(self, input: Any) -> NDArray[Any] | None:
         """The output in eval mode for a plain input, by compiled code alone; otherwise None."""
         packed = self._packed
-        if packed is None and not self.training:
+        # Another thread may have replaced a parameter while this pack was being made.
+        if packed is None or packed.weight is not self._weight or packed.bias is not self._bias:
             packed = self._pack()
-        return packed(input, config.get_num_threads) if packed else None
+        return packed.layer(input, config.get_num_threads) if packed.layer is not None else None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _PACKED_FROM:
+            super().__setattr__("_packed", None)
 
     def reset_parameters(self, rng: np.random.Generator | None = None) -> None:
         """Draw weight and bias from U(-sqrt(k), sqrt(k)), ``k = 1/(weight.shape[1]*K)``.

@@ -75,14 +75,17 @@ def choose_engine(
     """
     if checked_algorithm(algorithm) == "blas":
         return blas_engine
-    if dtype_char in _REAL and direct_engine.suits(
-        weight_shape, stride, dilation, *pads, transposed
-    ):
+    rule = (
+        direct_engine.unsuited(weight_shape, stride, dilation, *pads, transposed)
+        if dtype_char in _REAL
+        else "the dtype should be float32 or float64"
+    )
+    if rule is None:
         return direct_engine
     if algorithm == "direct":
         raise ValueError(
-            "algorithm='direct' computes float32 and float64, with a kernel whose window fits its "
-            f"scratch, got dtype {dtype_char!r}, a weight of size {list(weight_shape)}, "
-            f"stride={stride}, dilation={dilation}, padding={pads}"
+            f"algorithm='direct' cannot compute this layer: {rule}, got dtype {dtype_char!r}, "
+            f"a weight of size {list(weight_shape)}, stride={stride}, dilation={dilation}, "
+            f"padding={pads}"
         )
     return blas_engine

@@ -609,7 +609,7 @@ def test_prepared_layer_rejects_what_it_cannot_pack():
     with pytest.raises(TypeError, match="float32 and float64, got complex64"):
         PreparedLayer(np.ones((1, 1, 1), np.complex64), None, 1, 1, 1)
     for shape in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
-        with pytest.raises(ValueError, match="no zero dimension"):
+        with pytest.raises(ValueError, match="no dimension of the weight may be zero"):
             PreparedLayer(np.ones(shape, np.float32), None, 1, 1, 1)
 
 

@@ -57,9 +57,7 @@ def test_direct_wherever_it_can(layer):
 def test_blas_for_the_rest(layer):
     assert choose_engine("auto", *layer) is blas_engine
     assert choose_engine("blas", *layer) is blas_engine
-    with pytest.raises(
-        ValueError, match="algorithm='direct' computes float32 and float64"
-    ) as error:
+    with pytest.raises(ValueError, match="algorithm='direct' cannot compute this layer") as error:
         choose_engine("direct", *layer)
     for value in (
         repr(layer[0]),
@@ -105,7 +103,7 @@ def test_known_algorithms():
 @pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
 def test_direct_refuses_complex(dtype):
     for name, call in calls("direct", dtype):
-        with pytest.raises(ValueError, match=r"computes float32 and float64, .* got dtype '[FD]'"):
+        with pytest.raises(ValueError, match=r"float32 or float64, got dtype '[FD]'"):
             pytest.fail(f"{name} accepted it: {call()}")
 
 
@@ -118,7 +116,7 @@ def test_direct_refuses_far_dilations():
             lambda where=where: fastconv1d.conv1d(x, w, algorithm="direct", **where),
             lambda where=where: fastconv1d.Conv1d(2, 2, 3, algorithm="direct", **where)(x),
         ):
-            with pytest.raises(ValueError, match=f"fits its scratch, .* dilation={dilation}"):
+            with pytest.raises(ValueError, match=f"below 2\\*\\*40, .* dilation={dilation}"):
                 call()
 
 

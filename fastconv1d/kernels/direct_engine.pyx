@@ -18,6 +18,7 @@ from . import blas_engine
 cimport numpy as cnp
 from cython.parallel cimport prange
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
+from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
@@ -56,7 +57,7 @@ cdef extern from "simd/fc1d.h" nogil:
         const void* g_end
         ptrdiff_t gn, gc, gl
         void* dw
-        void* db
+        double* db
         ptrdiff_t dw_part, db_part, parts, chunks
         int fetch
 
@@ -87,8 +88,8 @@ cdef extern from *:
     """
     int fc1d_thread() nogil
 
-cdef extern from "stdint.h" nogil:
-    const ptrdiff_t PTRDIFF_MAX
+cdef extern from "Python.h":
+    int check_signals "PyErr_CheckSignals"() noexcept  # -1: a handler raised, and the exception is set
 
 # ---- instruction sets ------------------------------------------------------------------------------------------------
 
@@ -152,9 +153,9 @@ def peak_gflops(dtype="float32", double seconds=0.2):
 # 384 vectors are 12 KiB of AVX2 and 24 KiB of AVX-512 (an L1 has 32 or 48 KiB). On AVX2, 8 to 20 KiB measured alike
 # within 4 %, 10 to 14 KiB the best.
 cdef ptrdiff_t STRIP_VECTORS = 384
-# Terms of one chain of sums. Longer chains lose accuracy, shorter ones spend more on adding partial sums: at 512 terms
-# the partial sums cost one load and store per 512 multiply-adds.
-cdef ptrdiff_t CHAIN = 512
+# Terms of one chain of sums. Longer chains lose accuracy, shorter ones spend more on adding partial sums: at 256 terms
+# the partial sums cost one load and store per 256 multiply-adds (256, 512 and 1,024 measured alike).
+cdef ptrdiff_t CHAIN = 256
 # With so few channels and terms the time goes into writing outputs: the window is kept to what stays in L1, and outputs
 # are written row by row instead of a strip of every row. Measured with 64 to 768 outputs: 2.2x at 1 channel and 10 terms,
 # 1.13x at 4 and 60; 0.98x at 12 and 60, 0.88x at 64 and 128.
@@ -172,6 +173,8 @@ cdef ptrdiff_t FAR = <ptrdiff_t> 1 << 40
 cdef ptrdiff_t MOST_PHASES = 1024
 # Below this many multiply-adds a parallel region (2 us warm) costs more than it saves.
 cdef double SERIAL_MACS = 5e5
+# Multiply-adds a thread does between two looks for a pending signal: 0.01 s at 50 GFLOP/s.
+cdef double SIGNAL_MACS = 2.5e8
 
 
 cdef inline ptrdiff_t _ceil(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
@@ -197,6 +200,11 @@ cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernel
     cdef ptrdiff_t block = max(1, min(STRIP_VECTORS * kernels.lanes * itemsize // per_channel, CHAIN // taps))
     p.ci_block = _ceil(p.c_in, _ceil(p.c_in, block))
     p.k_block = _ceil(taps, _ceil(taps, CHAIN)) if p.ci_block == 1 else taps
+
+
+cdef double _macs(const fc1d_problem* p) noexcept nogil:
+    """Multiply-adds of a call."""
+    return <double> p.n_batch * p.groups * p.c_out * p.c_in * p.kernel_size / p.n_phases * p.n_cols
 
 
 cdef struct Taps:
@@ -254,7 +262,7 @@ cdef ptrdiff_t _make_runs(fc1d_problem* p, const Taps* taps, ptrdiff_t base, ptr
     for i in range(p.kernel_size):
         j = taps.order[i]
         pos = taps.pos[j]
-        if i == 0 or split or (pos - last) % p.x_step != 0 or pos - last >= cols * p.x_step or pos < last:
+        if i == 0 or split or (pos - last) % p.x_step != 0 or (pos - last) // p.x_step >= cols or pos < last:
             if i > 0:
                 offset += _ceil(slot + run.extra, 16) * 16
             run = runs + n
@@ -277,30 +285,30 @@ cdef ptrdiff_t _odd_lines(ptrdiff_t elements, ptrdiff_t itemsize) noexcept nogil
     return (_ceil(elements, line) | 1) * line
 
 
-cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t reach, ptrdiff_t room, ptrdiff_t units,
-                        bint* split) noexcept nogil:
+cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t reach, ptrdiff_t shared_room,
+                        ptrdiff_t apart_room, ptrdiff_t units, bint* split) noexcept nogil:
     """Put several short items side by side in one tile where that fills the lanes better.
 
     Compares cycles for one item and input channel: multiply-adds at two vectors a cycle, the junction columns of a shared
     run (``reach``) or the K short copies of split runs at one element a cycle, and the pass through the staging tile.
+    The rooms are the columns that a tile of either kind may have.
     """
-    cdef ptrdiff_t n = p.n_cols, lanes = kernels.lanes, rows = min(p.c_out, kernels.rows)
+    cdef ptrdiff_t n = p.n_cols, lanes = kernels.lanes, rows = min(p.c_out, kernels.rows), room
     cdef ptrdiff_t vectors = _ceil(n, lanes)
     cdef double macs = <double> p.c_out * p.kernel_size / p.n_phases / (2 * lanes)
     cdef double alone = vectors * lanes * macs * max(1., 8. / (vectors * rows))
     cdef double staging = 0 if p.staged else <double> p.c_out * n / p.c_in
-    cdef double shared = (n + reach) * macs + staging
-    cdef double apart = n * macs + <double> p.kernel_size * n + staging
-    p.items_per_unit = 1
-    p.item_pitch = n
-    split[0] = False
-    if p.n_batch == 1 or 2 * n > room or min(shared, apart) > 0.97 * alone:
+    cdef double shared = (n + reach) * macs + staging if 2 * (n + reach) <= shared_room else INFINITY
+    cdef double apart = n * macs + <double> p.kernel_size * n + staging if 2 * n <= apart_room else INFINITY
+    if p.n_batch == 1 or min(shared, apart) > 0.97 * alone:
         return
     split[0] = apart < shared
     p.item_pitch = n if split[0] else n + reach
-    p.items_per_unit = max(1, min(room // p.item_pitch, p.n_batch // max(1, min(units, p.n_batch))))
+    room = (apart_room if split[0] else shared_room) // p.item_pitch
+    p.items_per_unit = max(1, min(room, p.n_batch // max(1, min(units, p.n_batch))))
     if p.items_per_unit == 1:
         split[0] = False
+        p.item_pitch = n
 
 
 cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
@@ -313,20 +321,19 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     # columns that the window's share of L2 holds, with the taps in shared runs or apart
     p.by_rows = p.c_in <= FEW_CHANNELS and p.c_in * p.kernel_size <= FEW_TERMS
     cdef ptrdiff_t budget = (STRIP_VECTORS * lanes * itemsize if p.by_rows else WINDOW_BYTES) // (itemsize * p.ci_block)
-    cdef ptrdiff_t merged = _make_runs(p, taps, base, PTRDIFF_MAX // p.x_step, 0, False, runs, where)
+    cdef ptrdiff_t merged = _make_runs(p, taps, base, FAR, 0, False, runs, where)
     cdef ptrdiff_t reach = 0
     for j in range(p.n_runs):
         reach = max(reach, runs[j].extra)
-    cdef ptrdiff_t cols = max((budget - merged) // p.n_runs, budget // p.kernel_size)
-    if p.y_step > 1:
-        cols = min(cols, STAGE_BYTES // (itemsize * p.n_phases * min(p.c_out, 32 * p.fused)))
-    cols = max(strip, cols)
+    cdef ptrdiff_t shared = (budget - merged) // p.n_runs, apart = budget // p.kernel_size
+    cdef ptrdiff_t staged = STAGE_BYTES // (itemsize * p.n_phases * min(p.c_out, 32 * p.fused))
+    cdef ptrdiff_t cols = max(strip, min(max(shared, apart), staged) if p.y_step > 1 else max(shared, apart))
 
     p.staged = p.y_step > 1
     p.item_pitch = p.n_cols
     p.items_per_unit = 1
     if p.n_cols <= cols:
-        _choose_items(p, kernels, reach, cols, units, &split)
+        _choose_items(p, kernels, reach, min(shared, staged), min(apart, staged), units, &split)
     if p.items_per_unit > 1:
         p.staged = True
     p.n_item_units = _ceil(p.n_batch, p.items_per_unit)
@@ -350,12 +357,14 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     while count * p.n_tiles * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= max(2 * whole, 4 * rows):
         p.co_unit = _ceil(p.co_unit, 2 * whole) * whole
     p.n_co_units = _ceil(p.c_out, p.co_unit)
-    p.groups_per_unit = max(1, p.groups * p.n_item_units * p.n_tiles * p.n_co_units // units) if units > 1 else p.groups
-    p.groups_per_unit = min(p.groups_per_unit, p.groups)
+    units = max(units, <ptrdiff_t> (_macs(p) / SIGNAL_MACS))
+    p.groups_per_unit = max(1, min(p.groups, p.groups * p.n_item_units * p.n_tiles * p.n_co_units // units))
     p.n_group_units = _ceil(p.groups, p.groups_per_unit)
     p.co_block = max(rows, WEIGHT_BYTES // (itemsize * p.ci_block * min(p.k_block, p.kernel_size)) // rows * rows)
 
-    p.row_pitch = _odd_lines(_make_runs(p, taps, base, p.tile_cols, slot, split, runs, where), itemsize)
+    # several items in shared runs are as far apart as all taps reach
+    cdef ptrdiff_t apart_from = FAR if p.items_per_unit > 1 else p.tile_cols
+    p.row_pitch = _odd_lines(_make_runs(p, taps, base, apart_from, slot, split, runs, where), itemsize)
     p.window_elems = p.ci_block * p.row_pitch
     p.tap = tap
     for r in range(p.n_phases):
@@ -371,24 +380,51 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
 ctypedef void (*unit_fn)(const void*, ptrdiff_t, void*) noexcept nogil
 
 
-cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, size_t scratch_bytes,
-                    int n_threads) noexcept nogil:
-    """Run every unit of a job, on threads where there are several; -1 when scratch cannot be had."""
-    cdef ptrdiff_t unit
+cdef size_t _largest_scratch = 0
+
+
+def largest_scratch(reset=False):
+    """Bytes of scratch that any thread has had so far; with ``reset`` counting starts again (for tests)."""
+    global _largest_scratch
+    bytes_ = _largest_scratch
+    if reset:
+        _largest_scratch = 0
+    return bytes_
+
+
+cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, size_t scratch_bytes,
+                    int n_threads) except -2 nogil:
+    """Run every unit of a job, on threads where there are several, and look for signals between rounds of them.
+
+    Returns -1 when scratch cannot be had; raises what a signal's handler raises.
+    """
+    global _largest_scratch
+    cdef ptrdiff_t unit, first = 0, last, batch
     cdef size_t slab = (scratch_bytes + 4096 + 63) // 64 * 64
-    n_threads = <int> min(<ptrdiff_t> n_threads, units)
+    cdef int status = 0
+    n_threads = <int> max(1, min(<ptrdiff_t> n_threads, units))
+    batch = max(<ptrdiff_t> n_threads, <ptrdiff_t> (units * min(1., n_threads * SIGNAL_MACS / max(1., macs))))
+    _largest_scratch = max(_largest_scratch, slab)
     cdef char* memory = <char*> malloc(slab * n_threads + 64)
     if memory == NULL:
         return -1
     cdef char* scratch = memory + (64 - <size_t> memory % 64)
-    if n_threads <= 1:
-        for unit in range(units):
-            run(job, unit, scratch)
-    else:
-        for unit in prange(units, num_threads=n_threads, schedule="dynamic"):
-            run(job, unit, scratch + slab * fc1d_thread())
+    while first < units:
+        last = min(units, first + batch)
+        if n_threads == 1:
+            for unit in range(first, last):
+                run(job, unit, scratch)
+        else:
+            for unit in prange(first, last, num_threads=n_threads, schedule="dynamic"):
+                run(job, unit, scratch + slab * fc1d_thread())
+        first = last
+        if first < units:
+            with gil:
+                status = -2 if check_signals() < 0 else 0
+            if status < 0:
+                break
     free(memory)
-    return 0
+    return status
 
 
 cdef class PreparedLayer:
@@ -429,6 +465,13 @@ cdef class PreparedLayer:
         self.typenum = cnp.PyArray_TYPE(weight)
         if self.typenum not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
             raise TypeError(f"the direct engine computes float32 and float64, got {weight.dtype}")
+        if min(stride, dilation, groups) < 1 or weight.shape[0] % groups:
+            raise ValueError("stride, dilation and groups should be positive, and groups divide the channels, "
+                             f"got stride={stride}, dilation={dilation}, groups={groups}")
+        rule = unsuited((<object> weight).shape, stride, dilation, pad_left, pad_right, transposed)
+        if rule is not None:
+            raise ValueError(f"{rule}, got a weight of size {list((<object> weight).shape)}, stride={stride}, "
+                             f"dilation={dilation}, padding=({pad_left}, {pad_right})")
         self.kernels = &_isa.f32 if self.typenum == cnp.NPY_FLOAT32 else &_isa.f64
         self.isa = isa()
         self.itemsize = cnp.PyArray_ITEMSIZE(weight)
@@ -444,8 +487,6 @@ cdef class PreparedLayer:
         p.n_phases = p.y_step // p.fused
         p.kernel_size //= p.fused
         p.c_out *= p.fused
-        if p.c_in < 1 or p.c_out < 1 or p.kernel_size < 1:
-            raise ValueError(f"weight must have no zero dimension, got shape {(<object> weight).shape}")
         self._prepare_taps()
         self._pack(weight)
         if bias is not None:
@@ -507,7 +548,7 @@ cdef class PreparedLayer:
         else:
             p.n_cols = p.l_out
             base = -self.pad_left
-        cdef double macs = <double> p.n_batch * p.groups * p.c_out * p.c_in * p.kernel_size / p.n_phases * p.n_cols
+        cdef double macs = _macs(&p)
         cdef int n_threads = 1
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
@@ -516,12 +557,15 @@ cdef class PreparedLayer:
         cdef char* tables = <char*> malloc(where_bytes + run_bytes + p.ci_block * k * sizeof(int32_t))
         if tables == NULL:
             raise MemoryError("cannot allocate the tap tables of a call")
-        with nogil:
-            scratch_bytes = _plan(&p, &self.taps, base, self.kernels, size, n_threads,
-                                  <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
-                                  <int32_t*> (tables + where_bytes + run_bytes))
-            failed = _run_units(<unit_fn> self.kernels.run_unit, &p,
-                                p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, scratch_bytes, n_threads)
+        try:
+            with nogil:
+                scratch_bytes = _plan(&p, &self.taps, base, self.kernels, size, n_threads,
+                                      <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
+                                      <int32_t*> (tables + where_bytes + run_bytes))
+                failed = _run_units(<unit_fn> self.kernels.run_unit, &p,
+                                    p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs, scratch_bytes,
+                                    n_threads)
+        finally:
             free(tables)
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
@@ -531,7 +575,8 @@ cdef class PreparedLayer:
         """The layer's output for x (N, C_in, L_in) or (C_in, L_in), or None for anything but the plain case.
 
         Plain: an aligned native ndarray of the layer's dtype whose strides are whole elements, with the layer's channels,
-        no zero dimension, an output of at least one element, and finite weights where scatter needs them. The caller sends the rest to the general path.
+        no zero dimension, an output of at least one element, and finite weights where scatter needs them. The caller
+        sends the rest to the general path.
         ``threads`` is how many threads may work, or a function that returns it, called only for a call worth several.
         """
         cdef fc1d_problem* p = &self.problem
@@ -561,7 +606,11 @@ cdef class PreparedLayer:
             return None
         cdef cnp.npy_intp shape[3]
         shape[0], shape[1], shape[2] = a.shape[0] if nd == 3 else 1, p.c_out // p.fused * p.groups, l_out
-        cdef cnp.ndarray y = cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
+        cdef cnp.ndarray y
+        try:
+            y = cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
+        except ValueError:  # beyond 64 bits of bytes
+            return None
         if nd == 2:
             self.run(a[None], y, threads)
             return y[0]
@@ -569,19 +618,19 @@ cdef class PreparedLayer:
         return y
 
 
-def suits(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_left, ptrdiff_t pad_right, bint transposed):
-    """Whether the engine's tables and scratch can hold a layer with a weight of this shape: a few taps of any reach.
-
-    Refused: reaches beyond 2^40, strides of more than 1,024 output phases, and kernels of which one strip's window would
-    not fit the scratch. Depends on the layer alone.
-    """
+def unsuited(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_left, ptrdiff_t pad_right, bint transposed):
+    """The rule that keeps a layer with a weight of this shape from this engine, or None. Depends on the layer alone."""
     cdef ptrdiff_t k = shape[2]
-    if 0 in shape or max(stride, dilation, k, abs(pad_left), abs(pad_right)) >= FAR or k * dilation >= FAR:
-        return False
+    if 0 in shape:
+        return "no dimension of the weight may be zero"
+    if max(stride, dilation, abs(pad_left), abs(pad_right)) >= FAR or dilation >= FAR // k:
+        return "stride, padding and dilation*K should be below 2**40"
     if transposed and stride > MOST_PHASES:
-        return False
-    # a strip of 768 columns a tap apart, or one run that reaches over all taps, 8 bytes an element
-    return 8 * min(768 * k, 768 * min(k, stride) + k * dilation) <= SCRATCH_BYTES // 2
+        return f"the stride of a scatter should be at most {MOST_PHASES}"
+    # a strip of 768 columns for each tap, or for each run of taps that reach over all, at 8 bytes an element
+    if 8 * min(768 * k, 768 * min(k, stride) + k * dilation) > SCRATCH_BYTES // 2:
+        return "the window of the kernel should fit the scratch"
+    return None
 
 
 def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, deterministic=True):
@@ -656,6 +705,9 @@ cdef void _split_gradient(fc1d_gradient* q, const fc1d_kernels* kernels, int n_t
     p.co_unit = _ceil(p.c_out, rows) * rows
     while p.groups * q.parts * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= 2 * rows:
         p.co_unit = _ceil(p.co_unit, 2 * rows) * rows
+    units = max(units, <ptrdiff_t> (_macs(p) / (8 * SIGNAL_MACS)))  # each packs the window again: not too many
+    while p.groups * q.parts * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= 8 * rows:
+        p.co_unit = _ceil(p.co_unit, 2 * rows) * rows
     p.n_co_units = _ceil(p.c_out, p.co_unit)
     p.groups_per_unit = max(1, min(p.groups, p.groups * q.parts * p.n_co_units // units))
     p.n_group_units = _ceil(p.groups, p.groups_per_unit)
@@ -676,6 +728,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     cdef fc1d_problem* p = &q.window
     cdef Taps taps
     cdef int failed
+    cdef double macs
     if elements == 0 or cnp.PyArray_SIZE(g) == 0:
         if not only_db:
             dw[...] = 0
@@ -707,6 +760,9 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     try:
         _sort_taps(p, &taps, dilation, False)
         row = _plan_gradient(&q, &taps, -pad_left, kernels, size, <fc1d_run*> tables, where)
+        macs = _macs(p)
+        if macs < SERIAL_MACS:
+            n_threads = 1
         _split_gradient(&q, kernels, n_threads)
         tap = <int32_t*> malloc(p.ci_block * k * sizeof(int32_t))
         if tap == NULL:
@@ -720,24 +776,21 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
         scratch_bytes = size * (p.window_elems + kernels.rows * p.items_per_unit * p.tile_cols)
         # parts add up in order; a single one is the result itself
         sums = dw[None] if q.parts == 1 or only_db else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
-        bias_sums = None if db is None else db[None] if q.parts == 1 else np.empty((q.parts, dw.shape[0]), dw.dtype)
+        bias_sums = None if db is None else np.empty((q.parts, dw.shape[0]))
         if not only_db:
             q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements
         if db is not None:
-            q.db, q.db_part = cnp.PyArray_DATA(bias_sums), dw.shape[0]
-        if <double> elements * p.n_batch * p.n_cols < SERIAL_MACS:
-            n_threads = 1
+            q.db, q.db_part = <double*> cnp.PyArray_DATA(bias_sums), dw.shape[0]
         with nogil:
-            failed = _run_units(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units,
+            failed = _run_units(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units, macs,
                                 scratch_bytes, n_threads)
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
-        if q.parts > 1:
-            with np.errstate(all="ignore"):
-                if not only_db:
-                    np.add.reduce(sums, axis=0, out=dw)
-                if db is not None:
-                    np.add.reduce(bias_sums, axis=0, out=db)
+        with np.errstate(all="ignore"):
+            if q.parts > 1 and not only_db:
+                np.add.reduce(sums, axis=0, out=dw)
+            if db is not None:
+                db[...] = np.add.reduce(bias_sums, axis=0)
     finally:
         free(tap)
         free(tables)

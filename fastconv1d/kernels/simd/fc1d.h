@@ -61,7 +61,8 @@ typedef struct {
     fc1d_problem window;
     const void *g, *g_end;      /* g_end is past the last element in memory */
     ptrdiff_t gn, gc, gl;
-    void *dw, *db;              /* either may be NULL */
+    void *dw;                   /* may be NULL, as db */
+    double *db;
     ptrdiff_t dw_part, db_part; /* elements between two parts */
     ptrdiff_t parts, chunks;
     int fetch; /* fetch the rows of the next group ahead */

@@ -106,7 +106,7 @@ static const ptrdiff_t NAME(dot_taps)[ROWS + 1] = {0, 8, 6, 4, 6, 4, 4, 3, 3};
 #endif
 
 /* db[i] (+)= the sum of row i of g, i < rows. */
-static void NAME(add_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, T *db)
+static void NAME(add_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, double *db)
 {
     for (ptrdiff_t i = 0; i < rows; i++) {
         V acc[LANES] = {{0}};
@@ -130,7 +130,7 @@ static void NAME(add_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, T *
 /* All (channel, tap) pairs of a window block for output channels [co0, co1); `copy`, if there is one, takes rows of g
  * that have gaps or must not be read past their ends. */
 static void NAME(run_dots)(NAME(chunk) c, ptrdiff_t co0, ptrdiff_t co1, const T *g, ptrdiff_t gl, const T *window,
-                           const int32_t *tap, ptrdiff_t n_taps, T *dw, T *db, T *copy)
+                           const int32_t *tap, ptrdiff_t n_taps, T *dw, double *db, T *copy)
 {
     const T *rows_of_g = g + co0 * c.gc;
     const ptrdiff_t gn = c.gn, gc = c.gc, pitch = (c.cols + LANES - 1) / LANES * LANES;
@@ -174,7 +174,7 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
     const ptrdiff_t ldw = p->c_in * p->kernel_size;
     for (ptrdiff_t group = g0; group < p->groups && group < g0 + p->groups_per_unit; group++) {
         T *dw = q->dw ? (T *)q->dw + part * q->dw_part + group * p->c_out * ldw : NULL;
-        T *db = q->db ? (T *)q->db + part * q->db_part + group * p->c_out : NULL;
+        double *db = q->db ? q->db + part * q->db_part + group * p->c_out : NULL;
         const ptrdiff_t first = q->chunks * part / q->parts;
         for (ptrdiff_t i = first; i < q->chunks * (part + 1) / q->parts; i++) {
             const ptrdiff_t q0 = i % p->n_tiles * p->tile_cols, n = i / p->n_tiles * p->items_per_unit;
@@ -192,7 +192,7 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
                 NAME(fetch_rows)(g + q->gc, c.items, q->gn, c.cols);
                 NAME(fetch_rows)(x + p->xc + q0 * p->x_step, c.items, p->xn, c.cols * p->x_step);
             }
-            T *copy = q->gl != 1 || (c.cols % LANES && g + beyond > (const T *)q->g_end) 
+            T *copy = q->gl != 1 || (c.cols % LANES && g + beyond > (const T *)q->g_end)
                           ? (T *)scratch + p->window_elems
                           : NULL;
             if (!dw)

@@ -146,7 +146,8 @@ static void NAME(pack_window)(const fc1d_problem *p, const T *x, ptrdiff_t items
             for (ptrdiff_t item = 0; item < items; item++) {
                 const T *row = x + item * p->xn + (ci + c) * p->xc;
                 T *dst = window + c * p->row_pitch + run->offset + item * p->item_pitch;
-                NAME(gather)(dst + lo, hi - lo, row + (start + lo * step) * p->xl, step * p->xl);
+                if (hi > lo)
+                    NAME(gather)(dst + lo, hi - lo, row + (start + lo * step) * p->xl, step * p->xl);
                 if (p->mode == FC1D_ZEROS || l_in == 0) {
                     for (ptrdiff_t i = 0; i < lo; i++)
                         dst[i] = 0;

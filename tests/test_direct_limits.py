@@ -31,7 +31,7 @@ def test_scratch_is_bounded_for_any_layer_length_and_batch(isa, dtype):
     direct_engine.largest_scratch(reset=True)
     ran = 0
     try:
-        for transposed in (False, True) * 150:
+        for transposed in (False, True) * 100:
             c_in, c_out, kernel, stride, dilation = random_parameters(rng)
             n_batch, extra = int(rng.integers(1, 200)), int(rng.integers(1, 60))
             if direct_engine.unsuited((c_out, c_in, kernel), stride, dilation, 0, 0, transposed):
@@ -39,7 +39,7 @@ def test_scratch_is_bounded_for_any_layer_length_and_batch(isa, dtype):
             length = extra if transposed else dilation * (kernel - 1) + extra * stride
             outputs = (length - 1) * stride + dilation * (kernel - 1) + 1 if transposed else extra
             macs = n_batch * c_in * c_out * kernel * extra
-            if max(macs, 30 * n_batch * (c_in * length + c_out * outputs)) > 3e8:
+            if max(macs, 30 * n_batch * (c_in * length + c_out * outputs)) > 5e7:
                 continue
             weight = np.zeros((c_in, c_out, kernel) if transposed else (c_out, c_in, kernel), dtype)
             x = np.zeros((n_batch, c_in, length), dtype)
@@ -50,7 +50,7 @@ def test_scratch_is_bounded_for_any_layer_length_and_batch(isa, dtype):
             ran += 1
     finally:
         direct_engine.set_isa(before)
-    assert ran > 50
+    assert ran > 30
 
 
 def test_hostile_reaches_are_refused():

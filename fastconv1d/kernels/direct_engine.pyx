@@ -157,7 +157,7 @@ cdef ptrdiff_t STRIP_VECTORS = 384
 # the partial sums cost one load and store per 256 multiply-adds (256, 512 and 1,024 measured alike).
 cdef ptrdiff_t CHAIN = 256
 # With so few channels and terms the time goes into writing outputs: the window is kept to what stays in L1, and outputs
-# are written row by row instead of a strip of every row. Measured with 64 to 768 outputs: 2.2x at 1 channel and 10 terms,
+# are written row by row instead of a strip of every row. Measured with 64 to 768 outputs: 2.2x at 1 channel, 10 terms,
 # 1.13x at 4 and 60; 0.98x at 12 and 60, 0.88x at 64 and 128.
 cdef ptrdiff_t FEW_CHANNELS = 8
 cdef ptrdiff_t FEW_TERMS = 128
@@ -289,8 +289,8 @@ cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t 
                         ptrdiff_t apart_room, ptrdiff_t units, bint* split) noexcept nogil:
     """Put several short items side by side in one tile where that fills the lanes better.
 
-    Compares cycles for one item and input channel: multiply-adds at two vectors a cycle, the junction columns of a shared
-    run (``reach``) or the K short copies of split runs at one element a cycle, and the pass through the staging tile.
+    Compares cycles for one item and input channel: multiply-adds at two vectors a cycle, the junction columns of a
+    shared run (``reach``) or the K short copies of split runs at one element a cycle, and the pass through the staging tile.
     The rooms are the columns that a tile of either kind may have.
     """
     cdef ptrdiff_t n = p.n_cols, lanes = kernels.lanes, rows = min(p.c_out, kernels.rows), room
@@ -530,7 +530,7 @@ cdef class PreparedLayer:
         PyMem_Free(self.packed)
 
     cdef int run(self, cnp.ndarray x, cnp.ndarray y, threads) except -1:
-        """y = layer(x) for x (N, C_in, L_in) with strides of whole elements and y (N, C_out, L_out), unit last stride."""
+        """y = layer(x) for x (N, C_in, L_in), strides of whole elements, and y (N, C_out, L_out), unit last stride."""
         cdef fc1d_problem p = self.problem  # a copy a call: calls on one layer may run at the same time
         cdef ptrdiff_t size = self.itemsize, q_low = 0, base, scratch_bytes
         cdef int failed
@@ -574,8 +574,8 @@ cdef class PreparedLayer:
     def __call__(self, x, threads=1):
         """The layer's output for x (N, C_in, L_in) or (C_in, L_in), or None for anything but the plain case.
 
-        Plain: an aligned native ndarray of the layer's dtype whose strides are whole elements, with the layer's channels,
-        no zero dimension, an output of at least one element, and finite weights where scatter needs them. The caller
+        Plain: an aligned native ndarray of the layer's dtype whose strides are whole elements, with the layer's
+        channels, no zero dimension, an output of at least one element, and finite weights where scatter needs them. The caller
         sends the rest to the general path.
         ``threads`` is how many threads may work, or a function that returns it, called only for a call worth several.
         """
@@ -640,10 +640,10 @@ def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads
 
 
 def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic=True):
-    """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l with l*stride + k*dilation - pad_left == o.
+    """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l: l*stride + k*dilation - pad_left == o.
 
-    Beyond the ends of the input the windows hold zeros, which times a finite weight are no part of the sum; a layer whose
-    weight is not finite goes to the BLAS engine, which leaves those terms out.
+    Beyond the ends of the input the windows hold zeros, which times a finite weight are no part of the sum; a layer
+    whose weight is not finite goes to the BLAS engine, which leaves those terms out.
     """
     cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, 0, pad_left, transposed=True)
     if layer.finite:
@@ -685,7 +685,8 @@ cdef ptrdiff_t _plan_gradient(fc1d_gradient* q, const Taps* taps, ptrdiff_t base
         for j in range(p.n_runs):
             reach = max(reach, runs[j].extra)
         p.item_pitch = p.tile_cols + reach
-        p.items_per_unit = max(1, min(p.n_batch, min(CHUNK_COLS, WINDOW_BYTES // (itemsize * p.n_runs)) // p.item_pitch))
+        cols = min(CHUNK_COLS, WINDOW_BYTES // (itemsize * p.n_runs))
+        p.items_per_unit = max(1, min(p.n_batch, cols // p.item_pitch))
         slot = p.items_per_unit * p.item_pitch
         row = _make_runs(p, taps, base, p.tile_cols, slot, False, runs, where)
     p.row_pitch = _odd_lines(row, itemsize)
@@ -718,8 +719,8 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
                     deterministic=True, db=None, bint only_db=False):
     """dw[co, ci, k] = sum over n, l of g[n, co, l] * x[n, ci, l*stride + k*dilation - pad_left].
 
-    With ``db`` of shape (C_out,), also db[co] = sum over n, l of g[n, co, l], in the same pass; with ``only_db`` nothing
-    else: dw and x then give the shapes, on which the order of the sums depends, and are not touched.
+    With ``db`` of shape (C_out,), also db[co] = sum over n, l of g[n, co, l], in the same pass; with ``only_db``
+    nothing else: dw and x then give the shapes, on which the order of the sums depends, and are not touched.
     """
     cdef int typenum = cnp.PyArray_TYPE(dw)
     cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(dw), elements = cnp.PyArray_SIZE(dw)
@@ -794,4 +795,3 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     finally:
         free(tap)
         free(tables)
-

@@ -290,7 +290,8 @@ cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t 
     """Put several short items side by side in one tile where that fills the lanes better.
 
     Compares cycles for one item and input channel: multiply-adds at two vectors a cycle, the junction columns of a
-    shared run (``reach``) or the K short copies of split runs at one element a cycle, and the pass through the staging tile.
+    shared run (``reach``) or the K short copies of split runs at one element a cycle, and the pass through the
+    staging tile.
     The rooms are the columns that a tile of either kind may have.
     """
     cdef ptrdiff_t n = p.n_cols, lanes = kernels.lanes, rows = min(p.c_out, kernels.rows), room
@@ -575,7 +576,8 @@ cdef class PreparedLayer:
         """The layer's output for x (N, C_in, L_in) or (C_in, L_in), or None for anything but the plain case.
 
         Plain: an aligned native ndarray of the layer's dtype whose strides are whole elements, with the layer's
-        channels, no zero dimension, an output of at least one element, and finite weights where scatter needs them. The caller
+        channels, no zero dimension, an output of at least one element, and finite weights where scatter needs them.
+        The caller
         sends the rest to the general path.
         ``threads`` is how many threads may work, or a function that returns it, called only for a call worth several.
         """

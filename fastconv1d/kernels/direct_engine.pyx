@@ -153,8 +153,9 @@ def peak_gflops(dtype="float32", double seconds=0.2):
 # 384 vectors are 12 KiB of AVX2 and 24 KiB of AVX-512 (an L1 has 32 or 48 KiB). On AVX2, 8 to 20 KiB measured alike
 # within 4 %, 10 to 14 KiB the best.
 cdef ptrdiff_t STRIP_VECTORS = 384
-# Terms of one chain of sums; partial sums are added to the output. Worst errors in units of u*sum|w||x|, with magnitudes
-# over 30 decades and 512 terms: 14 at 512 in a chain, 10 at 256, 8 at 128. Speed: 128 costs 1 to 3 %, 64 4 to 12 %.
+# Terms of one chain of sums; partial sums are added to the output. Worst errors in units of u*sum|w||x|,
+# magnitudes over 30 decades, 512 terms: 14 at 512 in a chain, 10 at 256, 8 at 128. Speed: 128 costs 1 to 3 %, 64
+# 4 to 12 %.
 cdef ptrdiff_t CHAIN = 128
 # With so few channels and terms the time goes into writing outputs: the window is kept to what stays in L1, and outputs
 # are written row by row instead of a strip of every row. Measured with 64 to 768 outputs: 2.2x at 1 channel, 10 terms,

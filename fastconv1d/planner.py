@@ -48,8 +48,8 @@ def choose_engine(
     Parameters
     ----------
     algorithm : {'auto', 'blas', 'direct'}
-        'auto' takes the direct engine wherever it can compute the layer: in a sweep over random
-        layers it was the faster one from 1 to 512 channels, 1 to 4,097 taps and 1 to 10^6 columns.
+        'auto' takes the direct engine wherever it can compute the layer: on the benchmark's 35
+        layers it was from as fast as the BLAS engine (1x1, 512 channels) to 27 times as fast.
     dtype_char : str
         ``dtype.char`` of the operands; the direct engine has float32 and float64.
     weight_shape : sequence of three ints

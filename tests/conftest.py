@@ -22,12 +22,14 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "soak: the full count of a promise; runs with --soak only")
+    config.addinivalue_line(
+        "markers", "soak: the full count of a promise; runs with -m soak, or --soak and the rest"
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption("--soak"):
-        skip = pytest.mark.skip(reason="full count: needs --soak")
+    if not config.getoption("--soak") and "soak" not in config.getoption("markexpr"):
+        skip = pytest.mark.skip(reason="full count: needs -m soak")
         for item in items:
             if "soak" in item.keywords:
                 item.add_marker(skip)

@@ -2,9 +2,9 @@
 
 Functions: `conv1d`, `conv_transpose1d`, their gradients `conv1d_backward` and
 `conv_transpose1d_backward` (and the single ones in `fastconv1d.grad`), `unfold1d`, `fold1d`.
-Layers: `Conv1d`, `ConvTranspose1d`. Settings: `set_num_threads`, `get_num_threads`,
-`num_threads`, `use_deterministic_algorithms`, `are_deterministic_algorithms_enabled`,
-`show_config`.
+Layers: `Conv1d`, `ConvTranspose1d`; into their weights: `fold_batch_norm`, `fold_weight_norm`.
+Settings: `set_num_threads`, `get_num_threads`, `num_threads`, `use_deterministic_algorithms`,
+`are_deterministic_algorithms_enabled`, `show_config`.
 """
 
 from . import grad as grad
@@ -16,6 +16,7 @@ from .config import (
     show_config,
     use_deterministic_algorithms,
 )
+from .folding import fold_batch_norm, fold_weight_norm
 from .functional import (
     conv1d,
     conv1d_backward,
@@ -37,6 +38,8 @@ __all__ = [
     "conv_transpose1d",
     "conv_transpose1d_backward",
     "fold1d",
+    "fold_batch_norm",
+    "fold_weight_norm",
     "get_num_threads",
     "grad",
     "num_threads",

@@ -3,6 +3,7 @@
 Functions: `conv1d`, `conv_transpose1d`, their gradients `conv1d_backward` and
 `conv_transpose1d_backward` (and the single ones in `fastconv1d.grad`), `unfold1d`, `fold1d`.
 Layers: `Conv1d`, `ConvTranspose1d`; into their weights: `fold_batch_norm`, `fold_weight_norm`.
+Weight files: `save_file`, `load_file`, `WeightFileError`.
 Settings: `set_num_threads`, `get_num_threads`, `num_threads`, `use_deterministic_algorithms`,
 `are_deterministic_algorithms_enabled`, `show_config`.
 """
@@ -26,12 +27,14 @@ from .functional import (
     unfold1d,
 )
 from .modules import Conv1d, ConvTranspose1d
+from .weights import WeightFileError, load_file, save_file
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Conv1d",
     "ConvTranspose1d",
+    "WeightFileError",
     "are_deterministic_algorithms_enabled",
     "conv1d",
     "conv1d_backward",
@@ -42,7 +45,9 @@ __all__ = [
     "fold_weight_norm",
     "get_num_threads",
     "grad",
+    "load_file",
     "num_threads",
+    "save_file",
     "set_num_threads",
     "show_config",
     "unfold1d",

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from . import config, functional, geometry, planner
+from . import config, functional, geometry, planner, weights
 from .kernels import direct_engine
 from .kernels.direct_engine import PreparedLayer
 
@@ -440,6 +440,76 @@ class _Convolution:
             raise ValueError(heading + "\n\t".join(problems))
         self._replace(new)
         return IncompatibleKeys(missing, unexpected)
+
+    @classmethod
+    def from_state_dict(
+        cls: type[_Layer],
+        state_dict: Mapping[str, ArrayLike],
+        prefix: str = "",
+        *,
+        groups: int | None = None,
+        dtype: DTypeLike | None = None,
+        **arguments: Any,
+    ) -> _Layer:
+        """Make a layer of the parameters under a prefix of a state dict.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array-like
+            Torch's keys: 'weight' or one of the spellings of weight norm, 'weight_g' and 'weight_v'
+            or 'parametrizations.weight.original0' and '...original1', which is folded; and 'bias',
+            or none.
+        prefix : str, default ''
+            What comes before these keys; a dot between may be left out.
+        groups : int, optional
+            By default as many as the bias of a transposed convolution implies, otherwise 1: the
+            weight does not show it.
+        dtype : dtype, optional
+            By default the weight's, or float32 where that is none of a layer.
+        **arguments
+            What a state dict does not tell, `stride` and `padding` for instance, as the constructor
+            takes it.
+
+        Returns
+        -------
+        The layer, in eval mode.
+
+        Raises
+        ------
+        ValueError
+            If a key is missing, or shapes and arguments do not fit together.
+        TypeError
+            If `state_dict` is not a mapping or a value cannot be cast.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> state = {"encoder.0.weight": np.ones((6, 2, 3)), "encoder.0.bias": np.ones(6)}
+        >>> Conv1d.from_state_dict(state, "encoder.0", stride=2, groups=2)
+        Conv1d(4, 6, kernel_size=(3,), stride=(2,), groups=2)
+        """
+        weight, bias = weights.layer_parameters(state_dict, prefix)
+        first, second, kernel_size = weight.shape
+        if groups is None:
+            groups = 1
+            if cls.transposed and bias is not None and second and bias.size % second == 0:
+                groups = bias.size // second
+        other = second * geometry.as_index("groups", groups)
+        if dtype is None and weight.dtype.newbyteorder("=") in functional._DTYPES:
+            dtype = weight.dtype
+        layer = cls(
+            *((first, other) if cls.transposed else (other, first)),
+            kernel_size,
+            groups=groups,
+            bias=bias is not None,
+            dtype=dtype,
+            **arguments,
+        )
+        layer.load_state_dict(
+            {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+        )
+        return layer
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_kept": None, "_packed": None}

@@ -72,9 +72,13 @@ def conv1d(
         Of the input's dtype.
     stride : int, default 1
         Step between two windows.
-    padding : int, tuple of one or two ints, 'valid' or 'same', default 0
+    padding : int, tuple of one or two ints, or str, default 0
         Positions added on both sides, or ``(left, right)``. 'valid' adds none. 'same' keeps the
-        length, needs ``stride=1``, and puts an odd position on the right.
+        length, needs ``stride=1``, and puts an odd position on the right. 'causal' adds
+        ``dilation*(K - 1)`` on the left, so that no output sees a later input. 'same_upper' and
+        'same_lower' are ONNX's, for any stride: ``L_out = ceil(L_in / stride)``, for which
+        ``max((L_out - 1)*stride + dilation*(K - 1) + 1 - L_in, 0)`` positions are added on both
+        sides, an odd one on the right ('same_upper', also TensorFlow's rule) or the left.
     dilation : int, default 1
         Step between two taps of the kernel.
     groups : int, default 1
@@ -153,11 +157,12 @@ def conv_transpose1d(
     weight: ArrayLike,
     bias: ArrayLike | None = None,
     stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
+    padding: int | Sequence[int] | str = 0,
     output_padding: int | Sequence[int] = 0,
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
     *,
+    padding_mode: str = "zeros",
     algorithm: str = "auto",
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
@@ -177,14 +182,23 @@ def conv_transpose1d(
         Of the input's dtype.
     stride : int, default 1
         Step between the windows of two input positions.
-    padding : int or tuple of one or two ints, default 0
-        Positions cropped from both ends of the output, or ``(left, right)``.
+    padding : int, tuple of one or two ints, or str, default 0
+        Positions cropped from both ends of the output, or ``(left, right)``. 'causal',
+        'same_upper' and 'same_lower' crop ``max(dilation*(K - 1) + 1 - stride, 0)`` positions, so
+        that ``L_out = L_in*stride + output_padding`` where the kernel spans the stride: 'causal' on
+        the right, the others on both sides, an odd one on the right or the left.
     output_padding : int, default 0
         Positions added to the right end, below `stride` or `dilation`.
     groups : int, default 1
         Number of blocks of channels that are convolved separately.
     dilation : int, default 1
         Step between two taps of the kernel.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, default 'zeros'
+        What becomes of the cropped positions: this is the adjoint of `conv1d` with the same mode,
+        whose input is the output here. 'zeros' drops them; 'circular' adds them to the other end
+        (overlap-add that wraps around), 'reflect' to the positions that they mirror, 'replicate' to
+        the first and the last. 'reflect' needs a padding below L_out, 'circular' one of at most
+        L_out.
     algorithm : {'auto', 'blas', 'direct'}, default 'auto'
         Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
         'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
@@ -230,7 +244,7 @@ def conv_transpose1d(
     array([[[  1.,  10., 102.,  20., 200.]]])
     """
     x, w, b, batched = _operands("conv_transpose1d", input, weight, bias)
-    c_out, l_out, stride, dilation, left, groups = geometry.conv_transpose_geometry(
+    plan = geometry.conv_transpose_geometry(
         x.shape,
         w.shape,
         None if b is None else b.shape,
@@ -239,12 +253,11 @@ def conv_transpose1d(
         output_padding,
         groups,
         dilation,
+        padding_mode,
     )
-    engine = choose_engine(algorithm, x.dtype.char, w.shape, stride, dilation, (left, 0), True)
-    shape = (x.shape[0], c_out, l_out)
+    shape = (x.shape[0], *plan[:2])
     y = _new(shape, x.dtype) if out is None else _target(out, shape, batched, x, w, b)
-    if y.size:
-        engine.scatter(x, w, b, y, stride, dilation, left, groups, *execution())
+    _scatter(x, w, b, y, plan, algorithm)
     return _delivered(y, batched, out)
 
 
@@ -341,11 +354,12 @@ def conv_transpose1d_backward(
     input: ArrayLike,
     weight: ArrayLike,
     stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
+    padding: int | Sequence[int] | str = 0,
     output_padding: int | Sequence[int] = 0,
     groups: int = 1,
     dilation: int | Sequence[int] = 1,
     *,
+    padding_mode: str = "zeros",
     algorithm: str = "auto",
     output_mask: Sequence[bool] = (True, True, True),
 ) -> tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]:
@@ -359,7 +373,7 @@ def conv_transpose1d_backward(
         As given to `conv_transpose1d`.
     weight : ndarray of shape (C_in, C_out / groups, K)
         As given to `conv_transpose1d`.
-    stride, padding, output_padding, groups, dilation
+    stride, padding, output_padding, groups, dilation, padding_mode
         As given to `conv_transpose1d`, which has the formula of L_out.
     algorithm : {'auto', 'blas', 'direct'}, default 'auto'
         Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
@@ -408,7 +422,7 @@ def conv_transpose1d_backward(
     by_input, by_weight, by_bias = _mask(output_mask)
     x, w, _, batched = _operands("conv_transpose1d", input, weight, None)
     plan = geometry.conv_transpose_geometry(
-        x.shape, w.shape, None, stride, padding, output_padding, groups, dilation
+        x.shape, w.shape, None, stride, padding, output_padding, groups, dilation, padding_mode
     )
     g = _gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
     grad_input = _conv_transpose_grad_input(g, w, x.shape, plan, algorithm) if by_input else None
@@ -423,7 +437,7 @@ def unfold1d(
     input: ArrayLike,
     kernel_size: int | Sequence[int],
     dilation: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
+    padding: int | Sequence[int] | str = 0,
     stride: int | Sequence[int] = 1,
 ) -> NDArray[Any]:
     """Write the windows of a convolution side by side as columns (im2col).
@@ -438,8 +452,9 @@ def unfold1d(
         Length K of a window, in taps.
     dilation : int, default 1
         Step between two taps.
-    padding : int or tuple of one or two ints, default 0
-        Zeros added on both sides, or ``(left, right)``.
+    padding : int, tuple of one or two ints, or str, default 0
+        Zeros added on both sides, or ``(left, right)``; 'causal', 'same_upper' and 'same_lower' as
+        in `conv1d`.
     stride : int, default 1
         Step between two windows.
 
@@ -496,7 +511,7 @@ def fold1d(
     output_size: int | Sequence[int],
     kernel_size: int | Sequence[int],
     dilation: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
+    padding: int | Sequence[int] | str = 0,
     stride: int | Sequence[int] = 1,
 ) -> NDArray[Any]:
     """Add the columns of `unfold1d` back into a signal, where they overlap (col2im).
@@ -513,8 +528,9 @@ def fold1d(
         Length K of a window, in taps.
     dilation : int, default 1
         Step between two taps.
-    padding : int or tuple of one or two ints, default 0
-        Positions left out on both sides, or ``(left, right)``.
+    padding : int, tuple of one or two ints, or str, default 0
+        Positions left out on both sides, or ``(left, right)``; 'causal', 'same_upper' and
+        'same_lower' as in `conv1d` of a signal of `output_size`.
     stride : int, default 1
         Step between two windows.
 
@@ -724,82 +740,81 @@ def _delivered(y: NDArray[Any], batched: bool, out: NDArray[Any] | None) -> NDAr
     return out
 
 
-def _conv_grad_input(
-    g: NDArray[Any],
+def _scatter(
+    x: NDArray[Any],
     w: NDArray[Any],
-    x_shape: tuple[int, ...],
+    bias: NDArray[Any] | None,
+    y: NDArray[Any],
     plan: tuple[int, ...],
-    algorithm: str = "auto",
-) -> NDArray[Any]:
+    algorithm: str,
+) -> None:
+    """Write to y the adjoint of a convolution with any padding mode: y has the place of its input.
+
+    The forward of a transposed convolution and the input gradient of a convolution.
+    """
     _, _, stride, dilation, left, right, groups, mode = plan
-    engine = choose_engine(algorithm, g.dtype.char, w.shape, stride, dilation, (left, right), True)
-    conjugate = w.conj() if w.dtype.kind == "c" else w
-    grad_input = _new(x_shape, g.dtype)
-    if grad_input.size:
-        engine.scatter(g, conjugate, None, grad_input, stride, dilation, left, groups, *execution())
-        with np.errstate(over="ignore", invalid="ignore"):
-            if mode == geometry.PADDING_MODES["replicate"]:
-                _add_replicated_margins(grad_input, g, conjugate, plan)
-            elif mode:
-                _add_folded_margins(engine, grad_input, g, conjugate, plan)
-    return grad_input
+    engine = choose_engine(algorithm, x.dtype.char, w.shape, stride, dilation, (left, right), True)
+    if y.size == 0:
+        return
+    engine.scatter(x, w, bias, y, stride, dilation, left, groups, *execution())
+    with np.errstate(over="ignore", invalid="ignore"):
+        if mode == geometry.PADDING_MODES["replicate"]:
+            _add_replicated_margins(x, w, y, plan)
+        elif mode:
+            _add_folded_margins(engine, x, w, y, plan)
 
 
 def _add_folded_margins(
-    engine: ModuleType,
-    grad_input: NDArray[Any],
-    g: NDArray[Any],
-    w: NDArray[Any],
-    plan: tuple[int, ...],
+    engine: ModuleType, x: NDArray[Any], w: NDArray[Any], y: NDArray[Any], plan: tuple[int, ...]
 ) -> None:
-    """Add the gradient of the reflected or wrapped positions to those they were read from."""
+    """Add what falls on reflected or wrapped positions to those that they stand for."""
     _, _, stride, dilation, left, right, groups, mode = plan
-    n_batch, c_in, l_in = grad_input.shape
-    for first, last in ((-left, 0), (l_in, l_in + right)):
+    n_batch, channels, length = y.shape
+    for first, last in ((-left, 0), (length, length + right)):
         for begin in range(first, last, _MARGIN):
             width = min(_MARGIN, last - begin)
-            margin = _new((n_batch, c_in, width), g.dtype)
-            engine.scatter(g, w, None, margin, stride, dilation, left + begin, groups, *execution())
+            margin = _new((n_batch, channels, width), y.dtype)
+            engine.scatter(x, w, None, margin, stride, dilation, left + begin, groups, *execution())
             if mode == geometry.PADDING_MODES["reflect"]:
-                pivot = 0 if begin < 0 else l_in - 1
+                pivot = 0 if begin < 0 else length - 1
                 target = 2 * pivot - (begin + width - 1)
                 margin = margin[:, :, ::-1]
             else:
-                target = begin + l_in if begin < 0 else begin - l_in
-            grad_input[:, :, target : target + width] += margin
+                target = begin + length if begin < 0 else begin - length
+            y[:, :, target : target + width] += margin
 
 
 def _add_replicated_margins(
-    grad_input: NDArray[Any], g: NDArray[Any], w: NDArray[Any], plan: tuple[int, ...]
+    x: NDArray[Any], w: NDArray[Any], y: NDArray[Any], plan: tuple[int, ...]
 ) -> None:
-    """Add the gradient of the repeated positions to the first and the last.
+    """Add what falls on repeated positions to the first and the last.
 
-    All positions to the left of the input read its first element, so a tap needs only the sum of
-    grad_output over the windows in which it lies there. The padding may be far longer than the
-    input.
+    All positions to the left of y stand for its first element, so a tap needs only the sum of x
+    over the windows in which it lies there. The padding may be far longer than y.
     """
-    _, l_out, stride, dilation, left, right, groups, _ = plan
-    n_batch, c_in, l_in = grad_input.shape
-    c_out, c_in_group, kernel_size = w.shape
-    by_input = w.reshape(groups, c_out // groups, c_in_group, kernel_size).swapaxes(1, 2)
-    by_input = by_input.reshape(c_in, c_out // groups, kernel_size)
-    for edge, padding, bound in ((0, left, left), (-1, right, l_in + left)):
+    _, _, stride, dilation, left, right, groups, _ = plan
+    n_batch, channels, length = y.shape
+    c_in, c_out_group, kernel_size = w.shape
+    n_windows = x.shape[2]
+    by_output = w.reshape(groups, c_in // groups, c_out_group, kernel_size).swapaxes(1, 2)
+    by_output = by_output.reshape(channels, c_in // groups, kernel_size)
+    for edge, padding, bound in ((0, left, left), (-1, right, length + left)):
         if padding == 0:
             continue
         # Windows l < crossing[k] have tap k before `bound`, counted in padded positions.
         crossing = [
-            min(max(-((k * dilation - bound) // stride), 0), l_out) for k in range(kernel_size)
+            min(max(-((k * dilation - bound) // stride), 0), n_windows) for k in range(kernel_size)
         ]
-        outside = 0 if edge == 0 else l_out  # windows of a tap that is never in this margin
+        outside = 0 if edge == 0 else n_windows  # windows of a tap that is never in this margin
         taps = [k for k in range(kernel_size) if crossing[k] != outside]
         if not taps:
             continue
         crossing = [crossing[k] for k in taps]
-        sums = _sums_before(g, crossing) if edge == 0 else _sums_from(g, crossing)
-        total = _new((n_batch, c_in, 1), g.dtype)
-        by_tap = by_input[:, :, taps]
+        sums = _sums_before(x, crossing) if edge == 0 else _sums_from(x, crossing)
+        total = _new((n_batch, channels, 1), y.dtype)
+        by_tap = by_output[:, :, taps]
         blas_engine.correlate(sums, by_tap, None, total, 1, 1, 0, 0, groups, *execution())
-        grad_input[:, :, edge] += total[:, :, 0]
+        y[:, :, edge] += total[:, :, 0]
 
 
 def _sums_before(g: NDArray[Any], stops: Sequence[int]) -> NDArray[Any]:
@@ -821,6 +836,19 @@ def _sums_from(g: NDArray[Any], starts: Sequence[int]) -> NDArray[Any]:
     length = g.shape[2]
     stops = [length - start for start in reversed(starts)]
     return _sums_before(g[:, :, ::-1], stops)[:, :, ::-1]
+
+
+def _conv_grad_input(
+    g: NDArray[Any],
+    w: NDArray[Any],
+    x_shape: tuple[int, ...],
+    plan: tuple[int, ...],
+    algorithm: str = "auto",
+) -> NDArray[Any]:
+    conjugate = w.conj() if w.dtype.kind == "c" else w
+    grad_input = _new(x_shape, g.dtype)
+    _scatter(g, conjugate, None, grad_input, plan, algorithm)
+    return grad_input
 
 
 def _conv_grad_weight(
@@ -852,13 +880,15 @@ def _conv_transpose_grad_input(
     plan: tuple[int, ...],
     algorithm: str = "auto",
 ) -> NDArray[Any]:
-    _, _, stride, dilation, left, groups = plan
+    _, _, stride, dilation, left, right, groups, mode = plan
     conjugate = w.conj() if w.dtype.kind == "c" else w
     grad_input = _new(x_shape, g.dtype)
     if grad_input.size:
-        engine = choose_engine(algorithm, g.dtype.char, w.shape, stride, dilation, (left, 0), False)
+        engine = choose_engine(
+            algorithm, g.dtype.char, w.shape, stride, dilation, (left, right), False
+        )
         engine.correlate(
-            g, conjugate, None, grad_input, stride, dilation, left, 0, groups, *execution()
+            g, conjugate, None, grad_input, stride, dilation, left, mode, groups, *execution()
         )
     return grad_input
 
@@ -870,10 +900,10 @@ def _conv_transpose_grad_weight(
     plan: tuple[int, ...],
     algorithm: str = "auto",
 ) -> NDArray[Any]:
-    _, _, stride, dilation, left, groups = plan
+    _, _, stride, dilation, left, right, groups, mode = plan
     grad_weight = _new(w_shape, g.dtype)
-    engine = choose_engine(algorithm, g.dtype.char, w_shape, stride, dilation, (left, 0), False)
-    engine.weight_gradient(x, g, grad_weight, stride, dilation, left, 0, groups, *execution())
+    engine = choose_engine(algorithm, g.dtype.char, w_shape, stride, dilation, (left, right), False)
+    engine.weight_gradient(x, g, grad_weight, stride, dilation, left, mode, groups, *execution())
     if grad_weight.dtype.kind == "c":  # the primitive conjugates g instead of x
         np.conjugate(grad_weight, out=grad_weight)
     return grad_weight

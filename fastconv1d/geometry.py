@@ -15,6 +15,10 @@ STEP_MAX = 2**31
 # The numbers under which the kernels know the padding modes.
 PADDING_MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 
+# The strings that `padding` may be, those of a transposed convolution last.
+PADDING_STRINGS = ("valid", "same", "causal", "same_upper", "same_lower")
+CROPPING_STRINGS = PADDING_STRINGS[2:]
+
 
 def as_index(name: str, value: Any) -> int:
     """Return `value` as an int of 64 bits.
@@ -160,15 +164,22 @@ def conv_transpose_length(
     return l_out
 
 
-def resolve_padding(padding: Any, kernel_size: int, stride: int, dilation: int) -> tuple[int, int]:
+def resolve_padding(
+    padding: Any, kernel_size: int, stride: int, dilation: int, l_in: int = 1
+) -> tuple[int, int]:
     """Return how many positions are added to the left and to the right.
 
     Parameters
     ----------
-    padding : int, tuple of one or two ints, 'valid' or 'same'
-        'same' adds ``dilation*(kernel_size - 1)`` in all, an odd one to the right.
+    padding : int, tuple of one or two ints, or one of `PADDING_STRINGS`
+        'same' adds ``dilation*(kernel_size - 1)`` in all, an odd one to the right, and 'causal'
+        as many to the left alone. 'same_upper' and 'same_lower' add what
+        ``L_out = ceil(L_in / stride)`` needs, ``max((L_out - 1)*stride + dilation*(kernel_size - 1)
+        + 1 - L_in, 0)``, an odd one to the right and to the left.
     kernel_size, stride, dilation : int
-        The layer's; 'same' needs them.
+        The layer's; the strings need them.
+    l_in : int
+        The input's length, on which 'same_upper' and 'same_lower' depend if ``stride > 1``.
 
     Returns
     -------
@@ -186,22 +197,13 @@ def resolve_padding(padding: Any, kernel_size: int, stride: int, dilation: int) 
 
     Examples
     --------
-    >>> resolve_padding("same", 4, 1, 1)
-    (1, 2)
+    >>> resolve_padding("same", 4, 1, 1), resolve_padding("causal", 4, 1, 1)
+    ((1, 2), (3, 0))
+    >>> resolve_padding("same_upper", 4, 2, 1, 7), resolve_padding("same_lower", 4, 2, 1, 7)
+    ((1, 2), (2, 1))
     """
     if isinstance(padding, str):
-        if padding == "valid":
-            return 0, 0
-        if padding != "same":
-            raise ValueError(
-                f"Invalid padding string: {shown(padding)}, should be one of 'valid', 'same'"
-            )
-        if stride != 1:
-            raise ValueError(
-                f"padding='same' is not supported for strided convolutions, got stride={stride}"
-            )
-        total = dilation * (kernel_size - 1)
-        return total // 2, total - total // 2
+        return _string_padding(padding, kernel_size, stride, dilation, l_in)
     if isinstance(padding, (tuple, list)) and len(padding) == 2:
         left, right = as_index("padding", padding[0]), as_index("padding", padding[1])
     else:
@@ -214,6 +216,87 @@ def resolve_padding(padding: Any, kernel_size: int, stride: int, dilation: int) 
             f"{PADDING_MAX}"
         )
     return left, right
+
+
+def _string_padding(
+    padding: str, kernel_size: int, stride: int, dilation: int, l_in: int
+) -> tuple[int, int]:
+    if padding not in PADDING_STRINGS:
+        raise ValueError(
+            f"Invalid padding string: {shown(padding)}, should be one of "
+            + ", ".join(map(repr, PADDING_STRINGS))
+        )
+    if padding == "valid":
+        return 0, 0
+    total = dilation * (kernel_size - 1)
+    if padding == "causal":
+        return total, 0
+    if padding == "same":
+        if stride != 1:
+            raise ValueError(
+                f"padding='same' is not supported for strided convolutions, got stride={stride}"
+            )
+        return total // 2, total - total // 2
+    total = max(total + 1 + (max(-(-l_in // stride), 1) - 1) * stride - l_in, 0)
+    return _halves(total, padding)
+
+
+def _halves(total: int, padding: str) -> tuple[int, int]:
+    left = total // 2 if padding == "same_upper" else total - total // 2
+    return left, total - left
+
+
+def pads_follow_length(padding: Any, stride: int) -> bool:
+    """Return whether a convolution's padding depends on the length of its input.
+
+    Examples
+    --------
+    >>> pads_follow_length("same_upper", 2), pads_follow_length("same_upper", 1)
+    (True, False)
+    """
+    return isinstance(padding, str) and padding.startswith("same_") and stride > 1
+
+
+def resolve_cropping(padding: Any, kernel_size: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Return how many positions a transposed convolution leaves out on the left and the right.
+
+    Parameters
+    ----------
+    padding : int, tuple of one or two ints, or one of `CROPPING_STRINGS`
+        The strings leave out ``max(dilation*(kernel_size - 1) + 1 - stride, 0)`` positions, so that
+        ``L_out = L_in*stride`` (without output padding, and for a kernel that spans the stride):
+        'causal' on the right, the others on both sides, an odd one as in `resolve_padding`.
+    kernel_size, stride, dilation : int
+        The layer's; the strings need them.
+
+    Returns
+    -------
+    tuple of int
+        (left, right)
+
+    Raises
+    ------
+    ValueError
+        If a padding is negative.
+    TypeError
+        If a padding is not an integer, or is another string.
+    OverflowError
+        If a padding exceeds 64 bits.
+
+    Examples
+    --------
+    >>> resolve_cropping("causal", 5, 2, 1), resolve_cropping("same_upper", 5, 2, 1)
+    ((0, 3), (1, 2))
+    """
+    if not isinstance(padding, str):
+        return resolve_padding(padding, kernel_size, stride, dilation)
+    if padding not in CROPPING_STRINGS:
+        raise TypeError(
+            "conv_transpose1d(): argument 'padding' must be tuple of ints, not str, or one of "
+            f"{', '.join(map(repr, CROPPING_STRINGS))}, got padding={shown(padding)}"
+        )
+    total = max(dilation * (kernel_size - 1) + 1 - stride, 0)
+    return (0, total) if padding == "causal" else _halves(total, padding)
 
 
 def resolve_mode(padding_mode: Any) -> int:
@@ -297,7 +380,7 @@ def conv_geometry(
     if type(padding) is int and 0 <= padding <= PADDING_MAX:
         left = right = padding
     else:
-        left, right = resolve_padding(padding, kernel_size, stride, dilation)
+        left, right = resolve_padding(padding, kernel_size, stride, dilation, l_in)
     if (
         c_out < groups
         or c_out % groups
@@ -327,7 +410,8 @@ def conv_transpose_geometry(
     output_padding: Any,
     groups: Any,
     dilation: Any,
-) -> tuple[int, int, int, int, int, int]:
+    padding_mode: Any = "zeros",
+) -> tuple[int, int, int, int, int, int, int, int]:
     """Check a transposed convolution of a batched input and return what the kernels need.
 
     Parameters
@@ -338,13 +422,13 @@ def conv_transpose_geometry(
         (C_in, C_out/groups, K)
     bias_shape : tuple of int or None
         (C_out,)
-    stride, padding, output_padding, groups, dilation
+    stride, padding, output_padding, groups, dilation, padding_mode
         As the user gave them.
 
     Returns
     -------
     tuple of int
-        (C_out, L_out, stride, dilation, pad_left, groups)
+        (C_out, L_out, stride, dilation, pad_left, pad_right, groups, mode)
 
     Raises
     ------
@@ -354,16 +438,11 @@ def conv_transpose_geometry(
     Examples
     --------
     >>> conv_transpose_geometry((20, 33, 24), (33, 16, 3), None, 2, 0, 1, 1, 1)
-    (16, 50, 2, 1, 0, 1)
+    (16, 50, 2, 1, 0, 0, 1, 0)
     """
     stride, dilation, groups = _checked_parameters(x_shape, w_shape, stride, dilation, groups)
     output_padding = as_index("output_padding", output_padding)
-    if isinstance(padding, str):
-        raise TypeError(
-            "conv_transpose1d(): argument 'padding' must be tuple of ints, not str, "
-            f"got padding={shown(padding)}"
-        )
-    left, right = resolve_padding(padding, w_shape[2], stride, dilation)
+    left, right = resolve_cropping(padding, w_shape[2], stride, dilation)
     n_batch, c_in, l_in = x_shape
     weight_in, c_out_group, kernel_size = w_shape
     c_out = c_out_group * groups
@@ -381,8 +460,12 @@ def conv_transpose_geometry(
     l_out = conv_transpose_length(l_in, kernel_size, stride, left, right, dilation, output_padding)
     if l_in == 0 and n_batch:
         _refuse_empty(x_shape)
+    mode = 0
+    if padding_mode != "zeros":
+        mode = resolve_mode(padding_mode)
+        _check_padding_mode(padding_mode, (n_batch, c_out, l_out), left, right, "output")
     stride, dilation = _tamed(stride, dilation, l_in, kernel_size)
-    return c_out, l_out, stride, dilation, left, groups
+    return c_out, l_out, stride, dilation, left, right, groups, mode
 
 
 def unfold_geometry(
@@ -400,8 +483,10 @@ def unfold_geometry(
     >>> unfold_geometry((1, 2, 10), 3, 1, 0, 1)
     (3, 8, 1, 1, 0)
     """
-    kernel_size, stride, dilation, left, right = _window(kernel_size, dilation, padding, stride)
     _, channels, l_in = x_shape
+    kernel_size, stride, dilation, left, right = _window(
+        kernel_size, dilation, padding, stride, l_in
+    )
     if channels == 0 or l_in == 0:
         raise ValueError(
             "Expected 2D or 3D (batch mode) tensor with possibly 0 batch size and other non-zero "
@@ -439,7 +524,9 @@ def fold_geometry(
     (2, 10, 1, 1, 0)
     """
     output_size = as_index("output_size", output_size)
-    kernel_size, stride, dilation, left, right = _window(kernel_size, dilation, padding, stride)
+    kernel_size, stride, dilation, left, right = _window(
+        kernel_size, dilation, padding, stride, max(output_size, 0)
+    )
     _, rows, columns = x_shape
     if rows == 0 or columns == 0:
         raise ValueError(
@@ -464,17 +551,20 @@ def fold_geometry(
 
 
 def _window(
-    kernel_size: Any, dilation: Any, padding: Any, stride: Any
+    kernel_size: Any, dilation: Any, padding: Any, stride: Any, length: int
 ) -> tuple[int, int, int, int, int]:
     kernel_size = as_index("kernel_size", kernel_size)
     stride, dilation = as_index("stride", stride), as_index("dilation", dilation)
     for name, value in (("kernel size", kernel_size), ("stride", stride), ("dilation", dilation)):
         if value <= 0:
             raise ValueError(f"{name} should be greater than zero, but got {value}")
-    if isinstance(padding, str):
-        raise TypeError(f"padding should be an int or a tuple of ints, got {shown(padding)}")
+    if isinstance(padding, str) and padding not in CROPPING_STRINGS:
+        raise TypeError(
+            "padding should be an int or a tuple of ints, or one of "
+            f"{', '.join(map(repr, CROPPING_STRINGS))}, got {shown(padding)}"
+        )
     try:
-        left, right = resolve_padding(padding, kernel_size, stride, dilation)
+        left, right = resolve_padding(padding, kernel_size, stride, dilation, length)
     except ValueError as error:
         raise ValueError(f"padding should be non-negative: {error}") from None
     return kernel_size, stride, dilation, left, right
@@ -609,22 +699,25 @@ def _explain_output_padding(output_padding: int, stride: int, dilation: int) -> 
     )
 
 
-def _check_padding_mode(padding_mode: str, x_shape: tuple[int, ...], left: int, right: int) -> None:
-    l_in, widest = x_shape[2], max(left, right)
+def _check_padding_mode(
+    padding_mode: str, shape: tuple[int, ...], left: int, right: int, padded: str = "input"
+) -> None:
+    """Check a mode against what is padded: the input, or the output of a transposed convolution."""
+    length, widest = shape[2], max(left, right)
     if padding_mode == "circular":
-        if widest > l_in:
+        if widest > length:
             raise ValueError(
                 "Padding value causes wrapping around more than once. Circular padding should be "
-                f"at most {l_in}, the input length, got padding ({left}, {right})"
+                f"at most {length}, the {padded} length, got padding ({left}, {right})"
             )
         return
-    if x_shape[1] == 0 or l_in == 0:
+    if shape[1] == 0 or length == 0:
         raise ValueError(
             "Expected 2D or 3D (batch mode) tensor with possibly 0 batch size and other non-zero "
-            f"dimensions for input, but got: {list(x_shape)}"
+            f"dimensions for {padded}, but got: {list(shape)}"
         )
-    if padding_mode == "reflect" and widest >= l_in:
+    if padding_mode == "reflect" and widest >= length:
         raise ValueError(
-            "Padding size should be less than the corresponding input dimension, but got: "
-            f"padding ({left}, {right}) at dimension 2 of input {list(x_shape)}"
+            f"Padding size should be less than the corresponding {padded} dimension, but got: "
+            f"padding ({left}, {right}) at dimension 2 of {padded} {list(shape)}"
         )

@@ -109,25 +109,23 @@ class _Convolution:
             )
 
     def _checked_padding(self, padding: Any) -> tuple[int, ...] | str:
-        if isinstance(padding, str):
-            if self.transposed:
-                raise TypeError(
-                    "argument 'padding' must be tuple of ints, not str, "
-                    f"got padding={geometry.shown(padding)}"
-                )
-            if padding not in ("valid", "same"):
-                raise ValueError(
-                    f"Invalid padding string {geometry.shown(padding)}, "
-                    "should be one of {'valid', 'same'}"
-                )
-        left, right = geometry.resolve_padding(
-            padding, self.kernel_size[0], self.stride[0], self.dilation[0]
-        )
+        strings = geometry.PADDING_STRINGS
+        if isinstance(padding, str) and not self.transposed and padding not in strings:
+            raise ValueError(
+                f"Invalid padding string {geometry.shown(padding)}, "
+                f"should be one of {{{', '.join(map(repr, strings))}}}"
+            )
+        left, right = self._pads(padding)
         if isinstance(padding, str):
             return padding
         return (
             (left, right) if isinstance(padding, (tuple, list)) and len(padding) == 2 else (left,)
         )
+
+    def _pads(self, padding: Any) -> tuple[int, int]:
+        """Return the padding or cropping, where it follows the input's length that for length 1."""
+        resolve = geometry.resolve_cropping if self.transposed else geometry.resolve_padding
+        return resolve(padding, self.kernel_size[0], self.stride[0], self.dilation[0])
 
     def _weight_shape(self) -> tuple[int, int, int]:
         raise NotImplementedError
@@ -187,7 +185,10 @@ class _Convolution:
         self._check_parameters()
         weight, bias = self._weight, self._bias
         stride, dilation = self.stride[0], self.dilation[0]
-        pads = geometry.resolve_padding(self.padding, self.kernel_size[0], stride, dilation)
+        pads = self._pads(self.padding)
+        same = 0
+        if not self.transposed and geometry.pads_follow_length(self.padding, stride):
+            same = 1 if self.padding == "same_upper" else 2
         engine = planner.choose_engine(
             self.algorithm,
             self.dtype.char,
@@ -198,7 +199,8 @@ class _Convolution:
             self.transposed,
         )
         layer = None
-        if engine is direct_engine:
+        folded = self.transposed and self.padding_mode != "zeros"  # in several calls of an engine
+        if engine is direct_engine and not folded:
             layer = PreparedLayer(
                 weight,
                 bias,
@@ -209,6 +211,7 @@ class _Convolution:
                 *pads,
                 self.output_padding[0],
                 self.transposed,
+                same,
             )
             if self.transposed and not layer.finite:
                 layer = None
@@ -570,8 +573,9 @@ class Conv1d(_Convolution):
         Length K of the kernel, in taps.
     stride : int, default 1
         Step between two windows.
-    padding : int, tuple of one or two ints, 'valid' or 'same', default 0
-        Positions added on both sides, or ``(left, right)``.
+    padding : int, tuple of one or two ints, or str, default 0
+        Positions added on both sides, or ``(left, right)``; 'valid', 'same', 'causal', 'same_upper'
+        or 'same_lower' as in `fastconv1d.conv1d`.
     dilation : int, default 1
         Step between two taps of the kernel.
     groups : int, default 1
@@ -779,8 +783,9 @@ class ConvTranspose1d(_Convolution):
         Length K of the kernel, in taps.
     stride : int, default 1
         Step between the windows of two input positions.
-    padding : int or tuple of one or two ints, default 0
-        Positions cropped from both ends of the output, or ``(left, right)``.
+    padding : int, tuple of one or two ints, or str, default 0
+        Positions cropped from both ends of the output, or ``(left, right)``; 'causal', 'same_upper'
+        or 'same_lower' as in `fastconv1d.conv_transpose1d`.
     output_padding : int, default 0
         Positions added to the right end, below `stride` or `dilation`.
     groups : int, default 1
@@ -789,8 +794,9 @@ class ConvTranspose1d(_Convolution):
         Whether there is a bias.
     dilation : int, default 1
         Step between two taps of the kernel.
-    padding_mode : 'zeros'
-        The only one, as in torch.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, default 'zeros'
+        What becomes of the cropped positions, see `fastconv1d.conv_transpose1d`; torch has 'zeros'
+        only.
     device : None or 'cpu'
         For torch's argument order; there is only the CPU.
     dtype : dtype, default float32
@@ -853,7 +859,7 @@ class ConvTranspose1d(_Convolution):
         out_channels: int,
         kernel_size: int | Sequence[int],
         stride: int | Sequence[int] = 1,
-        padding: int | Sequence[int] = 0,
+        padding: int | Sequence[int] | str = 0,
         output_padding: int | Sequence[int] = 0,
         groups: int = 1,
         bias: bool = True,
@@ -865,11 +871,6 @@ class ConvTranspose1d(_Convolution):
         rng: np.random.Generator | None = None,
         algorithm: str = "auto",
     ) -> None:
-        if padding_mode != "zeros":
-            raise ValueError(
-                'Only "zeros" padding mode is supported for ConvTranspose1d, '
-                f"got padding_mode={geometry.shown(padding_mode)}"
-            )
         super().__init__(
             in_channels,
             out_channels,
@@ -934,10 +935,11 @@ class ConvTranspose1d(_Convolution):
             self._weight,
             self._bias,
             self.stride[0],
-            self.padding,  # type: ignore[arg-type]
+            self.padding,
             output_padding,
             self.groups,
             self.dilation[0],
+            padding_mode=self.padding_mode,
             algorithm=self.algorithm,
         )
         if self.training:
@@ -963,9 +965,7 @@ class ConvTranspose1d(_Convolution):
                 f"(got {len(sizes)})"
             )
         size = geometry.as_index("output_size", sizes[-1])
-        left, right = geometry.resolve_padding(
-            self.padding, self.kernel_size[0], self.stride[0], self.dilation[0]
-        )
+        left, right = self._pads(self.padding)
         shortest = (
             (input_shape[-1] - 1) * self.stride[0]
             - left
@@ -1015,10 +1015,11 @@ class ConvTranspose1d(_Convolution):
                 input,
                 self._weight,
                 self.stride[0],
-                self.padding,  # type: ignore[arg-type]
+                self.padding,
                 output_padding,
                 self.groups,
                 self.dilation[0],
+                padding_mode=self.padding_mode,
                 algorithm=self.algorithm,
                 output_mask=(True, True, self._bias is not None),
             )

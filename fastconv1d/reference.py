@@ -8,6 +8,7 @@ To get the sum before that last rounding use `accumulate`, and for the scale of 
 errors use `magnitude`.
 """
 
+import math
 import operator
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -19,6 +20,7 @@ Array: TypeAlias = npt.NDArray[Any]
 Gradients: TypeAlias = tuple[Array | None, Array | None, Array | None]
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+PADDINGS = ("valid", "same", "causal", "same_upper", "same_lower")
 
 
 def accumulate(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
@@ -71,7 +73,7 @@ def conv1d(
     x, w, b, batched = _operands("conv1d", input, weight, bias)
     s, d, groups = _positive(stride=stride, dilation=dilation, groups=groups)
     _check_channels(x.shape, w.shape, groups, w.shape[0], w.shape[1] * groups, b)
-    left, right = _pads(padding, w.shape[2], s, d)
+    left, right = _pads(padding, w.shape[2], s, d, x.shape[2])
     l_out = _conv_length(x.shape[2], w.shape[2], s, left, right, d)
     _check_mode(padding_mode, x.shape, left, right)
     y = _correlate(_wide(x), _wide(w), l_out, s, left, d, groups, padding_mode)
@@ -89,8 +91,12 @@ def conv_transpose1d(
     output_padding: Any = 0,
     groups: Any = 1,
     dilation: Any = 1,
+    *,
+    padding_mode: str = "zeros",
 ) -> Array:
     """Compute ``y[n,co,l*stride + k*dilation - left] += w[ci,co,k] * x[n,ci,l]`` from ``y = b``.
+
+    What falls outside of y is added to the position that `padding_mode` reads there in `conv1d`.
 
     Examples
     --------
@@ -101,9 +107,10 @@ def conv_transpose1d(
     x, w, b, batched = _operands("conv_transpose1d", input, weight, bias)
     s, d, groups = _positive(stride=stride, dilation=dilation, groups=groups)
     _check_channels(x.shape, w.shape, groups, w.shape[1] * groups, w.shape[0], b)
-    left, right = _pads(padding, w.shape[2], s, d, strings=False)
+    left, right = _crops(padding, w.shape[2], s, d)
     l_out = _conv_transpose_length(x.shape[2], w.shape[2], s, left, right, output_padding, d)
-    y = _scatter(_wide(x), _wide(w), l_out, s, left, d, groups, "zeros")
+    _check_mode(padding_mode, (*x.shape[:1], w.shape[1] * groups, l_out), left, right)
+    y = _scatter(_wide(x), _wide(w), l_out, s, left, d, groups, padding_mode)
     return _finish(y, b, x, batched)
 
 
@@ -131,7 +138,7 @@ def conv1d_backward(
     x, w, _, batched = _operands("conv1d", input, weight, None)
     s, d, groups = _positive(stride=stride, dilation=dilation, groups=groups)
     _check_channels(x.shape, w.shape, groups, w.shape[0], w.shape[1] * groups, None)
-    left, right = _pads(padding, w.shape[2], s, d)
+    left, right = _pads(padding, w.shape[2], s, d, x.shape[2])
     l_out = _conv_length(x.shape[2], w.shape[2], s, left, right, d)
     _check_mode(padding_mode, x.shape, left, right)
     g = _grad_operand(grad_output, x, w.shape[0] if x.shape[1] else 0, l_out, batched)
@@ -159,6 +166,7 @@ def conv_transpose1d_backward(
     groups: Any = 1,
     dilation: Any = 1,
     *,
+    padding_mode: str = "zeros",
     output_mask: tuple[bool, bool, bool] = (True, True, True),
 ) -> Gradients:
     """Compute the gradients of `conv_transpose1d` by input, weight and bias; masked ones are None.
@@ -174,16 +182,17 @@ def conv_transpose1d_backward(
     s, d, groups = _positive(stride=stride, dilation=dilation, groups=groups)
     c_out = w.shape[1] * groups
     _check_channels(x.shape, w.shape, groups, c_out, w.shape[0], None)
-    left, right = _pads(padding, w.shape[2], s, d, strings=False)
+    left, right = _crops(padding, w.shape[2], s, d)
     l_out = _conv_transpose_length(x.shape[2], w.shape[2], s, left, right, output_padding, d)
+    _check_mode(padding_mode, (*x.shape[:1], c_out, l_out), left, right)
     g = _grad_operand(grad_output, x, c_out, l_out, batched)
     dx = dw = db = None
     if output_mask[0]:
-        dx = _correlate(_wide(g), _wide(w).conj(), x.shape[2], s, left, d, groups, "zeros")
+        dx = _correlate(_wide(g), _wide(w).conj(), x.shape[2], s, left, d, groups, padding_mode)
         dx = _finish(dx, None, x, batched)
     if output_mask[1]:
         # dw[ci,co,k] = sum conj(x[n,ci,l]) * g[n,co,l*s + k*d - left]: g and x exchanged.
-        dw = _weight_gradient(_wide(x), _wide(g), w.shape, s, left, d, groups, "zeros")
+        dw = _weight_gradient(_wide(x), _wide(g), w.shape, s, left, d, groups, padding_mode)
         dw = dw.conj().astype(_native(x))
     if output_mask[2]:
         db = _wide(g).sum(axis=(0, 2)).astype(_native(x))
@@ -209,8 +218,8 @@ def unfold1d(
     x, batched = _batched("unfold1d", input)
     _check_not_empty(x.shape)
     kernel, s, d = _positive(kernel_size=kernel_size, stride=stride, dilation=dilation)
-    left, right = _pads(padding, kernel, s, d, strings=False)
     n_batch, c, l_in = x.shape
+    left, right = _pads(padding, kernel, s, d, l_in)
     l_out = _conv_length(l_in, kernel, s, left, right, d)
     cols = np.zeros((n_batch, c, kernel, l_out), x.dtype)
     for k in range(kernel):
@@ -237,8 +246,8 @@ def fold1d(
     cols, batched = _batched("fold1d", input)
     _check_not_empty(cols.shape)
     kernel, s, d = _positive(kernel_size=kernel_size, stride=stride, dilation=dilation)
-    left, right = _pads(padding, kernel, s, d, strings=False)
     l_out = _integer("output_size", output_size)
+    left, right = _pads(padding, kernel, s, d, l_out)
     n_batch, rows, l_cols = cols.shape
     if rows % kernel:
         raise ValueError(
@@ -417,27 +426,40 @@ def _positive(**values: Any) -> tuple[int, ...]:
     return tuple(integers.values())
 
 
-def _pads(
-    padding: Any, kernel: int, stride: int, dilation: int, *, strings: bool = True
-) -> tuple[int, int]:
-    if isinstance(padding, str) and strings:
+def _pads(padding: Any, kernel: int, stride: int, dilation: int, l_in: int) -> tuple[int, int]:
+    if isinstance(padding, str):
+        span = dilation * (kernel - 1) + 1
         if padding == "valid":
             return 0, 0
-        if padding != "same":
-            raise ValueError(
-                f"Invalid padding string {padding!r}, should be one of 'valid', 'same'"
-            )
-        if stride != 1:
+        if padding == "causal":
+            return span - 1, 0
+        if padding not in ("same", "same_upper", "same_lower"):
+            raise ValueError(f"Invalid padding string {padding!r}, should be one of {PADDINGS}")
+        if padding == "same" and stride != 1:
             raise ValueError(
                 f"padding='same' is not supported for strided convolutions, got stride={stride}"
             )
-        total = dilation * (kernel - 1)
-        return total // 2, total - total // 2
+        total = max((math.ceil(l_in / stride) - 1) * stride + span - l_in, 0)
+        smaller, larger = total // 2, total - total // 2
+        return (larger, smaller) if padding == "same_lower" else (smaller, larger)
     pair = padding if isinstance(padding, (tuple, list)) and len(padding) == 2 else (padding,) * 2
     left, right = (_integer("padding", value) for value in pair)
     if left < 0 or right < 0:
         raise ValueError(f"negative padding is not supported, got padding={padding}")
     return left, right
+
+
+def _crops(padding: Any, kernel: int, stride: int, dilation: int) -> tuple[int, int]:
+    """Return what a transposed convolution crops; a string makes its output stride times longer."""
+    if not isinstance(padding, str):
+        return _pads(padding, kernel, stride, dilation, 1)
+    if padding not in PADDINGS[2:]:
+        raise TypeError(f"padding must be tuple of ints, not str, or {PADDINGS[2:]}, got {padding}")
+    total = max(dilation * (kernel - 1) + 1 - stride, 0)
+    if padding == "causal":
+        return 0, total
+    smaller, larger = total // 2, total - total // 2
+    return (smaller, larger) if padding == "same_upper" else (larger, smaller)
 
 
 def _check_channels(

@@ -68,8 +68,18 @@ class Layer:
     def pads(self):
         if self.padding == "valid":
             return 0, 0
-        if self.padding == "same":
-            return (self.span - 1) // 2, self.span - 1 - (self.span - 1) // 2
+        if self.padding == "causal" and self.op == "conv1d":
+            return self.span - 1, 0
+        if isinstance(self.padding, str):
+            # conv1d: what the last of ceil(l_in / stride) windows lacks; its adjoint: l_in * stride
+            missing = self.span - self.stride
+            if self.op == "conv1d":
+                missing = (-(-self.l_in // self.stride) - 1) * self.stride + self.span - self.l_in
+            missing = max(missing, 0)
+            if self.padding == "causal":
+                return 0, missing
+            less, more = missing // 2, missing - missing // 2
+            return (more, less) if self.padding == "same_lower" else (less, more)
         return self.padding if isinstance(self.padding, tuple) else (self.padding, self.padding)
 
     @property
@@ -81,7 +91,9 @@ class Layer:
     @property
     def params(self):
         names = ["stride", "padding", "dilation", "groups"]
-        names.append("padding_mode" if self.op == "conv1d" else "output_padding")
+        names += ["output_padding"] if self.op == "conv_transpose1d" else []
+        if self.op == "conv1d" or self.padding_mode != "zeros":
+            names.append("padding_mode")
         return {name: getattr(self, name) for name in names}
 
     def forward(self, functions):

@@ -446,6 +446,9 @@ cdef class PreparedLayer:
         Columns added on the right of a scatter.
     transposed : bool
         Scatter instead of correlate.
+    same : int
+        For a correlate whose padding gives ceil(L_in / stride) columns: 1 with an odd position on the right
+        (same_upper), 2 on the left (same_lower); 0 for pads as given.
     """
     cdef fc1d_problem problem
     cdef Taps taps
@@ -456,13 +459,13 @@ cdef class PreparedLayer:
     cdef readonly bint transposed
     cdef ptrdiff_t stride, dilation, span, pad_left, pad_right, output_padding
     cdef ptrdiff_t itemsize
-    cdef int typenum
+    cdef int typenum, same
     cdef readonly str isa
     cdef readonly bint finite  # the weight
 
     def __cinit__(self, cnp.ndarray weight not None, bias, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t groups,
                   int mode=0, ptrdiff_t pad_left=0, ptrdiff_t pad_right=0, ptrdiff_t output_padding=0,
-                  bint transposed=False):
+                  bint transposed=False, int same=0):
         cdef fc1d_problem* p = &self.problem
         self.typenum = cnp.PyArray_TYPE(weight)
         if self.typenum not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
@@ -478,7 +481,7 @@ cdef class PreparedLayer:
         self.isa = isa()
         self.itemsize = cnp.PyArray_ITEMSIZE(weight)
         self.transposed, self.stride, self.dilation = transposed, stride, dilation
-        self.pad_left, self.pad_right, self.output_padding = pad_left, pad_right, output_padding
+        self.pad_left, self.pad_right, self.output_padding, self.same = pad_left, pad_right, output_padding, same
         memset(p, 0, sizeof(fc1d_problem))
         cdef ptrdiff_t first = weight.shape[0] // groups, second = weight.shape[1]
         p.groups, p.kernel_size, p.mode = groups, weight.shape[2], mode
@@ -531,8 +534,11 @@ cdef class PreparedLayer:
         PyMem_Free(self.tables)
         PyMem_Free(self.packed)
 
-    cdef int run(self, cnp.ndarray x, cnp.ndarray y, threads) except -1:
-        """y = layer(x) for x (N, C_in, L_in), strides of whole elements, and y (N, C_out, L_out), unit last stride."""
+    cdef int run(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t pad_left, threads) except -1:
+        """y = layer(x) for x (N, C_in, L_in), strides of whole elements, and y (N, C_out, L_out), unit last stride.
+
+        Column 0 of y is the one that pad_left says.
+        """
         cdef fc1d_problem p = self.problem  # a copy a call: calls on one layer may run at the same time
         cdef ptrdiff_t size = self.itemsize, q_low = 0, base, scratch_bytes
         cdef int failed
@@ -543,13 +549,13 @@ cdef class PreparedLayer:
         if p.n_batch == 0 or p.l_out == 0:
             return 0
         if self.transposed:
-            q_low = self.pad_left // p.y_step - (1 if self.pad_left % p.y_step < 0 else 0)
-            p.y_shift = self.pad_left - q_low * p.y_step
+            q_low = pad_left // p.y_step - (1 if pad_left % p.y_step < 0 else 0)
+            p.y_shift = pad_left - q_low * p.y_step
             p.n_cols = (p.l_out - 1 + p.y_shift) // p.y_step + 1
             base = q_low
         else:
             p.n_cols = p.l_out
-            base = -self.pad_left
+            base = -pad_left
         cdef double macs = _macs(&p)
         cdef int n_threads = 1
         if macs >= SERIAL_MACS:
@@ -597,15 +603,22 @@ cdef class PreparedLayer:
         if a.shape[nd - 2] != p.c_in * p.groups:
             return None
         cdef ptrdiff_t l_in = a.shape[nd - 1], l_out
-        cdef ptrdiff_t pad = max(self.pad_left, self.pad_right)
+        cdef ptrdiff_t left = self.pad_left, right = self.pad_right
+        if l_in >= FAR:
+            return None
+        if self.same:
+            right = max((l_in - 1) // self.stride * self.stride + self.span - l_in, 0)
+            left = (right + self.same - 1) // 2
+            right -= left
+        cdef ptrdiff_t pad = max(left, right)
         if self.transposed:
-            l_out = (l_in - 1) * self.stride - self.pad_left - self.pad_right + self.span + self.output_padding
+            l_out = (l_in - 1) * self.stride - left - right + self.span + self.output_padding
         else:
-            l_out = l_in + self.pad_left + self.pad_right - self.span
+            l_out = l_in + left + right - self.span
             if l_out < 0 or (p.mode == 1 and pad >= l_in) or (p.mode == 3 and pad > l_in):
                 return None
             l_out = l_out // self.stride + 1
-        if l_out < 1 or l_in >= FAR:
+        if l_out < 1:
             return None
         cdef cnp.npy_intp shape[3]
         shape[0], shape[1], shape[2] = a.shape[0] if nd == 3 else 1, p.c_out // p.fused * p.groups, l_out
@@ -615,9 +628,9 @@ cdef class PreparedLayer:
         except ValueError:  # beyond 64 bits of bytes
             return None
         if nd == 2:
-            self.run(a[None], y, threads)
+            self.run(a[None], y, left, threads)
             return y[0]
-        self.run(a, y, threads)
+        self.run(a, y, left, threads)
         return y
 
 
@@ -639,7 +652,7 @@ def unsuited(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_left, pt
 def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, deterministic=True):
     """y[n, co, l] = bias[co] + sum over ci, k of w[co, ci, k] * x[n, ci, l*stride + k*dilation - pad_left]."""
     cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, mode, pad_left)
-    layer.run(x, y, n_threads)
+    layer.run(x, y, pad_left, n_threads)
 
 
 def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic=True):
@@ -650,7 +663,7 @@ def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, determ
     """
     cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, 0, pad_left, transposed=True)
     if layer.finite:
-        layer.run(x, y, n_threads)
+        layer.run(x, y, pad_left, n_threads)
     else:
         blas_engine.scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic)
 

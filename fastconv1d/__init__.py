@@ -2,7 +2,8 @@
 
 Functions: `conv1d`, `conv_transpose1d`, their gradients `conv1d_backward` and
 `conv_transpose1d_backward` (and the single ones in `fastconv1d.grad`), `unfold1d`, `fold1d`.
-Layers: `Conv1d`, `ConvTranspose1d`; into their weights: `fold_batch_norm`, `fold_weight_norm`.
+Layers: `Conv1d`, `ConvTranspose1d`, activations such as `ReLU`; networks of them: `Sequential`,
+`Residual`, `Mean`. Into their weights: `fold_batch_norm`, `fold_weight_norm`.
 Weight files: `save_file`, `load_file`, `WeightFileError`.
 Settings: `set_num_threads`, `get_num_threads`, `num_threads`, `use_deterministic_algorithms`,
 `are_deterministic_algorithms_enabled`, `show_config`.
@@ -17,6 +18,7 @@ from .config import (
     show_config,
     use_deterministic_algorithms,
 )
+from .elementwise import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Snake, Tanh
 from .folding import fold_batch_norm, fold_weight_norm
 from .functional import (
     conv1d,
@@ -27,6 +29,7 @@ from .functional import (
     unfold1d,
 )
 from .modules import Conv1d, ConvTranspose1d
+from .sequential import Mean, Residual, Sequential
 from .weights import WeightFileError, load_file, save_file
 
 __version__ = "0.1.0"
@@ -34,6 +37,17 @@ __version__ = "0.1.0"
 __all__ = [
     "Conv1d",
     "ConvTranspose1d",
+    "ELU",
+    "GELU",
+    "LeakyReLU",
+    "Mean",
+    "ReLU",
+    "Residual",
+    "Sequential",
+    "SiLU",
+    "Sigmoid",
+    "Snake",
+    "Tanh",
     "WeightFileError",
     "are_deterministic_algorithms_enabled",
     "conv1d",

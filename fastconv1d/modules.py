@@ -44,6 +44,7 @@ class _Convolution:
     """What both layers share. A subclass has the shape of its weight, forward and backward."""
 
     transposed: ClassVar[bool]
+    _revision = 0  # how often an attribute of the geometry was set
 
     def __init__(
         self,
@@ -231,6 +232,7 @@ class _Convolution:
         super().__setattr__(name, value)
         if name in _PACKED_FROM:
             super().__setattr__("_packed", None)
+            super().__setattr__("_revision", self._revision + 1)
 
     def reset_parameters(self, rng: np.random.Generator | None = None) -> None:
         """Draw weight and bias from U(-sqrt(k), sqrt(k)), ``k = 1/(weight.shape[1]*K)``.
@@ -380,10 +382,7 @@ class _Convolution:
         >>> list(Conv1d(1, 1, 1).state_dict())
         ['weight', 'bias']
         """
-        state = {"weight": self._weight.copy()}
-        if self._bias is not None:
-            state["bias"] = self._bias.copy()
-        return state
+        return {name: parameter.copy() for name, parameter in self._parameters().items()}
 
     def load_state_dict(
         self, state_dict: Mapping[str, ArrayLike], strict: bool = True
@@ -416,33 +415,13 @@ class _Convolution:
         >>> layer.load_state_dict({"weight": [[[2.0]]]}, strict=False)
         IncompatibleKeys(missing_keys=['bias'], unexpected_keys=[])
         """
-        if not (hasattr(state_dict, "keys") and hasattr(state_dict, "__getitem__")):
-            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+        return load_parameters(type(self).__name__, {"": self}, state_dict, strict)
+
+    def _parameters(self) -> dict[str, NDArray[Any]]:
         own = {"weight": self._weight}
         if self._bias is not None:
             own["bias"] = self._bias
-        missing = [name for name in own if name not in state_dict]
-        unexpected = [name for name in state_dict if name not in own]
-        problems = []
-        if strict and missing:
-            problems.append(f"Missing key(s) in state_dict: {_quoted(missing)}. ")
-        if strict and unexpected:
-            problems.append(f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
-        new = {}
-        for name, parameter in own.items():
-            if name in state_dict:
-                new[name] = _castable(name, state_dict[name], parameter)
-                if new[name].shape != parameter.shape:
-                    problems.append(
-                        f"size mismatch for {name}: copying a param with shape "
-                        f"{list(new[name].shape)} from checkpoint, the shape in current model is "
-                        f"{list(parameter.shape)}."
-                    )
-        if problems:
-            heading = f"Error(s) in loading state_dict for {type(self).__name__}:\n\t"
-            raise ValueError(heading + "\n\t".join(problems))
-        self._replace(new)
-        return IncompatibleKeys(missing, unexpected)
+        return own
 
     @classmethod
     def from_state_dict(
@@ -1024,6 +1003,42 @@ class ConvTranspose1d(_Convolution):
                 output_mask=(True, True, self._bias is not None),
             )
         )
+
+
+def load_parameters(
+    name: str, layers: Mapping[str, Any], state_dict: Mapping[str, ArrayLike], strict: bool
+) -> IncompatibleKeys:
+    """Load the parameters of all `layers`, whose keys start with their prefixes, or of none."""
+    if not (hasattr(state_dict, "keys") and hasattr(state_dict, "__getitem__")):
+        raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+    own = {
+        prefix + key: (prefix, key, parameter)
+        for prefix, layer in layers.items()
+        for key, parameter in layer._parameters().items()
+    }
+    missing = [key for key in own if key not in state_dict]
+    unexpected = [key for key in state_dict if key not in own]
+    problems = []
+    if strict and missing:
+        problems.append(f"Missing key(s) in state_dict: {_quoted(missing)}. ")
+    if strict and unexpected:
+        problems.append(f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
+    new: dict[str, dict[str, NDArray[Any]]] = {prefix: {} for prefix in layers}
+    for full, (prefix, key, parameter) in own.items():
+        if full in state_dict:
+            value = _castable(full, state_dict[full], parameter)
+            new[prefix][key] = value
+            if value.shape != parameter.shape:
+                problems.append(
+                    f"size mismatch for {full}: copying a param with shape "
+                    f"{list(value.shape)} from checkpoint, the shape in current model is "
+                    f"{list(parameter.shape)}."
+                )
+    if problems:
+        raise ValueError(f"Error(s) in loading state_dict for {name}:\n\t" + "\n\t".join(problems))
+    for prefix, layer in layers.items():
+        layer._replace(new[prefix])
+    return IncompatibleKeys(missing, unexpected)
 
 
 def _size(name: str, value: Any) -> int:

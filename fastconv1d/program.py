@@ -203,22 +203,26 @@ def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -
         raise TypeError(f"Input type ({dtype}) and weight type ({layer.dtype}) should be the same")
     parameters = layer._parameters()
     shapes = shape, parameters["weight"].shape, layer.bias.shape if "bias" in parameters else None
-    steps = layer.stride[0], layer.padding, layer.dilation[0], layer.groups
+    stride, dilation = layer.stride[0], layer.dilation[0]
     if layer.transposed:
-        stride, padding, dilation, groups = steps
-        more = (layer.output_padding[0], groups, dilation)
-        c_out, l_out = geometry.conv_transpose_geometry(*shapes, stride, padding, *more)[:2]
+        steps = (layer.output_padding[0], layer.groups, dilation, layer.padding_mode)
+        plan = geometry.conv_transpose_geometry(*shapes, stride, layer.padding, *steps)
     else:
-        c_out, l_out = geometry.conv_geometry(*shapes, *steps, layer.padding_mode)[:2]
-    return shape[0], c_out, l_out
+        last = (dilation, layer.groups, layer.padding_mode)
+        plan = geometry.conv_geometry(*shapes, stride, layer.padding, *last)
+    return shape[0], plan[0], plan[1]
 
 
 def _convolve(layer: Any, x: NDArray[Any], out: NDArray[Any]) -> None:
     operands = x, layer._weight, layer._bias, layer.stride[0], layer.padding
-    steps = {"dilation": layer.dilation[0], "groups": layer.groups, "algorithm": layer.algorithm}
+    common = {
+        "dilation": layer.dilation[0],
+        "groups": layer.groups,
+        "padding_mode": layer.padding_mode,
+        "algorithm": layer.algorithm,
+        "out": out,
+    }
     if layer.transposed:
-        functional.conv_transpose1d(
-            *operands, output_padding=layer.output_padding[0], **steps, out=out
-        )
+        functional.conv_transpose1d(*operands, layer.output_padding[0], **common)
     else:
-        functional.conv1d(*operands, padding_mode=layer.padding_mode, **steps, out=out)
+        functional.conv1d(*operands, **common)

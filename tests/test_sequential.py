@@ -162,6 +162,25 @@ def test_exact_values():
     assert Sequential()(x) is not x
 
 
+@pytest.mark.parametrize("kind", [Conv1d, ConvTranspose1d])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"padding": 2, "padding_mode": "reflect"},
+        {"padding": (1, 2), "padding_mode": "circular", "stride": 2},
+        {"padding": 2, "padding_mode": "replicate", "dilation": 2, "groups": 2},
+        {"padding": "causal"},
+        {"padding": "same_upper", "stride": 3},
+        {"algorithm": "blas", "bias": False},
+    ],
+)
+def test_geometries(kind, arguments):
+    layer = kind(4, 6, 4, **arguments, rng=_rng())
+    x = _rng().standard_normal((2, 4, 20), np.float32)
+    for net in (Sequential(layer), Sequential(ReLU(), layer), Sequential(layer, Tanh())):
+        _close(net(x), _by_layers(net, x))
+
+
 def test_complex_layers():
     rng = _rng()
     net = Sequential(

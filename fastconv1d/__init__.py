@@ -3,7 +3,8 @@
 Functions: `conv1d`, `conv_transpose1d`, their gradients `conv1d_backward` and
 `conv_transpose1d_backward` (and the single ones in `fastconv1d.grad`), `unfold1d`, `fold1d`.
 Layers: `Conv1d`, `ConvTranspose1d`, activations such as `ReLU`; networks of them: `Sequential`,
-`Residual`, `Mean`. Into their weights: `fold_batch_norm`, `fold_weight_norm`.
+`Residual`, `Mean`; what they cost: `flops`, `summary`; into their weights: `fold_batch_norm`,
+`fold_weight_norm`.
 Weight files: `save_file`, `load_file`, `WeightFileError`.
 Settings: `set_num_threads`, `get_num_threads`, `num_threads`, `use_deterministic_algorithms`,
 `are_deterministic_algorithms_enabled`, `show_config`.
@@ -18,6 +19,7 @@ from .config import (
     show_config,
     use_deterministic_algorithms,
 )
+from .costs import Linear, flops, summary
 from .elementwise import ELU, GELU, LeakyReLU, ReLU, Sigmoid, SiLU, Snake, Tanh
 from .folding import fold_batch_norm, fold_weight_norm
 from .functional import (
@@ -40,6 +42,7 @@ __all__ = [
     "ELU",
     "GELU",
     "LeakyReLU",
+    "Linear",
     "Mean",
     "ReLU",
     "Residual",
@@ -54,6 +57,7 @@ __all__ = [
     "conv1d_backward",
     "conv_transpose1d",
     "conv_transpose1d_backward",
+    "flops",
     "fold1d",
     "fold_batch_norm",
     "fold_weight_norm",
@@ -64,6 +68,7 @@ __all__ = [
     "save_file",
     "set_num_threads",
     "show_config",
+    "summary",
     "unfold1d",
     "use_deterministic_algorithms",
 ]

@@ -139,7 +139,7 @@ class Buffers:
     def __init__(self, program: Program, key: tuple[Any, ...]) -> None:
         self.key = key
         shape, dtype, _ = key
-        self.shapes = self._infer(program, shape, dtype)
+        self.shapes = infer_shapes(program.operations, shape, dtype)
         self.values: list[Any] = [None] * len(self.shapes)
         places, sizes = self._place(program)
         slabs = [functional._new((size,), dtype) for size in sizes]
@@ -147,17 +147,6 @@ class Buffers:
             size = math.prod(self.shapes[value])
             self.values[value] = slabs[place][:size].reshape(self.shapes[value])
         self.nbytes = sum(slab.nbytes for slab in slabs)
-
-    def _infer(self, program: Program, shape: Shape, dtype: np.dtype[Any]) -> list[Shape]:
-        shapes = [shape]
-        for operation in program.operations:
-            try:
-                shapes.append(operation.shape([shapes[v] for v in operation.sources], dtype))
-            except (ValueError, TypeError, OverflowError) as error:
-                where = f"layer {operation.name}, " if operation.name else ""
-                where += f"{type(operation.layer).__name__}: "
-                raise type(error)(where + str(error)) from None
-        return shapes
 
     def _place(self, program: Program) -> tuple[dict[int, int], list[int]]:
         """Give each value between operations a buffer, and each buffer its number of elements."""
@@ -182,6 +171,21 @@ class Buffers:
             if not operation.in_place:
                 free += done
         return places, sizes
+
+
+def infer_shapes(
+    operations: Sequence[Operation], shape: Shape, dtype: np.dtype[Any]
+) -> list[Shape]:
+    """Return the shapes of all values, or raise an error that names the layer."""
+    shapes = [shape]
+    for operation in operations:
+        try:
+            shapes.append(operation.shape([shapes[v] for v in operation.sources], dtype))
+        except (ValueError, TypeError, OverflowError) as error:
+            where = f"layer {operation.name}, " if operation.name else ""
+            where += f"{type(operation.layer).__name__}: "
+            raise type(error)(where + str(error)) from None
+    return shapes
 
 
 def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -> Shape:

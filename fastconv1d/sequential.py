@@ -86,9 +86,7 @@ class _Container:
     def _evaluate(self, x: NDArray[Any], batched: bool, out: NDArray[Any] | None) -> NDArray[Any]:
         program = self._program
         if program is None:
-            operations: list[Operation] = []
-            self._lower(operations, 0, "")
-            program = self._program = Program(operations)
+            program = self._program = Program(lowered(self))
         buffers = self._take_buffers(program, x)
         n_batch, channels, length = buffers.shapes[program.result]
         if out is None:
@@ -500,6 +498,30 @@ class Mean(_Container):
         for grad in rest:
             total = total + grad
         return total
+
+
+def lowered(layer: Any) -> list[Operation]:
+    """Return the operations that compute a layer or network of value 0.
+
+    Raises
+    ------
+    TypeError
+        If `layer` is neither.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d, ReLU, Residual
+    >>> from fastconv1d.sequential import lowered
+    >>> [type(operation).__name__ for operation in lowered(Residual(Conv1d(1, 1, 1), ReLU()))]
+    ['Convolve', 'Activate', 'Combine']
+    """
+    operations: list[Operation] = []
+    if isinstance(layer, _Container):
+        layer._lower(operations, 0, "")
+    else:
+        _check_layer("alone", layer)
+        _lower(layer, operations, 0, "")
+    return operations
 
 
 def _check_layer(name: str, layer: Any) -> None:

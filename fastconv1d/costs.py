@@ -1,0 +1,229 @@
+"""What a network costs: multiply-adds, parameters and the sizes of what lies between its layers."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from . import geometry
+from .program import Convolve, infer_shapes
+from .sequential import Mean, Sequential, lowered
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Shape = tuple[int, ...]
+
+
+class Linear(NamedTuple):
+    """A fully connected layer, described so that it can be compared with; it computes nothing.
+
+    Parameters
+    ----------
+    in_features, out_features : int
+    bias : bool, default True
+
+    Examples
+    --------
+    >>> from fastconv1d import Linear, flops
+    >>> flops(Linear(640, 64), (1, 640))
+    81920
+    """
+
+    in_features: int
+    out_features: int
+    bias: bool = True
+
+
+class Row(NamedTuple):
+    """A line of a summary; `nbytes` are those of the output, of `elements` numbers."""
+
+    name: str
+    layer: str
+    output_shape: Shape
+    parameters: int
+    flops: int
+    elements: int
+    nbytes: int
+
+
+class Summary(NamedTuple):
+    """The rows of a network, their totals, and rows to compare with; `str` makes a table."""
+
+    rows: list[Row]
+    total: Row
+    compared: list[Row]
+
+    def __str__(self) -> str:
+        table = [["", "layer", "output", "parameters", "flops", "elements", "bytes"]]
+        for row in [*self.rows, self.total, *self.compared]:
+            numbers = (row.parameters, row.flops, row.elements, row.nbytes)
+            table.append([row.name, row.layer, str(row.output_shape), *map("{:,}".format, numbers)])
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = []
+        for cells in table:
+            text = [cell.ljust(width) for cell, width in zip(cells[:3], widths[:3], strict=True)]
+            text += [cell.rjust(width) for cell, width in zip(cells[3:], widths[3:], strict=True)]
+            lines.append("  ".join(text).rstrip())
+        return "\n".join(lines)
+
+
+def flops(module: Any, input_shape: Sequence[int]) -> int:
+    """Count the floating-point operations of a layer or network: two a multiply-add.
+
+    ``2 * N * L_out * (C_in / groups) * K * C_out`` for `Conv1d`,
+    ``2 * N * L_in * C_in * (C_out / groups) * K`` for `ConvTranspose1d`, where each input meets
+    each tap once, and ``2 * N * in_features * out_features`` for `Linear`. Multiplications by
+    padding are counted; biases, activations and the additions of `Residual` and `Mean` are not.
+
+    Parameters
+    ----------
+    module : Conv1d, ConvTranspose1d, activation, Sequential, Residual, Mean or Linear
+    input_shape : sequence of int
+        (N, C_in, L_in) or (C_in, L_in); for Linear (..., in_features).
+
+    Returns
+    -------
+    int
+        Of any size.
+
+    Raises
+    ------
+    ValueError, OverflowError
+        If the module does not take such an input.
+    TypeError
+        If `module` is none of these or a size is not an integer.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d, ConvTranspose1d, flops
+    >>> flops(Conv1d(16, 33, 3, stride=2), (20, 16, 50))  # 2 * 20 * 24 * 16 * 3 * 33
+    1520640
+    >>> flops(ConvTranspose1d(33, 16, 3, stride=2), (20, 33, 24))
+    1520640
+    """
+    return summary(module, input_shape).total.flops
+
+
+def summary(module: Any, input_shape: Sequence[int], *, compare: Sequence[Linear] = ()) -> Summary:
+    """Count what a network costs, layer by layer, beside fully connected layers.
+
+    Parameters
+    ----------
+    module : Sequential, or anything that `flops` takes
+    input_shape : sequence of int
+        (N, C_in, L_in) or (C_in, L_in).
+    compare : sequence of Linear
+        Layers to compare with, each applied to the whole input of an item,
+        ``in_features = C_in * L_in``. They are no part of the total.
+
+    Returns
+    -------
+    Summary
+        Named tuple of `rows`, `total` and `compared`; a `Row` has name, layer, output_shape,
+        parameters, flops, elements and nbytes. `elements` are those of the output, in total the
+        sum over all layers, which is what training keeps; evaluation needs less. Additions of
+        `Residual` and `Mean` are rows, too. A layer that occurs twice is counted twice.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError
+        As `flops`.
+
+    Examples
+    --------
+    Is a Linear from 10*E numbers to E cheaper than two convolutions over the 10 positions? It has
+    more parameters, but fewer operations:
+
+    >>> from fastconv1d import Conv1d, Linear, Sequential, summary
+    >>> E = 8
+    >>> net = Sequential(Conv1d(E, E, 3), Conv1d(E, E, 3))
+    >>> print(summary(net, (E, 10), compare=[Linear(10 * E, E)]))
+             layer                                        output  parameters  flops  elements  bytes
+    0        Conv1d(8, 8, kernel_size=(3,), stride=(1,))  (8, 8)         200  3,072        64    256
+    1        Conv1d(8, 8, kernel_size=(3,), stride=(1,))  (8, 6)         200  2,304        48    192
+    total                                                 (8, 6)         400  5,376       112    448
+    compare  Linear(80, 8)                                (8,)           648  1,280         8     32
+    """
+    shape = _checked_shape(input_shape)
+    rows = [_linear_row("", module, shape)] if isinstance(module, Linear) else _rows(module, shape)
+    total = Row(
+        "total",
+        "",
+        rows[-1].output_shape if rows else shape,
+        sum(row.parameters for row in rows),
+        sum(row.flops for row in rows),
+        sum(row.elements for row in rows),
+        sum(row.nbytes for row in rows),
+    )
+    flat = (*shape[:-2], math.prod(shape[-2:]))
+    return Summary(rows, total, [_linear_row("compare", linear, flat) for linear in compare])
+
+
+def _rows(module: Any, shape: Shape) -> list[Row]:
+    if len(shape) not in (2, 3):
+        raise ValueError(
+            "Expected 2D (unbatched) or 3D (batched) input to summary, "
+            f"but got input of size: {list(shape)}"
+        )
+    batched = shape if len(shape) == 3 else (1, *shape)
+    operations = lowered(module)
+    convolutions = [op.layer for op in operations if isinstance(op, Convolve)]
+    dtype = convolutions[0].dtype if convolutions else np.dtype(np.float32)
+    shapes = infer_shapes(operations, batched, dtype)
+    rows = []
+    for operation in operations:
+        layer, output = operation.layer, shapes[operation.target]
+        count = 0
+        own: dict[str, Any] = {}
+        text = type(layer).__name__
+        if not isinstance(layer, (Sequential, Mean)):  # the addition at the end of a container
+            own, text = layer._parameters(), repr(layer)
+        if isinstance(operation, Convolve):
+            _, c_in_group, kernel_size = layer.weight.shape
+            positions = shapes[operation.sources[0]] if layer.transposed else output
+            count = 2 * math.prod(positions) * c_in_group * kernel_size
+        parameters = sum(parameter.size for parameter in own.values())
+        elements = math.prod(output)
+        output = output if len(shape) == 3 else output[1:]
+        row = Row(
+            operation.name, text, output, parameters, count, elements, elements * dtype.itemsize
+        )
+        rows.append(row)
+    return rows
+
+
+def _linear_row(name: str, linear: Linear, shape: Shape) -> Row:
+    if not isinstance(linear, Linear):
+        raise TypeError(f"compare should be a sequence of Linear, got {geometry.shown(linear)}")
+    inputs = geometry.as_index("in_features", linear.in_features)
+    outputs = geometry.as_index("out_features", linear.out_features)
+    if not shape or shape[-1] != inputs:
+        raise ValueError(
+            f"Linear should have in_features of the input's {shape[-1] if shape else 0} numbers "
+            f"an item, got in_features={inputs}"
+        )
+    elements = math.prod(shape[:-1]) * outputs
+    return Row(
+        name,
+        f"Linear({inputs}, {outputs}{'' if linear.bias else ', bias=False'})",
+        (*shape[:-1], outputs),
+        (inputs + bool(linear.bias)) * outputs,
+        2 * elements * inputs,
+        elements,
+        4 * elements,
+    )
+
+
+def _checked_shape(input_shape: Sequence[int]) -> Shape:
+    try:
+        shape = tuple(geometry.as_index("input_shape", size) for size in input_shape)
+    except TypeError:
+        raise TypeError(
+            f"input_shape should be a sequence of integers, got {geometry.shown(input_shape)}"
+        ) from None
+    if any(size < 0 for size in shape):
+        raise ValueError(f"input_shape should have no negative size, got {list(shape)}")
+    return shape

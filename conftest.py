@@ -1,0 +1,7 @@
+"""Which modules' doctests to collect: those whose optional dependency is installed."""
+
+from importlib.util import find_spec
+
+OPTIONAL = {"fastconv1d/torch.py": "torch", "fastconv1d/onnx.py": "onnx"}
+
+collect_ignore = [path for path, package in OPTIONAL.items() if find_spec(package) is None]

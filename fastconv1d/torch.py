@@ -1,0 +1,589 @@
+"""fastconv1d inside torch: the 1-D convolutions of a model computed here, with autograd.
+
+Imported on request, as ``import fastconv1d.torch``; torch is an optional dependency.
+
+`accelerate` exchanges the classes of a model's convolutions. Three operators do the work, and are
+closed under differentiation: the gradients of each are made of the other two, so that any order of
+derivative runs here. With ``g`` a gradient, and ``correlate`` the forward of Conv1d::
+
+    correlate(x, w):        by x scatter(g, w)      by w weight_gradient(g, x)
+    scatter(x, w):          by x correlate(g, w)    by w weight_gradient(x, g)
+    weight_gradient(h, x):  by h correlate(x, g)    by x scatter(h, g)
+
+In eager mode they are `torch.autograd.Function`; compiled and exported graphs hold the custom
+operators ``torch.ops.fastconv1d.correlate``, ``scatter`` and ``weight_gradient``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.autograd import Function, forward_ad
+from torch.nn.utils import parametrize
+
+from . import config, planner
+from .kernels import direct_engine
+from .kernels.direct_engine import PreparedLayer
+
+__all__ = ["FastConv1d", "FastConvTranspose1d", "Report", "accelerate"]
+
+_Module = TypeVar("_Module", bound=nn.Module)
+
+_DTYPES = (torch.float32, torch.float64)
+_MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
+
+
+class Report(NamedTuple):
+    """What `accelerate` did: names of the modules replaced, and of those left with the reason.
+
+    Examples
+    --------
+    >>> from fastconv1d.torch import Report
+    >>> print(Report(["encoder"], {"head": "its parameters are on cuda:0"}))
+    1 replaced, 1 left
+    head: its parameters are on cuda:0
+    """
+
+    replaced: list[str]
+    left: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.replaced)} replaced, {len(self.left)} left"]
+        return "\n".join(lines + [f"{name}: {reason}" for name, reason in self.left.items()])
+
+
+def accelerate(model: _Module, inplace: bool = False) -> tuple[_Module, Report]:
+    """Let fastconv1d compute the 1-D convolutions of a model.
+
+    Every `torch.nn.Conv1d` and `torch.nn.ConvTranspose1d` with float32 or float64 parameters on the
+    CPU becomes a `FastConv1d` or `FastConvTranspose1d`, weight-normed and shared ones included.
+    Only its class changes: parameters, state dict, hooks and names stay. Tensors are not copied.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A module, or a convolution itself.
+    inplace : bool, default False
+        Change the model itself instead of a deep copy.
+
+    Returns
+    -------
+    model : torch.nn.Module
+        The copy, or the model itself.
+    report : Report
+        ``report.replaced`` lists the names of modules, ``report.left`` maps the names of
+        convolutions that stay torch's to the reason. Calls of `torch.nn.functional.conv1d` are not
+        seen.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not a module.
+
+    Notes
+    -----
+    Threads: the smaller of `torch.get_num_threads` and `fastconv1d.get_num_threads`.
+
+    Calls that torch should see or compute stay torch's: on other devices and dtypes, under
+    autocast, in forward-mode AD, `torch.func` transforms, `torch.jit.trace` and dispatch modes.
+    `torch.compile` and `torch.export` see a custom operator.
+
+    Without gradients a layer in eval mode keeps its packed weight until the parameter's version,
+    its address or one of three sampled values changes, or ``train()`` or ``eval()`` is called. A
+    write through ``.data`` or a NumPy view has no version: after one that changes few values, call
+    ``eval()``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastconv1d.torch import accelerate
+    >>> model = torch.nn.Sequential(torch.nn.Conv1d(4, 8, 3), torch.nn.ReLU())
+    >>> fast, report = accelerate(model.eval())
+    >>> report.replaced, report.left
+    (['0'], {})
+    >>> x = torch.randn(1, 4, 20)
+    >>> bool(torch.allclose(fast(x), model(x), atol=1e-6))
+    True
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model should be a torch.nn.Module, got {type(model).__name__}")
+    if not inplace:
+        model = copy.deepcopy(model, _derived(model))
+    replaced, left = [], {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+            reason = _reason_to_leave(module)
+            if reason is None:
+                _exchange_class(module)
+                replaced.append(name)
+            else:
+                left[name] = reason
+    return model, Report(replaced, left)
+
+
+def _derived(model: nn.Module) -> dict[int, Any]:
+    """A memo for deepcopy with the weights that old weight norms computed: torch copies no such."""
+    return {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+
+
+def _own_class(module: nn.Module) -> type:
+    """The class of a module, or what it was before a parametrisation made its own."""
+    if parametrize.is_parametrized(module):
+        return type(module).__bases__[0]
+    return type(module)
+
+
+def _reason_to_leave(module: nn.Module) -> str | None:
+    own = _own_class(module)
+    if own not in (*_FAST, *_FAST.values()):
+        return f"{own.__module__}.{own.__qualname__} is a subclass, whose forward may be another"
+    if "forward" in module.__dict__:
+        return "its forward is an attribute of the instance"
+    for parameter in (*module.parameters(), *module.buffers()):
+        if parameter.device.type != "cpu":
+            return f"its parameters are on {parameter.device}"
+        if parameter.dtype not in _DTYPES:
+            return f"its parameters are {parameter.dtype}"
+    return None
+
+
+def _exchange_class(module: nn.Module) -> None:
+    own = _own_class(module)
+    fast = _FAST.get(own, own)
+    if own is not type(module):  # a class that torch made for this parametrised instance
+        body = {k: v for k, v in vars(type(module)).items() if k not in ("__dict__", "__weakref__")}
+        fast = type(f"Parametrized{fast.__name__}", (fast,), body)
+    module.__class__ = fast
+
+
+def _num_threads() -> int:
+    return min(torch.get_num_threads(), config.get_num_threads())
+
+
+class _Pack:
+    """A packed layer and what it was packed from. Copies and pickles of it are empty."""
+
+    key: tuple[Any, ...] | None = None
+    layer: PreparedLayer | None
+    weight: NDArray[Any]
+    sample: tuple[float, float, float]
+
+    def __reduce__(self) -> tuple[type, tuple[()]]:
+        return _Pack, ()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Pack:
+        return _Pack()
+
+
+def _sample(weight: NDArray[Any]) -> tuple[float, float, float]:
+    """Three values that whole-tensor writes without a version, as to ``.data``, will change."""
+    flat = weight.ravel()  # a view: contiguous
+    return flat.item(0), flat.item(flat.size // 2), flat.item(flat.size - 1)
+
+
+class _Fast(nn.Module):
+    """What both layers share: who computes a call, and the pack of a layer in eval mode."""
+
+    _pack = _Pack()  # the empty one; a packed layer has its own
+
+    def train(self: Any, mode: bool = True) -> Any:
+        self.__dict__.pop("_pack", None)
+        return super().train(mode)
+
+    def _parameter(self, name: str) -> Tensor | None:
+        parameters = self._parameters
+        return parameters[name] if name in parameters else getattr(self, name)
+
+    def _forward(self: Any, input: Tensor, output_size: Any = None) -> Tensor | None:
+        """The output, or None where torch should compute it."""
+        weight, bias = self._parameter("weight"), self._parameter("bias")
+        if torch.compiler.is_compiling():
+            return self._differentiable(_OPERATORS, input, weight, bias, output_size)
+        if _torch_watches():
+            return None
+        if torch.is_grad_enabled() and (
+            input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+        ):
+            return self._differentiable(_FUNCTIONS, input, weight, bias, output_size)
+        if output_size is not None:
+            return self._differentiable(_KERNELS, input, weight, bias, output_size)
+        try:
+            array = input.detach().numpy()
+            layer = self._prepared(weight, bias)
+        except (TypeError, RuntimeError):  # a device, dtype or layout that NumPy does not have
+            return None
+        output = None if layer is None else layer(array, _num_threads)
+        return None if output is None else torch.from_numpy(output)
+
+    def _prepared(self: Any, weight: Tensor, bias: Tensor | None) -> PreparedLayer | None:
+        key = None
+        if not self.training and not weight.is_inference():
+            key = (
+                weight.data_ptr(),
+                weight._version,
+                None if bias is None else (bias.data_ptr(), bias._version),
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.groups,
+                self.padding_mode,
+                self.output_padding,
+            )
+            pack = self._pack
+            if pack.key == key and pack.sample == _sample(pack.weight):
+                return pack.layer
+        array = weight.detach().numpy()
+        layer = self._packed(array, None if bias is None else bias.detach().numpy())
+        if key is not None and array.flags.c_contiguous and array.size:
+            pack = _Pack()
+            pack.key, pack.layer, pack.weight, pack.sample = key, layer, array, _sample(array)
+            self.__dict__["_pack"] = pack
+        return layer
+
+    def _packed(self: Any, weight: Any, bias: Any) -> PreparedLayer | None:
+        stride, dilation, pads = self.stride[0], self.dilation[0], self._pads()
+        if weight.dtype.char not in "fd" or (bias is not None and bias.dtype != weight.dtype):
+            return None
+        engine = planner.choose_engine(
+            "auto", weight.dtype.char, weight.shape, stride, dilation, pads, self.transposed
+        )
+        if engine is not direct_engine:
+            return None
+        return PreparedLayer(
+            weight,
+            bias,
+            stride,
+            dilation,
+            self.groups,
+            _MODES[self.padding_mode],
+            *pads,
+            self.output_padding[0],
+            self.transposed,
+        )
+
+    def _pads(self: Any) -> tuple[int, int]:
+        if isinstance(self.padding, str):
+            total = self.dilation[0] * (self.kernel_size[0] - 1) if self.padding == "same" else 0
+            return total // 2, total - total // 2
+        return self.padding[0], self.padding[0]
+
+    def _differentiable(
+        self: Any, ops: _Operators, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any
+    ) -> Tensor | None:
+        """The output through operators, or None where torch should compute it or raise."""
+        parameters = (weight,) if bias is None else (weight, bias)
+        batched = x.dim() == 3
+        if (
+            (not batched and x.dim() != 2)
+            or x.shape[-2] != self.in_channels
+            or torch.is_autocast_enabled("cpu")
+            or any(
+                t.dtype not in _DTYPES or t.dtype != x.dtype or t.device.type != "cpu"
+                for t in (x, *parameters)
+            )
+        ):
+            return None
+        y = self._operate(ops, x if batched else x.unsqueeze(0), weight, bias, output_size)
+        return y if batched or y is None else y.squeeze(0)
+
+
+def _torch_watches() -> bool:
+    """Whether torch has to see a convolution of its own, or should compute in another dtype."""
+    return (
+        torch.is_autocast_enabled("cpu")
+        or torch._C._get_tracing_state() is not None
+        or forward_ad._current_level >= 0
+        or torch._C._functorch.peek_interpreter_stack() is not None
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+class FastConv1d(_Fast, nn.Conv1d):
+    """`torch.nn.Conv1d` computed by fastconv1d; see `accelerate`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastconv1d.torch import FastConv1d
+    >>> layer = FastConv1d(4, 8, 3, padding="same")
+    >>> layer(torch.zeros(2, 4, 20)).shape
+    torch.Size([2, 8, 20])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Apply the layer, as `torch.nn.Conv1d` does."""
+        output = self._forward(input)
+        return super().forward(input) if output is None else output
+
+    def _operate(
+        self: Any, ops: _Operators, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any
+    ) -> Tensor | None:
+        left, right = self._pads()
+        if self.padding_mode != "zeros":
+            if x.shape[2] <= max(left, right):  # torch has the rule and the error
+                return None
+            x = nn.functional.pad(x, (left, right), mode=self.padding_mode)
+            left = right = 0
+        stride, dilation = self.stride[0], self.dilation[0]
+        spare = x.shape[2] + left + right - dilation * (self.kernel_size[0] - 1) - 1
+        if spare < 0:
+            return None
+        length = spare // stride + 1
+        return ops.correlate(x, weight, bias, stride, left, dilation, self.groups, length)
+
+
+class FastConvTranspose1d(_Fast, nn.ConvTranspose1d):
+    """`torch.nn.ConvTranspose1d` computed by fastconv1d; see `accelerate`.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastconv1d.torch import FastConvTranspose1d
+    >>> layer = FastConvTranspose1d(4, 8, 4, stride=2)
+    >>> layer(torch.zeros(2, 4, 20)).shape
+    torch.Size([2, 8, 42])
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Apply the layer, as `torch.nn.ConvTranspose1d` does."""
+        output = self._forward(input, output_size)
+        return super().forward(input, output_size) if output is None else output
+
+    def _operate(
+        self: Any, ops: _Operators, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any
+    ) -> Tensor | None:
+        stride, dilation, pad = self.stride[0], self.dilation[0], self.padding[0]
+        output_padding = self.output_padding[0]
+        if output_size is not None:
+            output_padding = self._output_padding(
+                x, output_size, self.stride, self.padding, self.kernel_size, 1, self.dilation
+            )[0]
+        span = dilation * (self.kernel_size[0] - 1) + 1
+        length = (x.shape[2] - 1) * stride - 2 * pad + span + output_padding
+        if length < 1 or output_padding >= max(stride, dilation):
+            return None
+        return ops.scatter(x, weight, bias, stride, pad, dilation, self.groups, length)
+
+
+_FAST: dict[type, type] = {nn.Conv1d: FastConv1d, nn.ConvTranspose1d: FastConvTranspose1d}
+
+
+# ---- the three operators -----------------------------------------------------------------------
+
+
+class _Operators(NamedTuple):
+    """The three, as one way of calling them has them."""
+
+    correlate: Callable[..., Tensor]
+    scatter: Callable[..., Tensor]
+    weight_gradient: Callable[..., Tensor]
+
+
+def _array(tensor: Tensor) -> Any:
+    return tensor.numpy(force=True)
+
+
+def _engine(
+    w_shape: tuple[int, ...], x: Any, stride: int, dilation: int, left: int, scatter: bool
+) -> Any:
+    return planner.choose_engine(
+        "auto", x.dtype.char, w_shape, stride, dilation, (left, 0), scatter
+    )
+
+
+def _correlate(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    pad_left: int,
+    dilation: int,
+    groups: int,
+    length: int,
+) -> Tensor:
+    x, w, b = _array(input), _array(weight), None if bias is None else _array(bias)
+    y = np.empty((x.shape[0], w.shape[0], length), x.dtype)
+    if y.size:
+        engine = _engine(w.shape, x, stride, dilation, pad_left, False)
+        deterministic = config.execution()[1]
+        engine.correlate(
+            x, w, b, y, stride, dilation, pad_left, 0, groups, _num_threads(), deterministic
+        )
+    return torch.from_numpy(y)
+
+
+def _scatter(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    pad_left: int,
+    dilation: int,
+    groups: int,
+    length: int,
+) -> Tensor:
+    x, w, b = _array(input), _array(weight), None if bias is None else _array(bias)
+    y = np.empty((x.shape[0], w.shape[1] * groups, length), x.dtype)
+    if y.size:
+        engine = _engine(w.shape, x, stride, dilation, pad_left, True)
+        deterministic = config.execution()[1]
+        engine.scatter(
+            x, w, b, y, stride, dilation, pad_left, groups, _num_threads(), deterministic
+        )
+    return torch.from_numpy(y)
+
+
+def _weight_gradient(
+    grad_output: Tensor,
+    input: Tensor,
+    kernel_size: int,
+    stride: int,
+    pad_left: int,
+    dilation: int,
+    groups: int,
+) -> Tensor:
+    g, x = _array(grad_output), _array(input)
+    dw = np.empty((g.shape[1], x.shape[1] // groups, kernel_size), x.dtype)
+    if dw.size:
+        engine = _engine(dw.shape, x, stride, dilation, pad_left, False)
+        deterministic = config.execution()[1]
+        engine.weight_gradient(
+            g, x, dw, stride, dilation, pad_left, 0, groups, _num_threads(), deterministic
+        )
+    return torch.from_numpy(dw)
+
+
+_KERNELS = _Operators(_correlate, _scatter, _weight_gradient)
+
+
+def _save_layer(ctx: Any, inputs: tuple[Any, ...], output: Any = None) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+    ctx.geometry = inputs[3:7]
+
+
+def _save_gradient(ctx: Any, inputs: tuple[Any, ...], output: Any = None) -> None:
+    ctx.save_for_backward(inputs[0], inputs[1])
+    ctx.geometry = inputs[3:]
+
+
+def _correlate_backward(ops: _Operators, ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    (x, w), needs = ctx.saved_tensors, ctx.needs_input_grad
+    return (
+        ops.scatter(g, w, None, *ctx.geometry, x.shape[2]) if needs[0] else None,
+        ops.weight_gradient(g, x, w.shape[2], *ctx.geometry) if needs[1] else None,
+        g.sum((0, 2)) if needs[2] else None,
+        *(None,) * 5,
+    )
+
+
+def _scatter_backward(ops: _Operators, ctx: Any, g: Tensor) -> tuple[Any, ...]:
+    (x, w), needs = ctx.saved_tensors, ctx.needs_input_grad
+    return (
+        ops.correlate(g, w, None, *ctx.geometry, x.shape[2]) if needs[0] else None,
+        ops.weight_gradient(x, g, w.shape[2], *ctx.geometry) if needs[1] else None,
+        g.sum((0, 2)) if needs[2] else None,
+        *(None,) * 5,
+    )
+
+
+def _weight_gradient_backward(ops: _Operators, ctx: Any, v: Tensor) -> tuple[Any, ...]:
+    (g, x), needs = ctx.saved_tensors, ctx.needs_input_grad
+    return (
+        ops.correlate(x, v, None, *ctx.geometry, g.shape[2]) if needs[0] else None,
+        ops.scatter(g, v, None, *ctx.geometry, x.shape[2]) if needs[1] else None,
+        *(None,) * 5,
+    )
+
+
+def _function(
+    kernel: Callable[..., Tensor], save: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[..., Tensor]:
+    """The operator for eager mode: a quarter of a custom operator's overhead (21 us to 83 us)."""
+
+    class Operator(Function):
+        @staticmethod
+        def forward(ctx: Any, *inputs: Any) -> Tensor:
+            save(ctx, inputs)
+            return kernel(*inputs)
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Any) -> Any:
+            return backward(_FUNCTIONS, ctx, *gradients)
+
+    Operator.__name__ = Operator.__qualname__ = f"Fast{kernel.__name__}"
+    return Operator.apply
+
+
+_FUNCTIONS = _Operators(
+    _function(_correlate, _save_layer, _correlate_backward),
+    _function(_scatter, _save_layer, _scatter_backward),
+    _function(_weight_gradient, _save_gradient, _weight_gradient_backward),
+)
+
+_LAYER_SCHEMA = (
+    "(Tensor input, Tensor weight, Tensor? bias, int stride, int pad_left, int dilation, "
+    "int groups, SymInt length) -> Tensor"
+)
+_GRADIENT_SCHEMA = (
+    "(Tensor grad_output, Tensor input, int kernel_size, int stride, int pad_left, int dilation, "
+    "int groups) -> Tensor"
+)
+
+
+def _operator(
+    kernel: Callable[..., Tensor],
+    schema: str,
+    fake: Callable[..., Tensor],
+    save: Callable[..., None],
+    backward: Callable[..., Any],
+) -> Any:
+    """The operator that compiled and exported graphs hold."""
+    name = kernel.__name__.lstrip("_")
+    operator = torch.library.custom_op(
+        f"fastconv1d::{name}", kernel, mutates_args=(), schema=schema, device_types="cpu"
+    )
+    operator.register_fake(fake)
+    operator.register_autograd(
+        lambda ctx, *gradients: backward(_OPERATORS, ctx, *gradients), setup_context=save
+    )
+    return getattr(torch.ops.fastconv1d, name).default
+
+
+_OPERATORS = _Operators(
+    _operator(
+        _correlate,
+        _LAYER_SCHEMA,
+        lambda x, w, b, s, p, d, groups, length: x.new_empty((x.shape[0], w.shape[0], length)),
+        _save_layer,
+        _correlate_backward,
+    ),
+    _operator(
+        _scatter,
+        _LAYER_SCHEMA,
+        lambda x, w, b, s, p, d, groups, length: x.new_empty(
+            (x.shape[0], w.shape[1] * groups, length)
+        ),
+        _save_layer,
+        _scatter_backward,
+    ),
+    _operator(
+        _weight_gradient,
+        _GRADIENT_SCHEMA,
+        lambda g, x, kernel_size, s, p, d, groups: x.new_empty(
+            (g.shape[1], x.shape[1] // groups, kernel_size)
+        ),
+        _save_gradient,
+        _weight_gradient_backward,
+    ),
+)

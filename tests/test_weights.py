@@ -198,14 +198,14 @@ def test_hostile_safetensors(tmp_path, content):
 
 
 def test_mutations(path):
-    """Every flipped bit and every cut of a small file: a state dict, or the error."""
+    """Three flipped bits of every byte, and every cut of a small file: a state dict, or the error."""
     fastconv1d.save_file({"w": np.arange(4.0, dtype=np.float32), "b": np.ones((2, 1))}, path)
     content = path.read_bytes()
     outcomes = {True: 0, False: 0}
     flips = (
         content[:at] + bytes([content[at] ^ (1 << bit)]) + content[at + 1 :]
         for at in range(len(content))
-        for bit in range(8)
+        for bit in (0, 4, 7)
     )
     for mutated in (*flips, *(content[:cut] for cut in range(len(content)))):
         try:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+    from .streaming import StreamingConv1d, StreamingConvTranspose1d
+
 _Layer = TypeVar("_Layer", bound="_Convolution")
 
 
@@ -200,7 +202,8 @@ class _Convolution:
             self.transposed,
         )
         layer = None
-        folded = self.transposed and self.padding_mode != "zeros"  # in several calls of an engine
+        # What cropped positions hold is added back in further calls of the engine.
+        folded = self.transposed and self.padding_mode != "zeros" and any(pads)
         if engine is direct_engine and not folded:
             layer = PreparedLayer(
                 weight,
@@ -220,12 +223,16 @@ class _Convolution:
         self._packed = packed
         return packed
 
-    def _fast_forward(self, input: Any) -> NDArray[Any] | None:
-        """The output in eval mode for a plain input, by compiled code alone; otherwise None."""
+    def _packed_now(self) -> _Packed:
         packed = self._packed
         # Another thread may have replaced a parameter while this pack was being made.
         if packed is None or packed.weight is not self._weight or packed.bias is not self._bias:
             packed = self._pack()
+        return packed
+
+    def _fast_forward(self, input: Any) -> NDArray[Any] | None:
+        """The output in eval mode for a plain input, by compiled code alone; otherwise None."""
+        packed = self._packed_now()
         return packed.layer(input, config.get_num_threads) if packed.layer is not None else None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -702,6 +709,37 @@ class Conv1d(_Convolution):
         """Return ``forward(input)``."""
         return self.forward(input)
 
+    def stream(self, n_batch: int = 1) -> StreamingConv1d:
+        """Return the layer over sequences that arrive in chunks.
+
+        Parameters
+        ----------
+        n_batch : int, default 1
+            How many sequences run side by side.
+
+        Returns
+        -------
+        StreamingConv1d
+
+        Raises
+        ------
+        ValueError
+            If the padding depends on what is not there yet, see `StreamingConv1d`.
+        MemoryError
+            If the history cannot be allocated.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> stream = Conv1d(2, 3, 5, padding="causal").stream()
+        >>> stream(np.ones((2, 1), np.float32)).shape
+        (3, 1)
+        """
+        from .streaming import StreamingConv1d
+
+        return StreamingConv1d(self, n_batch)
+
     def backward(self, grad_output: ArrayLike) -> NDArray[Any]:
         """Add to `weight_grad` and `bias_grad` and return the gradient by the input.
 
@@ -930,6 +968,37 @@ class ConvTranspose1d(_Convolution):
     ) -> NDArray[Any]:
         """Return ``forward(input, output_size)``."""
         return self.forward(input, output_size)
+
+    def stream(self, n_batch: int = 1) -> StreamingConvTranspose1d:
+        """Return the layer over sequences that arrive in chunks.
+
+        Parameters
+        ----------
+        n_batch : int, default 1
+            How many sequences run side by side.
+
+        Returns
+        -------
+        StreamingConvTranspose1d
+
+        Raises
+        ------
+        ValueError
+            If the padding mode is not 'zeros'.
+        MemoryError
+            If the history cannot be allocated.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import ConvTranspose1d
+        >>> stream = ConvTranspose1d(2, 3, 8, stride=4, padding="causal").stream()
+        >>> stream(np.ones((2, 1), np.float32)).shape
+        (3, 4)
+        """
+        from .streaming import StreamingConvTranspose1d
+
+        return StreamingConvTranspose1d(self, n_batch)
 
     def _output_padding(
         self, input_shape: tuple[int, ...], output_size: int | Sequence[int]

@@ -789,6 +789,11 @@ cdef Window _window(kernel_size, stride, dilation, pad_left, mode):
     return window
 
 
+def fixed_columns(Py_ssize_t itemsize):
+    """Columns of a tile in deterministic mode: an output's bits may depend on its place among them."""
+    return FIXED_ROW_BYTES // itemsize
+
+
 def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, deterministic):
     """Write the correlation of x with w, plus bias, to y.
 

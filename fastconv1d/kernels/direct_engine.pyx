@@ -22,7 +22,7 @@ from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memset
+from libc.string cimport memcpy, memset
 
 cnp.import_array()
 
@@ -67,6 +67,7 @@ cdef extern from "simd/fc1d.h" nogil:
                              const ptrdiff_t*, void*) noexcept nogil
         int (*all_finite)(const void*, ptrdiff_t) noexcept nogil
         void (*run_gradient)(const fc1d_gradient*, ptrdiff_t, void*) noexcept nogil
+        void (*step)(ptrdiff_t, ptrdiff_t, ptrdiff_t, const void*, const void**, const void*, void*) noexcept nogil
         double (*fma_loop)(ptrdiff_t) noexcept nogil
         ptrdiff_t lanes, rows
         const ptrdiff_t* vectors
@@ -579,6 +580,14 @@ cdef class PreparedLayer:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
 
+    def run_at(self, cnp.ndarray x not None, cnp.ndarray y not None, ptrdiff_t pad_left, threads=1):
+        """Write the columns from the one that pad_left says to y, which has unit stride along them.
+
+        For a stream: x should have every position that the columns read, so that no mode pads it; what a scatter
+        reads before and after it counts as zero.
+        """
+        self.run(x, y, pad_left, threads)
+
     def __call__(self, x, threads=1):
         """The layer's output for x (N, C_in, L_in) or (C_in, L_in), or None for anything but the plain case.
 
@@ -631,6 +640,97 @@ cdef class PreparedLayer:
             self.run(a[None], y, left, threads)
             return y[0]
         self.run(a, y, left, threads)
+        return y
+
+
+cdef class DepthwiseSteps:
+    """One output at a time of a depthwise correlate with stride 1, one input channel and one output channel a group.
+
+    The last dilation*(K - 1) + 1 inputs are rows of all channels in a ring, so that a step is vectors along the
+    channels. The bits are those of the layer.
+
+    Parameters
+    ----------
+    layer : PreparedLayer
+    weight : ndarray of shape (C, 1, K)
+    bias : ndarray of shape (C,) or None
+    n_batch, dilation : int
+    """
+    cdef const fc1d_kernels* kernels
+    cdef cnp.ndarray weight, ring
+    cdef object bias
+    cdef const void** rows
+    cdef ptrdiff_t n_batch, channels, taps, dilation, chain, span, newest, taken, row_bytes
+    cdef int typenum
+    cdef readonly bint active
+
+    def __cinit__(self, PreparedLayer layer not None, cnp.ndarray weight not None, bias, ptrdiff_t n_batch,
+                  ptrdiff_t dilation):
+        self.kernels, self.typenum = layer.kernels, layer.typenum
+        self.chain = layer.problem.k_block
+        self.n_batch, self.channels, self.taps, self.dilation = n_batch, weight.shape[0], weight.shape[2], dilation
+        self.span = dilation * (self.taps - 1) + 1
+        self.weight = np.ascontiguousarray(weight[:, 0].T)  # (K, C)
+        self.bias = bias
+        self.ring = np.empty((0, n_batch, self.channels), weight.dtype)
+        self.row_bytes = n_batch * self.channels * layer.itemsize
+        self.rows = <const void**> PyMem_Malloc(self.taps * sizeof(void*))
+        if self.rows == NULL:
+            raise MemoryError("cannot allocate the rows of a step")
+
+    def __dealloc__(self):
+        PyMem_Free(self.rows)
+
+    def enter(self, history):
+        """Go on after the span - 1 inputs of history, (N, C, span - 1)."""
+        if self.ring.shape[0] == 0:
+            self.ring = np.empty((self.span, self.n_batch, self.channels), self.weight.dtype)
+        (<object> self.ring)[1:] = history.transpose(2, 0, 1)
+        self.newest, self.taken, self.active = self.span - 1, 0, True
+
+    def leave(self, history):
+        """Write the last span - 1 inputs to history[:, :, :span - 1]; returns how many were taken since `enter`."""
+        cdef ptrdiff_t i
+        for i in range(self.span - 1):
+            history[:, :, i] = self.ring[(self.newest + 2 + i) % self.span]
+        self.active = False
+        return self.taken
+
+    def step(self, chunk):
+        """The next output for the inputs (N, C, 1), or (C, 1) of one item; None for anything but a plain array."""
+        if not self.active or not cnp.PyArray_CheckExact(chunk):
+            return None
+        cdef cnp.ndarray x = chunk
+        cdef int nd = cnp.PyArray_NDIM(x)
+        if cnp.PyArray_TYPE(x) != self.typenum or not cnp.PyArray_ISCARRAY_RO(x):
+            return None
+        if nd == 3:
+            if x.shape[0] != self.n_batch or x.shape[1] != self.channels or x.shape[2] != 1:
+                return None
+        elif nd != 2 or self.n_batch != 1 or x.shape[0] != self.channels or x.shape[1] != 1:
+            return None
+        cdef cnp.ndarray y = cnp.PyArray_EMPTY(nd, x.shape, self.typenum, 0)
+        cdef char* ring = <char*> cnp.PyArray_DATA(self.ring)
+        cdef char* out = <char*> cnp.PyArray_DATA(y)
+        cdef const void* bias = NULL
+        cdef ptrdiff_t k, item, row = self.newest + 1, item_bytes = self.row_bytes // self.n_batch
+        if self.bias is not None:
+            bias = cnp.PyArray_DATA(<cnp.ndarray> self.bias)
+        if row == self.span:
+            row = 0
+        memcpy(ring + row * self.row_bytes, cnp.PyArray_DATA(x), self.row_bytes)
+        self.newest = row
+        self.taken += 1
+        for k in range(self.taps - 1, -1, -1):
+            self.rows[k] = ring + row * self.row_bytes
+            row -= self.dilation
+            if row < 0:
+                row += self.span
+        for item in range(self.n_batch):
+            self.kernels.step(self.channels, self.taps, self.chain, cnp.PyArray_DATA(self.weight), self.rows, bias,
+                              out + item * item_bytes)
+            for k in range(self.taps):
+                self.rows[k] = <const char*> self.rows[k] + item_bytes
         return y
 
 

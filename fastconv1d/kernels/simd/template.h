@@ -445,8 +445,9 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 }
 
 #include "gradient.h"
+#include "step.h"
 
 static const fc1d_kernels NAME(kernels) = {
-    NAME(run_unit), NAME(pack_weights), NAME(all_finite), NAME(run_gradient), NAME(fma_loop), LANES, ROWS, NAME(vectors)};
+    NAME(run_unit), NAME(pack_weights), NAME(all_finite), NAME(run_gradient), NAME(step), NAME(fma_loop), LANES, ROWS, NAME(vectors)};
 
 #undef V

@@ -1,0 +1,785 @@
+"""Layers over a signal that arrives in chunks: outputs as they become final, the same bits.
+
+A stream keeps the positions of its input that later outputs read and runs the layer's packed
+weights over them and each new chunk. The bits of an output depend on neither its place nor what
+follows it (see docs/design.md), so the outputs of all chunks, one after another, are those of one
+call on the whole signal.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from . import config, functional, geometry
+from .kernels import blas_engine
+from .kernels.direct_engine import DepthwiseSteps
+from .modules import Conv1d, ConvTranspose1d
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from typing import SupportsIndex
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from .modules import _Convolution
+
+# Chunks up to this length are appended to the history and computed there; longer ones are read
+# where they are, after the few outputs that need both.
+_SMALL = 64
+
+
+class _Stream:
+    """What both streams share: positions come in, outputs that no later one changes go out.
+
+    A subclass says which positions outputs read. Positions are those of the padded input of a
+    `Conv1d`, and of the input of a `ConvTranspose1d`; outputs are counted from the first that the
+    whole-sequence call has, and those of a `ConvTranspose1d` from before its cropping.
+    """
+
+    _reach: int  # positions that an output and those not yet final need before the newest one
+    _tail: int  # newest positions that are kept in any case
+
+    def __init__(self, module: _Convolution, n_batch: int = 1) -> None:
+        self._n_batch = geometry.as_index("n_batch", n_batch)
+        if self._n_batch < 1:
+            raise ValueError(f"n_batch should be positive, got n_batch={self._n_batch}")
+        self._module = _snapshot(module)
+        packed = self._module._packed_now()
+        self._weight, self._bias, self._layer = packed.weight, packed.bias, packed.layer
+        self._stride = module.stride[0]
+        self._span = module.dilation[0] * (module.kernel_size[0] - 1) + 1
+        self._left, self._right = module._pads(module.padding)
+        self._steps: DepthwiseSteps | None = None
+        self._prepare()
+        self._small = max(self._reach, _SMALL)
+        shape = (self._n_batch, module.in_channels, 2 * self._reach + self._small)
+        self._data = functional._new(shape, module.dtype)
+        self._restart()
+
+    def _prepare(self) -> None:
+        raise NotImplementedError
+
+    def _final(self, positions: int) -> int:
+        """Return how many outputs are final after so many positions."""
+        raise NotImplementedError
+
+    def _needs(self, output: int) -> int:
+        """Return the first position that `output` reads."""
+        raise NotImplementedError
+
+    def _reads(self, output: int) -> int:
+        """Return how many positions the outputs before `output` read."""
+        raise NotImplementedError
+
+    def _alone(self, position: int) -> int:
+        """Return the first output that reads no position before `position`."""
+        raise NotImplementedError
+
+    def _shift(self, origin: int, output: int) -> int:
+        """Return the padding or cropping with which the layer begins at `output`, x at `origin`."""
+        raise NotImplementedError
+
+    def _restart(self) -> None:
+        self._inputs = 0  # of the sequence, so far
+        self._positions = 0
+        self._next = self._final(0)
+        self._origin = self._end = 0  # the history is data[:, :, :end], its first position origin
+
+    @property
+    def module(self) -> _Convolution:
+        """The layer that the stream applies: as it was when the stream was made."""
+        return self._module
+
+    @property
+    def n_batch(self) -> int:
+        """How many sequences run side by side."""
+        return self._n_batch
+
+    def __call__(self, chunk: ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Take the next inputs of every sequence and return the outputs that became final.
+
+        Parameters
+        ----------
+        chunk : ndarray of shape (N, C_in, n) or, for one sequence, (C_in, n)
+            Of the layer's dtype; n may be 0 and differ from call to call.
+        out : ndarray of the result's shape and dtype, optional
+            Where to write the result; `output_length` says how long it is.
+
+        Returns
+        -------
+        ndarray of shape (N, C_out, m) or (C_out, m)
+            `out` if it was given.
+
+        Raises
+        ------
+        ValueError
+            If the chunk has another batch or number of channels, or `out` does not fit.
+        TypeError
+            If the chunk has another dtype.
+        MemoryError
+            If the result cannot be allocated.
+
+        Notes
+        -----
+        What is refused leaves the stream as it was.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> stream = Conv1d(2, 3, 5, stride=2, padding="causal").stream()
+        >>> [stream(np.ones((2, n), np.float32)).shape for n in (1, 0, 4)]
+        [(3, 1), (3, 0), (3, 2)]
+        """
+        steps = self._steps
+        if steps is not None and out is None:
+            y = steps.step(chunk)
+            if y is not None:
+                return y
+        x, batched = self._checked(chunk)
+        n_outputs = self.output_length(x.shape[2])
+        shape = (self._n_batch, self._module.out_channels, n_outputs)
+        y = self._result(shape, batched, x, out)
+        self._take(x, y)
+        if steps is not None and x.shape[2] == 1:
+            self._enter_steps()
+        return functional._delivered(y, batched, out)
+
+    def output_length(self, n_inputs: int) -> int:
+        """Return how many outputs the next chunk gives if it has `n_inputs` positions.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> Conv1d(1, 1, 3).stream().output_length(10)
+        8
+        """
+        self._leave_steps()
+        return self._final(self._positions_of(self._inputs + n_inputs)) - self._next
+
+    def flush(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """End the sequences: return the outputs that waited for more, and start anew.
+
+        Parameters
+        ----------
+        out : ndarray of the result's shape and dtype, optional
+            Where to write the result.
+
+        Returns
+        -------
+        ndarray of shape (N, C_out, m)
+
+        Raises
+        ------
+        ValueError
+            If `out` does not fit, or the sequences are too short for reflection, as in
+            `fastconv1d.conv1d`. The stream is as before then.
+        MemoryError
+            If the result cannot be allocated.
+
+        Notes
+        -----
+        Sequences too short for a single output give none, where the whole-sequence call raises.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> stream = Conv1d(1, 1, 3, padding="same").stream()
+        >>> stream(np.ones((1, 1, 4), np.float32)).shape, stream.flush().shape
+        ((1, 1, 3), (1, 1, 1))
+        """
+        self._leave_steps()
+        last = self._last()
+        shape = (self._n_batch, self._module.out_channels, last - self._next)
+        y = self._result(shape, True, self._data, out)
+        self._end_with(y, last)
+        self._restart()
+        return functional._delivered(y, True, out)
+
+    def reset(self, items: SupportsIndex | Iterable[SupportsIndex] | None = None) -> None:
+        """Start new sequences, dropping what the old ones still had to give.
+
+        Parameters
+        ----------
+        items : int or iterable of int, optional
+            Which of the batch; all by default. The others go on, which needs a layer whose new
+            sequence is in step with them.
+
+        Raises
+        ------
+        ValueError
+            If some but not all items start anew and would give their outputs at other times than
+            the rest: a look-ahead, or a position between two windows of a stride. Also if there is
+            no such item.
+        TypeError
+            If an item is not an integer.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> stream = Conv1d(1, 1, 3, padding="causal").stream(n_batch=8)
+        >>> stream.reset([2, 5])
+        """
+        chosen = self._chosen(items)
+        self._leave_steps()
+        if len(chosen) == self._n_batch:
+            self._restart()
+        elif chosen and self._inputs:
+            if not self._in_step():
+                raise ValueError(
+                    "some items of a batch can start anew only where their outputs stay in step "
+                    "with the others': the layer should be causal (without a look-ahead) and "
+                    "between two windows; use a stream for each sequence otherwise, got "
+                    f"items={geometry.shown(chosen)} of n_batch={self._n_batch} at position "
+                    f"{self._inputs} of {self._module!r}"
+                )
+            self._data[chosen] = 0
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return copies of what the stream remembers, as arrays that ``np.savez`` can store.
+
+        Returns
+        -------
+        dict of str to ndarray
+            'layer', which names the layer and its parameters, 'position', the number of inputs so
+            far, and 'history', the inputs that later outputs need.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> list(Conv1d(1, 1, 3).stream().state_dict())
+        ['layer', 'position', 'history']
+        """
+        self._leave_steps()
+        return {
+            "layer": np.array(self._fingerprint()),
+            "position": np.array(self._inputs),
+            "history": self._history(),
+        }
+
+    def load_state_dict(self, state_dict: Mapping[str, ArrayLike]) -> None:
+        """Go on where `state_dict` was taken.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array-like
+            From `state_dict` of a stream of the same layer, parameters and batch.
+
+        Raises
+        ------
+        ValueError
+            If it is the state of another layer or not a state. The stream is as before then.
+        TypeError
+            If `state_dict` is not a mapping.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> stream = Conv1d(1, 1, 3).stream()
+        >>> stream.load_state_dict(stream.state_dict())
+        """
+        if not (hasattr(state_dict, "keys") and hasattr(state_dict, "__getitem__")):
+            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+        names = ["layer", "position", "history"]
+        if sorted(state_dict.keys()) != sorted(names):
+            raise ValueError(
+                f"a stream's state should have the keys {names}, "
+                f"got {geometry.shown(list(state_dict.keys()))}"
+            )
+        layer, position, history = (np.asarray(state_dict[name]) for name in names)
+        if layer.shape != () or str(layer) != self._fingerprint():
+            raise ValueError(
+                f"the state should be that of the layer {self._fingerprint()}, "
+                f"got that of {geometry.shown(str(layer))}"
+            )
+        if position.shape != () or position.dtype.kind not in "iu" or position < 0:
+            raise ValueError(
+                f"the position should be a non-negative integer, got {geometry.shown(position)}"
+            )
+        expected = (*self._data.shape[:2], self._held(int(position)))
+        if history.shape != expected or history.dtype != self._data.dtype:
+            raise ValueError(
+                f"the history should have the shape {list(expected)} and dtype {self._data.dtype}, "
+                f"got {list(history.shape)} and {history.dtype}"
+            )
+        self._leave_steps()
+        self._restore(int(position), history)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"module": self._module, "n_batch": self._n_batch, "state": self.state_dict()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["module"], state["n_batch"])  # type: ignore[misc]
+        self.load_state_dict(state["state"])
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._module!r}, n_batch={self._n_batch})"
+
+    # ---- taking chunks
+
+    def _checked(self, chunk: ArrayLike) -> tuple[NDArray[Any], bool]:
+        x = functional._operand(chunk)
+        batched = x.ndim == 3
+        if x.ndim == 2 and self._n_batch == 1:
+            x = x[np.newaxis]
+        if x.ndim != 3 or x.shape[:2] != self._data.shape[:2]:
+            raise ValueError(
+                f"a chunk should have the size [{self._n_batch}, {self._data.shape[1]}, any], the "
+                f"stream's batch and channels, got {list(np.shape(chunk))}"
+            )
+        if x.dtype != self._data.dtype:
+            raise TypeError(
+                f"Input type ({x.dtype}) and weight type ({self._data.dtype}) should be the same"
+            )
+        return x, batched
+
+    def _result(
+        self, shape: tuple[int, int, int], batched: bool, x: NDArray[Any], out: NDArray[Any] | None
+    ) -> NDArray[Any]:
+        if out is None:
+            return functional._new(shape, self._data.dtype)
+        return functional._target(out, shape, batched, x, self._data)
+
+    def _positions_of(self, inputs: int) -> int:
+        """Return how many positions there are after so many inputs of a sequence."""
+        return inputs
+
+    def _take(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        self._inputs += x.shape[2]
+        self._feed(x, y, 0)
+
+    def _feed(self, x: NDArray[Any], y: NDArray[Any], at: int) -> int:
+        """Add positions, write the outputs that they make final to y[:, :, at:], and say where."""
+        n, begin, first = x.shape[2], self._positions, self._next
+        last = self._final(begin + n)
+        if n <= self._small:
+            self._append(x)
+            if last > first:
+                self._compute(self._data[:, :, : self._end], self._origin, first, last, y, at)
+        else:
+            alone = min(max(self._alone(begin), first), last)
+            if alone > first:
+                self._append(x[:, :, : self._reads(alone) - begin])
+                self._compute(self._data[:, :, : self._end], self._origin, first, alone, y, at)
+            if last > alone:
+                self._compute(x, begin, alone, last, y, at + alone - first)
+            keep = self._kept(begin + n, last)
+            self._end = keep
+            self._origin = begin + n - keep
+            self._data[:, :, :keep] = x[:, :, n - keep :]
+        self._positions, self._next = begin + n, last
+        return at + last - first
+
+    def _append(self, x: NDArray[Any]) -> None:
+        end, n = self._end, x.shape[2]
+        if end + n > self._data.shape[2]:
+            keep = self._kept(self._positions, self._next)
+            self._data[:, :, :keep] = self._data[:, :, end - keep : end]
+            self._origin += end - keep
+            end = keep
+        self._end = end + n
+        self._data[:, :, end : end + n] = x
+
+    def _kept(self, positions: int, output: int) -> int:
+        """Return how many of the newest positions outputs from `output` on need."""
+        return min(positions, max(positions - self._needs(output), self._tail))
+
+    def _compute(
+        self, x: NDArray[Any], origin: int, first: int, last: int, y: NDArray[Any], at: int
+    ) -> None:
+        """Write outputs first..last to y[:, :, at:]; x has every position they need."""
+        if self._layer is not None:
+            target = (
+                y if at == 0 and last - first == y.shape[2] else y[:, :, at : at + last - first]
+            )
+            self._layer.run_at(x, target, self._shift(origin, first), config.get_num_threads)
+            return
+        # The bits of a GEMM depend on the place of a column: each tile is the whole call's.
+        tile = self._tile()
+        base = self._left if self._module.transposed else 0
+        while first < last:
+            begin = base + (first - base) // tile * tile
+            end = min(last, begin + tile)
+            block = functional._new((*y.shape[:2], end - begin), y.dtype)
+            self._compute_block(x, block, self._shift(origin, begin))
+            y[:, :, at : at + end - first] = block[:, :, first - begin :]
+            at, first = at + end - first, end
+
+    def _tile(self) -> int:
+        columns = blas_engine.fixed_columns(self._data.dtype.itemsize)
+        return columns * self._stride if self._module.transposed else columns
+
+    def _compute_block(self, x: NDArray[Any], y: NDArray[Any], shift: int) -> None:
+        module = self._module
+        stride, dilation, n_threads = self._stride, module.dilation[0], config.get_num_threads()
+        if module.transposed:
+            blas_engine.scatter(
+                x, self._weight, self._bias, y, stride, dilation, shift, module.groups,
+                n_threads, True,
+            )  # fmt: skip
+        else:
+            blas_engine.correlate(
+                x, self._weight, self._bias, y, stride, dilation, shift, 0, module.groups,
+                n_threads, True,
+            )  # fmt: skip
+
+    # ---- the end, and the state
+
+    def _last(self) -> int:
+        """Return how many outputs the sequences have if they end here."""
+        raise NotImplementedError
+
+    def _end_with(self, y: NDArray[Any], last: int) -> None:
+        """Write the outputs up to `last`."""
+        raise NotImplementedError
+
+    def _in_step(self) -> bool:
+        """Return whether a new sequence's outputs would come with those of the running ones."""
+        raise NotImplementedError
+
+    def _chosen(self, items: Any) -> list[int]:
+        if items is None:
+            return list(range(self._n_batch))
+        try:
+            listed = list(items)
+        except TypeError:
+            listed = [items]
+        chosen = sorted({geometry.as_index("items", item) for item in listed})
+        if chosen and not 0 <= chosen[0] <= chosen[-1] < self._n_batch:
+            raise ValueError(
+                f"items should be from 0 to {self._n_batch - 1}, got {geometry.shown(chosen)}"
+            )
+        return chosen
+
+    def _fingerprint(self) -> str:
+        checksum = zlib.crc32(self._weight)
+        if self._bias is not None:
+            checksum = zlib.crc32(self._bias, checksum)
+        return f"{self._module!r} of {self._data.dtype}, parameters {checksum:08x}"
+
+    def _history(self) -> NDArray[Any]:
+        keep = self._kept(self._positions, self._next)
+        return self._data[:, :, self._end - keep : self._end].copy()
+
+    def _held(self, inputs: int) -> int:
+        positions = self._positions_of(inputs)
+        return self._kept(positions, self._final(positions))
+
+    def _restore(self, inputs: int, history: NDArray[Any]) -> None:
+        self._restart()
+        self._inputs = inputs
+        self._positions = self._positions_of(inputs)
+        self._next = self._final(self._positions)
+        self._end = history.shape[2]
+        self._origin = self._positions - self._end
+        self._data[:, :, : self._end] = history
+
+    # ---- single steps of a depthwise layer
+
+    def _enter_steps(self) -> None:
+        pass
+
+    def _leave_steps(self) -> None:
+        pass
+
+
+class StreamingConv1d(_Stream):
+    """A `Conv1d` over sequences that arrive in chunks of any length.
+
+    Parameters
+    ----------
+    module : Conv1d
+        The layer. The stream keeps the parameters that it has now.
+    n_batch : int, default 1
+        How many sequences run side by side.
+
+    Raises
+    ------
+    ValueError
+        If the padding cannot be known before the end: ``padding_mode='circular'``, or
+        'same_upper' and 'same_lower' with a stride.
+    TypeError
+        If `module` is not a `Conv1d`.
+    MemoryError
+        If the history cannot be allocated.
+
+    See Also
+    --------
+    Conv1d.stream : Makes one.
+
+    Notes
+    -----
+    The outputs of all chunks and of `flush`, one after another, are bit for bit those of one call
+    on the whole sequence; for layers of the BLAS engine, such as complex ones, those of a call in
+    deterministic mode (`use_deterministic_algorithms`). An output is returned with the input that
+    completes its window, so padding on the right is a look-ahead, resolved by `flush`; reflection
+    on the left waits for the inputs that it mirrors.
+
+    The memory is that of ``2*dilation*(K - 1) + 64`` positions or three times the reach of a longer
+    kernel, whatever the chunks, and allocated once. A stream belongs to one thread at a time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import Conv1d, StreamingConv1d
+    >>> layer = Conv1d(2, 3, 5, padding=2)
+    >>> x = np.random.default_rng(0).standard_normal((1, 2, 20), dtype=np.float32)
+    >>> stream = StreamingConv1d(layer)
+    >>> parts = [stream(x[:, :, :7]), stream(x[:, :, 7:]), stream.flush()]
+    >>> [part.shape[2] for part in parts]
+    [5, 13, 2]
+    >>> bool((np.concatenate(parts, axis=2) == layer(x)).all())
+    True
+    """
+
+    def __init__(self, module: Conv1d, n_batch: int = 1) -> None:
+        if not isinstance(module, Conv1d):
+            raise TypeError(f"module should be a Conv1d, got {type(module).__name__}")
+        super().__init__(module, n_batch)
+
+    def _prepare(self) -> None:
+        module = self._module
+        if geometry.pads_follow_length(module.padding, self._stride):
+            raise ValueError(
+                "a stream cannot know its padding before the end: padding should not be "
+                f"'same_upper' or 'same_lower' with a stride, got padding={module.padding!r} and "
+                f"stride={self._stride}"
+            )
+        self._mode = module.padding_mode if self._left or self._right else "zeros"
+        if self._mode == "circular":
+            raise ValueError(
+                "a stream cannot wrap around: padding_mode should be 'zeros', 'reflect' or "
+                f"'replicate', got padding_mode={module.padding_mode!r}"
+            )
+        self._tail = 0
+        if self._mode == "replicate":
+            self._tail = 1
+        elif self._mode == "reflect":
+            self._tail = self._right + 1
+        # Reflection reads the inputs that it mirrors before there is an output.
+        self._waits = self._left if self._mode == "reflect" else 0
+        self._reach = max(self._span - 1, self._tail)
+        self._first = functional._new(
+            (self._n_batch, module.in_channels, self._waits + bool(self._waits)), module.dtype
+        )
+        depthwise = module.groups == module.in_channels == module.out_channels
+        if self._layer is not None and depthwise and self._stride == 1:
+            self._steps = DepthwiseSteps(
+                self._layer, self._weight, self._bias, self._n_batch, module.dilation[0]
+            )
+
+    def _restart(self) -> None:
+        super()._restart()
+        self._padded = self._left == 0  # whether the left padding is among the positions
+
+    def _final(self, positions: int) -> int:
+        return max(0, (positions - self._span) // self._stride + 1)
+
+    def _needs(self, output: int) -> int:
+        return output * self._stride
+
+    def _reads(self, output: int) -> int:
+        return (output - 1) * self._stride + self._span
+
+    def _alone(self, position: int) -> int:
+        return -(-position // self._stride)
+
+    def _shift(self, origin: int, output: int) -> int:
+        return origin - output * self._stride
+
+    def _positions_of(self, inputs: int) -> int:
+        return inputs + self._left if inputs > self._waits else 0
+
+    def _take(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        self._inputs += x.shape[2]
+        if self._padded:
+            self._feed(x, y, 0)
+        elif self._inputs <= self._waits:
+            self._first[:, :, self._inputs - x.shape[2] : self._inputs] = x
+        elif self._inputs:
+            self._begin(x, y)
+
+    def _begin(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        """Feed the padding on the left, the inputs that waited for it, and the chunk."""
+        self._padded = True
+        shape = (*x.shape[:2], self._left)
+        at = 0
+        if self._mode == "zeros":
+            at = self._feed(np.broadcast_to(np.zeros((), x.dtype), shape), y, at)
+        elif self._mode == "replicate":
+            at = self._feed(np.broadcast_to(x[:, :, :1], shape), y, at)
+        else:
+            waited = self._inputs - x.shape[2]
+            missing = self._waits + 1 - waited
+            self._first[:, :, waited:] = x[:, :, :missing]
+            at = self._feed(self._first[:, :, :0:-1], y, at)
+            at = self._feed(self._first, y, at)
+            x = x[:, :, missing:]
+        self._feed(x, y, at)
+
+    def _last(self) -> int:
+        if self._mode == "reflect" and self._inputs:
+            shape = (*self._data.shape[:2], self._inputs)
+            geometry._check_padding_mode("reflect", shape, self._left, self._right)
+        positions = self._positions_of(self._inputs)
+        return self._final(positions + self._right) if positions else 0
+
+    def _end_with(self, y: NDArray[Any], last: int) -> None:
+        if last == self._next:
+            return
+        shape = (*self._data.shape[:2], self._right)
+        newest = self._data[:, :, : self._end]
+        if self._mode == "zeros":
+            padding = np.broadcast_to(np.zeros((), self._data.dtype), shape)
+        elif self._mode == "replicate":
+            padding = np.broadcast_to(newest[:, :, -1:].copy(), shape)
+        else:
+            padding = newest[:, :, self._end - 1 - self._right : self._end - 1][:, :, ::-1].copy()
+        self._feed(padding, y, 0)
+
+    def _in_step(self) -> bool:
+        window = self._positions - self._needs(self._next)
+        zeros = self._mode == "zeros" or self._left == 0
+        return zeros and self._tail <= self._left < self._span and window == self._left
+
+    def _held(self, inputs: int) -> int:
+        return inputs if inputs <= self._waits else super()._held(inputs)
+
+    def _history(self) -> NDArray[Any]:
+        if self._inputs <= self._waits:
+            return self._first[:, :, : self._inputs].copy()
+        return super()._history()
+
+    def _restore(self, inputs: int, history: NDArray[Any]) -> None:
+        if inputs <= self._waits:
+            self._restart()
+            self._inputs = inputs
+            self._first[:, :, :inputs] = history
+        else:
+            super()._restore(inputs, history)
+            self._padded = True
+
+    def _enter_steps(self) -> None:
+        """Hand the history to the compiled path for chunks of one position."""
+        assert self._steps is not None
+        if self._padded and self._positions >= self._span - 1:
+            self._steps.enter(self._data[:, :, self._end - self._span + 1 : self._end])
+
+    def _leave_steps(self) -> None:
+        steps = self._steps
+        if steps is not None and steps.active:
+            taken = steps.leave(self._data)
+            self._inputs += taken
+            self._positions += taken
+            self._next += taken
+            self._end = self._span - 1
+            self._origin = self._positions - self._end
+
+
+class StreamingConvTranspose1d(_Stream):
+    """A `ConvTranspose1d` over sequences that arrive in chunks of any length.
+
+    Parameters
+    ----------
+    module : ConvTranspose1d
+        The layer. The stream keeps the parameters that it has now.
+    n_batch : int, default 1
+        How many sequences run side by side.
+
+    Raises
+    ------
+    ValueError
+        If the padding mode is not 'zeros'.
+    TypeError
+        If `module` is not a `ConvTranspose1d`.
+    MemoryError
+        If the history cannot be allocated.
+
+    See Also
+    --------
+    ConvTranspose1d.stream : Makes one.
+
+    Notes
+    -----
+    The outputs of all chunks and of `flush`, one after another, are bit for bit those of one call
+    on the whole sequence; for layers of the BLAS engine, such as complex ones, those of a call in
+    deterministic mode (`use_deterministic_algorithms`). An output is returned when no later input
+    can add to it, ``stride`` of them with each input once those cropped on the left are past, and
+    never one that may be cropped at the end. `flush` returns the rest of the last windows.
+
+    Inputs that later outputs need are kept, not outputs that are half done. The memory is that of
+    ``2*(K - 1)*dilation/stride + 64`` positions or three times the reach of a longer kernel,
+    whatever the chunks, and allocated once. A stream belongs to one thread at a time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import ConvTranspose1d, StreamingConvTranspose1d
+    >>> layer = ConvTranspose1d(3, 2, 8, stride=4, padding=2)
+    >>> x = np.random.default_rng(0).standard_normal((1, 3, 10), dtype=np.float32)
+    >>> stream = StreamingConvTranspose1d(layer)
+    >>> parts = [stream(x[:, :, :1]), stream(x[:, :, 1:]), stream.flush()]
+    >>> [part.shape[2] for part in parts]
+    [2, 36, 2]
+    >>> bool((np.concatenate(parts, axis=2) == layer(x)).all())
+    True
+    """
+
+    def __init__(self, module: ConvTranspose1d, n_batch: int = 1) -> None:
+        if not isinstance(module, ConvTranspose1d):
+            raise TypeError(f"module should be a ConvTranspose1d, got {type(module).__name__}")
+        super().__init__(module, n_batch)
+
+    def _prepare(self) -> None:
+        module = self._module
+        if module.padding_mode != "zeros" and (self._left or self._right):
+            raise ValueError(
+                "a stream of a transposed convolution cannot add cropped positions back: "
+                f"padding_mode should be 'zeros', got padding_mode={module.padding_mode!r}"
+            )
+        self._tail = 0
+        # The end of the sequence, which only flush knows, crops this many outputs that are final.
+        self._excess = self._span + module.output_padding[0] - self._right - self._stride
+        held_back = max(0, -self._excess)
+        self._reach = -(-(self._span - 1 + held_back) // self._stride) + 1
+
+    def _final(self, positions: int) -> int:
+        if positions == 0:
+            return self._left
+        return max(self._left, positions * self._stride + min(0, self._excess))
+
+    def _needs(self, output: int) -> int:
+        return max(0, -(-(output - self._span + 1) // self._stride))
+
+    def _reads(self, output: int) -> int:
+        return (output - 1) // self._stride + 1
+
+    def _alone(self, position: int) -> int:
+        return position * self._stride + self._span - 1
+
+    def _shift(self, origin: int, output: int) -> int:
+        return output - origin * self._stride
+
+    def _last(self) -> int:
+        if self._inputs == 0:
+            return self._next
+        return max(self._left, self._inputs * self._stride + self._excess)
+
+    def _end_with(self, y: NDArray[Any], last: int) -> None:
+        if last > self._next:
+            self._compute(self._data[:, :, : self._end], self._origin, self._next, last, y, 0)
+
+    def _in_step(self) -> bool:
+        return self._left == 0 and self._excess >= 0
+
+
+def _snapshot(module: Any) -> Any:
+    """Return a layer in eval mode that shares the parameters as they are now."""
+    copy = object.__new__(type(module))
+    gone = {"_kept": None, "weight_grad": None, "bias_grad": None}
+    copy.__dict__.update(module.__dict__, **gone)
+    return copy.eval()

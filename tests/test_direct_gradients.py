@@ -76,6 +76,54 @@ def test_what_lies_beyond_a_row_is_not_read_into_the_sum(dtype):
         check(g[:, :, :l_out], x[:, :, : l_out + kernel_size - 1], kernel_size)
 
 
+# ---- panels: enough channels and short rows ----------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_panels_of_every_number_of_channels(dtype):
+    # Lanes left over, strips of two and three vectors, rows beside whole register tiles, and taps
+    # written in ones, twos, fours and eights.
+    rng = np.random.default_rng(16)
+    taps = itertools.cycle((*range(1, 12), 15, 16, 17, 25))
+    for c_in in (*range(5, 34), 40, 47, 48, 49, 63, 64, 65, 80):
+        for c_out in (4, 8, 13, 32):
+            kernel_size, l_out = next(taps), 5 + (7 * c_in + c_out) % 60
+            g = integers(rng, 1, c_out, l_out, dtype=dtype)
+            check(g, integers(rng, 1, c_in, l_out + kernel_size - 1, dtype=dtype), kernel_size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("mode", MODES)
+def test_panels_of_strides_dilations_and_items(dtype, mode):
+    rng = np.random.default_rng([17, mode])
+    cases = itertools.product((1, 2, 3, 4, 5, 8), (1, 2, 3, 7, 60))
+    for case, (stride, dilation) in enumerate(cases):
+        kernel_size, left = (1, 2, 3, 5, 8, 16, 20)[case % 7], (0, 1, 5, 9)[case % 4]
+        n_batch, l_out = ((1, 60), (3, 60), (7, 9), (33, 3), (2, 129), (1, 400))[case % 6]
+        l_in = (l_out - 1) * stride + dilation * (kernel_size - 1) + 1 - left - case % 3
+        x = integers(rng, n_batch, 48, max(l_in, left + 11), dtype=dtype)
+        g = integers(rng, n_batch, 16 + case % 5, l_out, dtype=dtype)
+        check(g, x, kernel_size, stride, dilation, left, ZEROS if l_in < left + 11 else mode)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_panels_of_units_and_parts(dtype):
+    rng = np.random.default_rng(18)
+    sizes = [  # the last two have sums of more than one unit
+        (1, 48, 40, 9001, 7, 1, 1),
+        (40, 48, 32, 97, 5, 2, 1),
+        (3, 96, 24, 1025, 9, 2, 2),
+        (2, 300, 80, 130, 16, 1, 1),
+        (1, 600, 300, 40, 3, 1, 1),
+    ]
+    for n_batch, c_in, c_out, l_out, kernel_size, stride, groups in sizes:
+        l_in = (l_out - 1) * stride + kernel_size
+        x = integers(rng, n_batch, c_in, l_in - 3, dtype=dtype)
+        g = integers(rng, n_batch, c_out, l_out, dtype=dtype)
+        for threads in (1, 3):
+            check(g, x, kernel_size, stride, 1, 2, ZEROS, groups, threads=threads)
+
+
 # ---- strides, dilations, paddings, blocks ------------------------------------------------------
 
 
@@ -171,6 +219,7 @@ def test_random_layers(dtype):
 def test_accuracy(dtype):
     rng = np.random.default_rng(10)
     sizes = [(1, 1, 1, 50_001), (9, 3, 5, 3001), (33, 8, 8, 200), (300, 4, 9, 17), (2, 40, 9, 901)]
+    sizes += [(1, 48, 32, 60), (20, 48, 32, 30), (1, 48, 32, 5000)]
     for (n_batch, c_in, c_out, l_out), stride in itertools.product(sizes, (1, 2, 3)):
         g = normals(rng, n_batch, c_out, l_out, dtype=dtype)
         x = normals(rng, n_batch, c_in, (l_out - 1) * stride + 3, dtype=dtype)
@@ -208,8 +257,8 @@ def test_layouts_do_not_change_bits(dtype):
     rng = np.random.default_rng(11)
     sizes = itertools.product((1, 2, 3, 4, 8), (1, 3), (1, 8, 19, 33, 700))
     for case, (stride, n_batch, l_out) in enumerate(sizes):
-        x = normals(rng, n_batch, 6, (l_out - 1) * stride + 9, dtype=dtype)
-        g, where = normals(rng, n_batch, 8, l_out, dtype=dtype), (5, stride, 2, 0, case % 4, 2)
+        x = normals(rng, n_batch, 12 * n_batch, (l_out - 1) * stride + 9, dtype=dtype)
+        g, where = normals(rng, n_batch, 16, l_out, dtype=dtype), (5, stride, 2, 0, case % 4, 2)
         bits = weight_gradient(g, x, *where)
         for (name, a_g), (_, a_x) in zip(layouts(g), layouts(x), strict=True):
             for one, other in ((a_g, x), (g, a_x), (a_g, a_x)):
@@ -232,7 +281,7 @@ def gradients_between_guard_pages():
     sizes = itertools.product((1, 2, 3, 4, 8), (1, 3), (1, 2, 9), DTYPES, (True, False))
     for case, (stride, n_batch, c_out, dtype, at_end) in enumerate(sizes):
         for l_out in (1, 7, 8, 15, 16, 17, 31, 33, 64, 65, 200, 1023, 1025, 1029):
-            kernel_size, c_in, mode = 1 + case % 5, 1 + case % 2, case % 4
+            kernel_size, c_in, mode = 1 + case % 5, 24 if c_out == 9 else 1 + case % 2, case % 4
             l_in = max(3, (l_out - 1) * stride + kernel_size - 2)
             x = guarded(integers(rng, n_batch, c_in, l_in, dtype=dtype), at_end)
             g = guarded(integers(rng, n_batch, c_out, l_out, dtype=dtype), at_end)
@@ -273,6 +322,9 @@ DEEP = [
     (1, 1, 1, 90_001, 31, 1, 1),
     (2, 64, 1, 4001, 7, 1, 1),
     (2, 24, 36, 1101, 6, 2, 4),
+    (1, 48, 40, 3001, 7, 1, 1),
+    (33, 48, 40, 35, 3, 2, 1),
+    (1, 300, 80, 130, 16, 1, 1),
 ]
 
 

@@ -36,6 +36,28 @@
 #define HIGH_4 2, 6, 3, 7
 #define HIGH_8 4, 12, 5, 13, 6, 14, 7, 15
 #define HIGH_16 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31
+/* Blocks of 1, 2, 4, ... lanes exchanged between two vectors, the steps of a transposition: every second block of a and
+ * of b, the even ones (NEAR) and the odd ones (FAR). */
+#define NEAR1_2 0, 2
+#define FAR1_2 1, 3
+#define NEAR1_4 0, 4, 2, 6
+#define FAR1_4 1, 5, 3, 7
+#define NEAR2_4 0, 1, 4, 5
+#define FAR2_4 2, 3, 6, 7
+#define NEAR1_8 0, 8, 2, 10, 4, 12, 6, 14
+#define FAR1_8 1, 9, 3, 11, 5, 13, 7, 15
+#define NEAR2_8 0, 1, 8, 9, 4, 5, 12, 13
+#define FAR2_8 2, 3, 10, 11, 6, 7, 14, 15
+#define NEAR4_8 0, 1, 2, 3, 8, 9, 10, 11
+#define FAR4_8 4, 5, 6, 7, 12, 13, 14, 15
+#define NEAR1_16 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30
+#define FAR1_16 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31
+#define NEAR2_16 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29
+#define FAR2_16 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31
+#define NEAR4_16 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27
+#define FAR4_16 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
+#define NEAR8_16 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
+#define FAR8_16 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
 #define PICK3(list, lanes) list##_##lanes
 #define PICK(list, lanes) PICK3(list, lanes)
 #define EVEN PICK(EVEN, LANES)

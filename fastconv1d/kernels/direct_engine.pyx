@@ -804,8 +804,8 @@ cdef void _even_tiles(fc1d_problem* p, ptrdiff_t most_cols, ptrdiff_t lanes) noe
 cdef bint _panels_win(const fc1d_gradient* q, ptrdiff_t lanes) noexcept nogil:
     """Whether panels should be faster than dot products, each as a multiple of the time of its multiply-adds.
 
-    Dot products pay for summing lanes after each row of columns, panels for idle lanes, for register tiles narrower than
-    three vectors and for transposing. Fitted to 216 layers of 4 to 256 channels, 1 to 8 taps and 60 to 2000 columns
+    Dot products pay for summing lanes after each row of columns, panels for idle lanes, narrow register tiles
+    and transposing. Fitted to 216 layers of 4 to 256 channels, 1 to 8 taps and 60 to 2000 columns
     (float32, AVX2), where the choice gains up to 2.1x and loses at most 10 %, and to the benchmark's layers.
     """
     cdef const fc1d_problem* p = &q.window

@@ -198,7 +198,7 @@ def test_hostile_safetensors(tmp_path, content):
 
 
 def test_mutations(path):
-    """Three flipped bits of every byte, and every cut of a small file: a state dict, or the error."""
+    """Three flipped bits of every byte and every cut of a small file: arrays, or the error."""
     fastconv1d.save_file({"w": np.arange(4.0, dtype=np.float32), "b": np.ones((2, 1))}, path)
     content = path.read_bytes()
     outcomes = {True: 0, False: 0}

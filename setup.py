@@ -1,12 +1,10 @@
-"""Build the extensions: OpenMP where the compiler has it, plain C flags, no -march, no -ffast-math.
+"""Build the extensions: plain C flags, no -march, no -ffast-math, no OpenMP.
 
 FASTCONV1D_DEBUG=1 builds without optimisation and with Cython's bounds checks.
 FASTCONV1D_EMULATE_AVX512=1 compiles the AVX-512 kernels for AVX2, to test them without such a CPU.
 """
 
 import os
-import tempfile
-import warnings
 from pathlib import Path
 
 import numpy
@@ -31,37 +29,16 @@ MACROS = [("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")]
 if EMULATE_AVX512:
     MACROS.append(("FC1D_EMULATE_AVX512", "1"))
     UNIX_FLAGS.append("-Wno-psabi")  # 64-byte vectors in two halves: no function passes any on
-OPENMP_PROBE = "#include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n"
 
 
 class BuildExt(build_ext):
-    """build_ext that adds the compiler's flags, and OpenMP when a test program builds with it."""
+    """build_ext that adds the compiler's flags."""
 
     def build_extensions(self):
-        msvc = self.compiler.compiler_type == "msvc"
-        compile_openmp, link_openmp = self.openmp_flags(msvc)
+        flags = MSVC_FLAGS if self.compiler.compiler_type == "msvc" else UNIX_FLAGS
         for extension in self.extensions:
-            extension.extra_compile_args += (MSVC_FLAGS if msvc else UNIX_FLAGS) + compile_openmp
-            extension.extra_link_args += link_openmp
+            extension.extra_compile_args += flags
         super().build_extensions()
-
-    def openmp_flags(self, msvc):
-        flags = ["/openmp"] if msvc else ["-fopenmp"]
-        link_flags = [] if msvc else flags
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, "probe.c")
-            source.write_text(OPENMP_PROBE)
-            try:
-                objects = self.compiler.compile(
-                    [str(source)], output_dir=folder, extra_postargs=flags
-                )
-                self.compiler.link_executable(
-                    objects, "probe", output_dir=folder, extra_postargs=link_flags
-                )
-            except Exception as error:  # each compiler class raises its own types
-                warnings.warn(f"no OpenMP, the build is serial: {error}", stacklevel=2)
-                return [], []
-        return flags, link_flags
 
 
 SIMD = "fastconv1d/kernels/simd"
@@ -90,7 +67,7 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-extensions = [kernel("unfold"), kernel("gemm"), kernel("blas_engine")]
+extensions = [kernel(name) for name in ("pool", "unfold", "gemm", "blas_engine")]
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 
 setup(

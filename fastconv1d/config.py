@@ -1,4 +1,19 @@
-"""Threads, determinism, fork handlers and what `show_config` prints."""
+"""Threads, determinism and what `show_config` prints.
+
+What the environment may say, read once at import (but for the last two, which a build reads):
+
+==========================  ===================================================================
+FASTCONV1D_NUM_THREADS      Threads of a call, 1 to 1024; as `set_num_threads`.
+OMP_NUM_THREADS             The same where the one above is unset, as in OpenMP programs.
+FASTCONV1D_MAX_WORKERS      Worker threads of the process, 0 to 1023; as `set_max_workers`.
+FASTCONV1D_ISA              The instruction set: base, avx2, avx512; never one the CPU lacks.
+FASTCONV1D_DEBUG            A build: 1 for no optimisation, and bounds checks.
+FASTCONV1D_SANITIZE         A build: what to hand to the compiler's -fsanitize.
+FASTCONV1D_EMULATE_AVX512   A build: 1 compiles the AVX-512 kernels for AVX2.
+==========================  ===================================================================
+
+A value that is not allowed is ignored with a RuntimeWarning.
+"""
 
 import contextlib
 import contextvars
@@ -9,30 +24,45 @@ from collections.abc import Iterator
 from typing import Any
 
 from .geometry import as_index, shown
-from .kernels.blas_engine import openmp_enabled, pause_threads
+from .kernels import direct_engine, pool
 
-# More threads than this are refused: a team that the system cannot start ends the process.
-MAX_THREADS = 1024
+MAX_THREADS = 1024  # of a call: its own and at most 1023 workers
+ENVIRONMENT = (
+    "FASTCONV1D_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "FASTCONV1D_MAX_WORKERS",
+    "FASTCONV1D_ISA",
+    "FASTCONV1D_DEBUG",
+    "FASTCONV1D_SANITIZE",
+    "FASTCONV1D_EMULATE_AVX512",
+)
 
 _CGROUP_ROOT = "/sys/fs/cgroup"
+
+
+def _integer_from_environment(name: str, text: str, lowest: int, highest: int) -> int | None:
+    """Return the variable's value, or None after a warning if it is not between the limits."""
+    if text.isascii() and text.isdigit() and lowest <= int(text[:9]) <= highest:
+        return int(text[:9])
+    if name.startswith("FASTCONV1D"):  # others are not ours to complain about
+        warnings.warn(
+            f"{name} should be an integer from {lowest} to {highest}, got {shown(text)}; "
+            "it is ignored",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return None
 
 
 def _threads_from_environment() -> int | None:
     """Return the first valid setting of FASTCONV1D_NUM_THREADS and OMP_NUM_THREADS, or None."""
     for name in ("FASTCONV1D_NUM_THREADS", "OMP_NUM_THREADS"):
         text = os.environ.get(name)
-        if not text:
-            continue
-        first = text.split(",")[0].strip()  # OpenMP allows a list, one entry a nesting level
-        if first.isascii() and first.isdigit() and 1 <= int(first[:9]) <= MAX_THREADS:
-            return int(first)
-        if name.startswith("FASTCONV1D"):  # the other one is OpenMP's to complain about
-            warnings.warn(
-                f"{name} should be an integer from 1 to {MAX_THREADS}, got {shown(text)}; "
-                "it is ignored",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if text:
+            first = text.split(",")[0].strip()  # OpenMP allows a list, one entry a nesting level
+            threads = _integer_from_environment(name, first, 1, MAX_THREADS)
+            if threads is not None:
+                return threads
     return None
 
 
@@ -80,6 +110,17 @@ _threads_here: contextvars.ContextVar[int | None] = contextvars.ContextVar(
     "fastconv1d_threads", default=None
 )
 _deterministic = False
+
+
+def _workers_from_environment() -> int | None:
+    text = os.environ.get("FASTCONV1D_MAX_WORKERS", "").strip()
+    if not text:
+        return None
+    return _integer_from_environment("FASTCONV1D_MAX_WORKERS", text, 0, MAX_THREADS - 1)
+
+
+_default = _threads
+_max_workers = _workers_from_environment()
 
 
 def _checked_threads(function: str, n: Any) -> int:
@@ -132,6 +173,7 @@ def set_num_threads(n: int) -> None:
     """
     global _threads  # noqa: PLW0603 - one setting for the process, as in torch
     _threads = _checked_threads("set_num_threads", n)
+    pool.set_limit(get_max_workers())
 
 
 def get_num_threads() -> int:
@@ -150,6 +192,72 @@ def get_num_threads() -> int:
     """
     here = _threads_here.get()
     return _threads if here is None else here
+
+
+def set_max_workers(n: int | None) -> None:
+    """Set how many worker threads the process may have, beside those that call.
+
+    Parameters
+    ----------
+    n : int or None
+        From 0, with which every call runs on its caller's thread alone, to 1023. None: as many as
+        the threads of a call (`set_num_threads`, and not less than its number at start), which is
+        the setting at start unless the environment variable ``FASTCONV1D_MAX_WORKERS`` has another.
+
+    Raises
+    ------
+    TypeError
+        If `n` is not an integer or None.
+    ValueError
+        If `n` is not between 0 and 1023.
+
+    Notes
+    -----
+    A call takes the workers that are idle, at most one fewer than its number of threads, and works
+    alone where there are none: 64 threads of a server that all call at once share the workers, and
+    the process never has more of them than this. Results have the same bits in any case. Workers
+    start when a call first wants them; those beyond a lower limit end when they are idle.
+
+    Examples
+    --------
+    >>> from fastconv1d import config
+    >>> before = config.get_max_workers()
+    >>> config.set_max_workers(3)
+    >>> config.get_max_workers()
+    3
+    >>> config.set_max_workers(before)
+    """
+    global _max_workers  # noqa: PLW0603 - one setting for the process
+    if n is not None:
+        try:
+            value = as_index("n", n)
+        except TypeError:
+            raise TypeError(
+                f"set_max_workers expects an int or None, but got {type(n).__name__} ({shown(n)})"
+            ) from None
+        if not 0 <= value < MAX_THREADS:
+            raise ValueError(
+                f"set_max_workers expects an integer from 0 to {MAX_THREADS - 1}, got {shown(n)}"
+            )
+        n = value
+    _max_workers = n
+    pool.set_limit(get_max_workers())
+
+
+def get_max_workers() -> int:
+    """Return how many worker threads the process may have, beside those that call.
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> from fastconv1d import config
+    >>> config.get_max_workers() >= 1
+    True
+    """
+    return max(_default, _threads) if _max_workers is None else _max_workers
 
 
 @contextlib.contextmanager
@@ -271,18 +379,24 @@ def config_info() -> dict[str, Any]:
     from . import __version__
 
     quota = _cgroup_quota()
+    limit, started, idle = pool.counts()
     return {
         "fastconv1d": __version__,
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "platform": platform.platform(),
-        "isa": _isa(),
-        "openmp": bool(openmp_enabled()),
+        "compiler": direct_engine.compiler(),
+        "isa": direct_engine.isa(),
+        "isas": list(direct_engine.supported_isas()),
         "threads": get_num_threads(),
+        "max_workers": limit,
+        "workers": started,
+        "idle_workers": idle,
         "cpus": _cpu_affinity(),
         "quota": quota,
         "deterministic": _deterministic,
+        "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "blas": [
             {key: pool.get(key) for key in ("internal_api", "version", "num_threads", "filepath")}
             for pool in threadpool_info()
@@ -291,16 +405,8 @@ def config_info() -> dict[str, Any]:
     }
 
 
-def _isa() -> str:
-    try:
-        from .kernels import direct_engine
-    except ImportError:
-        return "none (BLAS engine only)"
-    return str(direct_engine.isa())
-
-
 def show_config() -> None:
-    """Print versions, instruction set, OpenMP, BLAS libraries and threads.
+    """Print what a bug report needs: versions, compiler, instruction sets, threads, BLAS.
 
     Notes
     -----
@@ -314,17 +420,17 @@ def show_config() -> None:
     """
     info = config_info()
     pools = info.pop("blas")
-    info["openmp"] = "yes" if info["openmp"] else "no (built serial)"
+    info["isas"] = ", ".join(info["isas"])
+    environment = info.pop("environment")
+    info["environment"] = ", ".join(f"{k}={v}" for k, v in environment.items()) or "none of ours"
     info["quota"] = "none" if info["quota"] is None else f"{info['quota']:g} CPUs"
     for name, value in info.items():
         print(f"{name:<14} {value}")
-    for pool in pools:
+    for blas in pools:
         print(
-            f"{'blas':<14} {pool['internal_api']} {pool['version']}, "
-            f"{pool['num_threads']} threads, {pool['filepath']}"
+            f"{'blas':<14} {blas['internal_api']} {blas['version']}, "
+            f"{blas['num_threads']} threads, {blas['filepath']}"
         )
 
 
-if hasattr(os, "register_at_fork"):
-    # A child of a process with a running OpenMP pool waits for ever in its first parallel region.
-    os.register_at_fork(before=pause_threads)
+pool.set_limit(get_max_workers())

@@ -14,6 +14,10 @@ settings.register_profile(
 )
 settings.load_profile("fastconv1d")
 
+fastconv1d.config.set_max_workers(
+    63
+)  # so that calls on up to 64 threads have them, whatever the machine
+
 
 def pytest_addoption(parser):
     parser.addoption(

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from fastconv1d.kernels import blas_engine, gemm
+from fastconv1d.kernels import gemm
 from fastconv1d.kernels.blas_engine import correlate, scatter, weight_gradient
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
@@ -372,10 +372,3 @@ def test_too_little_memory_for_blas_is_refused(n_hosts, n_threads, spare):
         assert set(outcomes) == {"refused"}
     if spare == 2000:
         assert set(outcomes) == {"done"}
-
-
-def test_openmp_can_be_paused_and_used_again():
-    before = layer_bits(2)[0].tobytes()
-    assert blas_engine.pause_threads() == 0
-    assert layer_bits(2)[0].tobytes() == before
-    assert isinstance(blas_engine.openmp_enabled(), bool)

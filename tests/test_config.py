@@ -13,13 +13,15 @@ import pytest
 
 import fastconv1d
 from fastconv1d import config
+from fastconv1d.kernels import pool
 
 
 @pytest.fixture(autouse=True)
 def _restored():
-    threads = fastconv1d.get_num_threads()
+    threads, workers = fastconv1d.get_num_threads(), config._max_workers
     yield
     fastconv1d.set_num_threads(threads)
+    config.set_max_workers(workers)
     fastconv1d.use_deterministic_algorithms(False)
 
 
@@ -46,6 +48,25 @@ def test_bad_thread_counts(function):
     with pytest.raises(OverflowError):
         function(2**63)
     assert fastconv1d.get_num_threads() == before
+
+
+def test_max_workers(monkeypatch):
+    monkeypatch.setattr(config, "_default", 2)
+    config.set_max_workers(None)
+    fastconv1d.set_num_threads(5)
+    assert config.get_max_workers() == pool.counts()[0] == 5
+    fastconv1d.set_num_threads(1)
+    assert config.get_max_workers() == pool.counts()[0] == 2
+    for n in (0, 7, np.int64(3), config.MAX_THREADS - 1):
+        config.set_max_workers(n)
+        fastconv1d.set_num_threads(9)
+        assert config.get_max_workers() == pool.counts()[0] == n
+    for n in (-1, config.MAX_THREADS, 2**40):
+        with pytest.raises(ValueError, match=f"set_max_workers expects an integer.*got {n}"):
+            config.set_max_workers(n)
+    for n in ("x", 1.0, True):
+        with pytest.raises(TypeError, match="set_max_workers expects an int or None, but got"):
+            config.set_max_workers(n)
 
 
 def test_num_threads_nests_and_restores():
@@ -127,6 +148,19 @@ def test_bad_environment_warns(monkeypatch, text):
         assert config._threads_from_environment() == 2
 
 
+@pytest.mark.parametrize(("text", "expected"), [("0", 0), (" 7 ", 7), ("1023", 1023), ("", None)])
+def test_max_workers_of_the_environment(monkeypatch, text, expected):
+    monkeypatch.setenv("FASTCONV1D_MAX_WORKERS", text)
+    assert config._workers_from_environment() == expected
+
+
+@pytest.mark.parametrize("text", ["-1", "1024", "x", "1.5"])
+def test_bad_max_workers_of_the_environment_warn(monkeypatch, text):
+    monkeypatch.setenv("FASTCONV1D_MAX_WORKERS", text)
+    with pytest.warns(RuntimeWarning, match=f"FASTCONV1D_MAX_WORKERS should be .* got '{text}'"):
+        assert config._workers_from_environment() is None
+
+
 @pytest.mark.parametrize(
     ("files", "expected"),
     [
@@ -170,7 +204,9 @@ def test_config_info():
     assert info["fastconv1d"] == fastconv1d.__version__
     assert info["numpy"] == np.__version__
     assert info["threads"] == fastconv1d.get_num_threads()
-    assert isinstance(info["openmp"], bool)
+    assert info["max_workers"] == config.get_max_workers()
+    assert info["isa"] in info["isas"]
+    assert info["compiler"]
     assert info["blas"] and info["blas"][0]["num_threads"] >= 1
     json.dumps(info)
 
@@ -179,7 +215,17 @@ def test_show_config(capsys):
     assert fastconv1d.show_config() is None
     printed = capsys.readouterr().out
     names = {line.split()[0] for line in printed.splitlines()}
-    assert {"fastconv1d", "numpy", "scipy", "isa", "openmp", "threads", "blas"} <= names
+    assert {
+        "fastconv1d",
+        "numpy",
+        "scipy",
+        "compiler",
+        "isa",
+        "threads",
+        "max_workers",
+        "environment",
+        "blas",
+    } <= names
     assert fastconv1d.__version__ in printed
 
 

@@ -22,22 +22,16 @@ from cpython.pythread cimport (
     PyThread_type_lock,
     WAIT_LOCK,
 )
-from cython.parallel cimport prange, threadid
 from libc.stdint cimport uintptr_t
 from libc.string cimport memset
 
 from fastconv1d.kernels.gemm cimport gemm_add
 from fastconv1d.kernels.numeric cimport num_t
-from fastconv1d.kernels.unfold cimport ZEROS, Window, unfold_tile
+from fastconv1d.kernels.pool cimport MAX_WORKERS, run_units, unit_fn
+from fastconv1d.kernels.unfold cimport ZEROS, Strided, Window, strided, unfold_tile
 
 cdef extern from *:
     """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define FASTCONV1D_OPENMP 1
-    #else
-    #define FASTCONV1D_OPENMP 0
-    #endif
     #ifdef _WIN32
     #include <windows.h>
     #else
@@ -54,18 +48,8 @@ cdef extern from *:
         return probe != MAP_FAILED && munmap(probe, n_bytes) == 0;
     #endif
     }
-    static int fastconv1d_pause_threads(void) {
-    /* OpenMP 5.0; GCC has it since 9, while it still reports 4.5 */
-    #if defined(_OPENMP) && (_OPENMP >= 201811 || (__GNUC__ >= 9 && !defined(__clang__)))
-        return omp_pause_resource_all(omp_pause_hard);
-    #else
-        return 0;
-    #endif
-    }
     """
-    const int FASTCONV1D_OPENMP
     int fastconv1d_can_map(size_t n_bytes) nogil
-    int fastconv1d_pause_threads() nogil
 
 cdef enum:
     ALIGNMENT = 64
@@ -80,7 +64,6 @@ cdef enum:
     PARTIAL_BYTES = 2 << 20
     # Address space of one more worker: 32 MiB of OpenBLAS, a stack of 8 MiB, and some to spare.
     WORKER_BYTES = 48 << 20
-    MAX_WORKERS = 1024
 
 # Multiply-adds below which a call keeps to one thread. On two AVX2 cores, float32, two threads took
 # 67 us for one's 111 at 1.5e6 and 125 for 217 at 3e6; but a worker that has to be woken takes 40-80
@@ -88,25 +71,6 @@ cdef enum:
 cdef double MIN_PARALLEL_WORK = 3e6
 # Multiply-adds a worker does between two looks for a pending signal: 0.01 s at 50 GFLOP/s.
 cdef double SIGNAL_WORK = 2.5e8
-
-
-def openmp_enabled():
-    """Whether the extension was built with OpenMP: without it everything runs on one thread."""
-    return bool(FASTCONV1D_OPENMP)
-
-
-def pause_threads():
-    """End OpenMP's idle worker threads, so that a fork leaves none behind. They come back on use.
-
-    Returns
-    -------
-    status : int
-        0 where it was done, or where there is nothing to do.
-    """
-    cdef int status
-    with nogil:
-        status = fastconv1d_pause_threads()
-    return status
 
 
 # -------------------------------------------------------------------------------------------------
@@ -177,7 +141,7 @@ cdef _restore(list restore):
 
 
 # Whether so many more workers can start: OpenBLAS maps a work buffer for each GEMM that runs at the
-# same time and keeps it, and hangs where it cannot; OpenMP exits where it cannot map a stack.
+# same time and keeps it, and hangs where it cannot.
 cdef bint _can_map(Py_ssize_t n_workers) noexcept nogil:
     return fastconv1d_can_map(<size_t> n_workers * WORKER_BYTES) != 0
 
@@ -261,7 +225,7 @@ cdef Py_ssize_t _part(Py_ssize_t total, Py_ssize_t limit, Py_ssize_t multiple) n
 # Rows first_row... of the unfolded input, columns first_column..., then zeros from `width` to
 # `padded_width`.
 cdef void _unfold_padded(
-    const num_t[:, :, :] x, Py_ssize_t item, Py_ssize_t first_channel,
+    const Strided *x, Py_ssize_t item, Py_ssize_t first_channel,
     Py_ssize_t first_row, Py_ssize_t n_rows,
     Py_ssize_t first_column, Py_ssize_t width, Py_ssize_t padded_width,
     const Window *window, num_t *out, Py_ssize_t out_row,
@@ -277,7 +241,7 @@ cdef void _unfold_padded(
 # The same as a matrix with *row_length elements a row: the input itself where it already is that
 # matrix, a copy in scratch elsewhere.
 cdef const num_t *_columns(
-    const num_t[:, :, :] x, Py_ssize_t item, Py_ssize_t first_channel,
+    const Strided *x, Py_ssize_t item, Py_ssize_t first_channel,
     Py_ssize_t first_row, Py_ssize_t n_rows,
     Py_ssize_t first_column, Py_ssize_t width, Py_ssize_t padded_width,
     const Window *window, num_t *scratch, Py_ssize_t scratch_row, Py_ssize_t *row_length,
@@ -289,7 +253,8 @@ cdef const num_t *_columns(
     if (window.kernel_size == 1 and window.stride == 1 and width == padded_width and rows_usable
             and x.strides[2] == size and start >= 0 and start <= x.shape[2] - width):
         row_length[0] = x.strides[1] // size if n_rows > 1 else width
-        return &x[item, first_channel + first_row, start]
+        return <const num_t *> (x.data + item * x.strides[0]
+                                + (first_channel + first_row) * x.strides[1] + start * size)
     _unfold_padded(x, item, first_channel, first_row, n_rows, first_column, width, padded_width,
                    window, scratch, scratch_row)
     row_length[0] = scratch_row
@@ -310,9 +275,9 @@ cdef num_t *_allocate(
 cdef Py_ssize_t _count_workers(
     Py_ssize_t n_jobs, double work_per_job, n_threads
 ) except -1:
-    if not FASTCONV1D_OPENMP or n_jobs * work_per_job < MIN_PARALLEL_WORK:
+    if n_jobs * work_per_job < MIN_PARALLEL_WORK:
         return 1
-    return max(1, min(n_jobs, n_threads, MAX_WORKERS))
+    return max(1, min(n_jobs, n_threads, MAX_WORKERS + 1))
 
 
 # How many jobs run between two looks for a pending signal.
@@ -403,7 +368,7 @@ cdef void _store(
 # added one after another. The sum is built in y itself where its columns are adjacent and none is
 # padding, in scratch elsewhere.
 cdef void _correlate_tile(
-    const Correlation *c, const num_t[:, :, :] x, const num_t *w, const num_t *bias, num_t *y,
+    const Correlation *c, const Strided *x, const num_t *w, const num_t *bias, num_t *y,
     Py_ssize_t index, num_t *scratch,
 ) noexcept nogil:
     cdef Py_ssize_t first_column = index % c.n_tiles * c.tile
@@ -449,13 +414,22 @@ cdef void _correlate_tile(
                    c.y_step, c.accumulate)
 
 
+cdef struct CorrelationJob:
+    const Correlation *phases
+    Py_ssize_t n_phases
+    Strided x
+    const void *w
+    const void *bias
+    void *y
+
+
 cdef void _correlate_tiles(
-    const Correlation *phases, Py_ssize_t n_phases, const num_t[:, :, :] x, const num_t *w,
-    const num_t *bias, num_t *y, Py_ssize_t index, num_t *scratch,
+    const CorrelationJob *job, Py_ssize_t index, num_t *scratch
 ) noexcept nogil:
     cdef Py_ssize_t phase
-    for phase in range(n_phases):
-        _correlate_tile(&phases[phase], x, w, bias, y, index, scratch)
+    for phase in range(job.n_phases):
+        _correlate_tile(&job.phases[phase], &job.x, <const num_t *> job.w,
+                        <const num_t *> job.bias, <num_t *> job.y, index, scratch)
 
 
 # The tiles of the largest phase, for all.
@@ -478,7 +452,7 @@ cdef void _plan_phases(Correlation *phases, Py_ssize_t n_phases, Py_ssize_t item
 # outputs. Job i is part i of every phase, so that outputs which lie side by side are written
 # together.
 cdef _run_correlation(
-    Correlation *phases, Py_ssize_t n_phases, const num_t[:, :, :] x, const num_t *w,
+    Correlation *phases, Py_ssize_t n_phases, Strided x, const num_t *w,
     const num_t *bias, num_t *y, n_threads,
 ):
     cdef Correlation *c = phases
@@ -489,10 +463,12 @@ cdef _run_correlation(
     cdef Py_ssize_t n_workers = _count_workers(n_jobs, work, n_threads)
     cdef Py_ssize_t jobs_a_round = _round(n_workers, n_jobs, work)
     cdef Py_ssize_t size = (c.block_rows + c.block_channels) * c.tile_row
-    cdef Py_ssize_t start = 0, stop, i
+    cdef Py_ssize_t start = 0, stop
     cdef list restore = []
     cdef void *raw = NULL
     cdef num_t *scratch
+    cdef CorrelationJob job
+    job.phases, job.n_phases, job.x, job.w, job.bias, job.y = phases, n_phases, x, w, bias, y
     if n_jobs == 0:
         return
     scratch = _allocate(n_workers, size, &raw, <num_t *> NULL)
@@ -502,13 +478,8 @@ cdef _run_correlation(
             while start < n_jobs:
                 stop = start + min(jobs_a_round, n_jobs - start)
                 with nogil:
-                    if n_workers == 1:
-                        for i in range(start, stop):
-                            _correlate_tiles(phases, n_phases, x, w, bias, y, i, scratch)
-                    else:
-                        for i in prange(start, stop, num_threads=n_workers, schedule="dynamic"):
-                            _correlate_tiles(
-                                phases, n_phases, x, w, bias, y, i, scratch + threadid() * size)
+                    run_units(<unit_fn> _correlate_tiles[num_t], &job, start, stop, scratch,
+                              size * sizeof(num_t), n_workers)
                 PyErr_CheckSignals()
                 start = stop
         finally:
@@ -529,7 +500,7 @@ cdef _correlate(
     c.l_out = c.y_length = y.shape[2]
     c.y_start, c.y_step, c.accumulate, c.fixed = 0, 1, False, deterministic
     c.w_start = 0
-    _run_correlation(&c, 1, x, &w[0, 0, 0] if c.rows else NULL, bias_data, &y[0, 0, 0], n_threads)
+    _run_correlation(&c, 1, strided(x), &w[0, 0, 0] if c.rows else NULL, bias_data, &y[0, 0, 0], n_threads)
 
 
 # -------------------------------------------------------------------------------------------------
@@ -609,7 +580,7 @@ cdef _scatter_taps(
     for k in range(window.kernel_size):
         _plan_phase(&c, window, k, 1, 1, x.shape[2], True)
         _pack_phases(w[:, :, k:k + 1], &c, 1, 1, packed)
-        _run_correlation(&c, 1, x, <const num_t *> packed, <const num_t *> NULL, y, n_threads)
+        _run_correlation(&c, 1, strided(x), <const num_t *> packed, <const num_t *> NULL, y, n_threads)
 
 
 cdef _scatter(
@@ -645,7 +616,7 @@ cdef _scatter(
         if not finite:
             _scatter_taps(c, x, w, packed, &y[0, 0, 0], &window, n_threads)
         elif n_phases:
-            _run_correlation(phases, n_phases, x, <const num_t *> packed, bias_data, &y[0, 0, 0],
+            _run_correlation(phases, n_phases, strided(x), <const num_t *> packed, bias_data, &y[0, 0, 0],
                              n_threads)
     finally:
         PyMem_RawFree(phases)
@@ -681,6 +652,10 @@ cdef struct Gradient:
     # The reduction over (item, tile) is cut into n_parts, each with a dw of its own.
     Py_ssize_t n_parts
     Py_ssize_t dw_size
+    Strided g
+    Strided x
+    void *dw
+    void *partials
 
 
 cdef void _plan_gradient(Gradient *c, Py_ssize_t itemsize) noexcept:
@@ -702,8 +677,7 @@ cdef void _plan_gradient(Gradient *c, Py_ssize_t itemsize) noexcept:
 #     dw[co, r] = sum_{item, l} g[item, co, l] * conj(cols[item, r, l]),  r = ci * kernel_size + k
 # over the part's items and tiles, in that order. Part 0 writes to dw, part i to partial i - 1.
 cdef void _gradient_block(
-    const Gradient *c, const num_t[:, :, :] g, const num_t[:, :, :] x, num_t *dw, num_t *partials,
-    Py_ssize_t index, num_t *scratch,
+    const Gradient *c, Py_ssize_t index, num_t *scratch
 ) noexcept nogil:
     cdef Py_ssize_t row = index % c.n_row_blocks * c.block_rows
     cdef Py_ssize_t block = index // c.n_row_blocks % c.n_channel_blocks
@@ -714,7 +688,8 @@ cdef void _gradient_block(
     cdef Py_ssize_t n_rows = min(c.block_rows, c.rows - row)
     cdef Py_ssize_t n_steps = c.n_batch * c.n_tiles, share = _ceil_div(n_steps, c.n_parts), step
     cdef Py_ssize_t item, first_column, width, g_row = 0, cols_row = 0
-    cdef num_t *out = (dw if part == 0 else partials + (part - 1) * c.dw_size)
+    cdef num_t *out = (
+        <num_t *> c.dw if part == 0 else <num_t *> c.partials + (part - 1) * c.dw_size)
     cdef const num_t *g_tile
     cdef const num_t *cols
     out += channel * c.rows + row
@@ -723,9 +698,9 @@ cdef void _gradient_block(
         item = step // c.n_tiles
         first_column = step % c.n_tiles * c.tile
         width = min(c.tile, c.l_out - first_column)
-        g_tile = _columns(g, item, channel, 0, n_channels, first_column, width, width,
+        g_tile = _columns(&c.g, item, channel, 0, n_channels, first_column, width, width,
                           &c.identity, scratch + c.block_rows * c.tile_row, c.tile_row, &g_row)
-        cols = _columns(x, item, group * c.c_in, row, n_rows, first_column, width, width,
+        cols = _columns(&c.x, item, group * c.c_in, row, n_rows, first_column, width, width,
                         &c.window, scratch, c.tile_row, &cols_row)
         gemm_add(True, n_channels, n_rows, width, g_tile, g_row, cols, cols_row, out, c.rows)
 
@@ -754,19 +729,15 @@ cdef _weight_gradient(
     cdef num_t *partials
     partials = _allocate(1, (c.n_parts - 1) * c.dw_size + n_workers * size, &raw, <num_t *> NULL)
     scratch = partials + (c.n_parts - 1) * c.dw_size
+    c.g, c.x, c.dw, c.partials = strided(g), strided(x), dw_data, partials
     try:
         n_workers = _enter_blas(n_workers, restore)
         try:
             while start < n_jobs:
                 stop = start + min(jobs_a_round, n_jobs - start)
                 with nogil:
-                    if n_workers == 1:
-                        for i in range(start, stop):
-                            _gradient_block(&c, g, x, dw_data, partials, i, scratch)
-                    else:
-                        for i in prange(start, stop, num_threads=n_workers, schedule="dynamic"):
-                            _gradient_block(
-                                &c, g, x, dw_data, partials, i, scratch + threadid() * size)
+                    run_units(<unit_fn> _gradient_block[num_t], &c, start, stop, scratch,
+                              size * sizeof(num_t), n_workers)
                 PyErr_CheckSignals()
                 start = stop
         finally:

@@ -16,13 +16,14 @@ import numpy as np
 from . import blas_engine
 
 cimport numpy as cnp
-from cython.parallel cimport prange
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
 from libc.stdint cimport int32_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
+
+from fastconv1d.kernels.pool cimport run_units, unit_fn
 
 cnp.import_array()
 
@@ -83,14 +84,21 @@ cdef extern from "simd/fc1d.h" nogil:
 
 cdef extern from *:
     """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define fc1d_thread() omp_get_thread_num()
+    #ifdef __VERSION__
+    #define FC1D_COMPILER __VERSION__
+    #elif defined(_MSC_FULL_VER)
+    #define FC1D_COMPILER "MSVC"
     #else
-    #define fc1d_thread() 0
+    #define FC1D_COMPILER "unknown"
+    #endif
+    #if defined(__clang__) || !defined(__GNUC__)
+    #define FC1D_COMPILER_NAME ""
+    #else
+    #define FC1D_COMPILER_NAME "GCC "
     #endif
     """
-    int fc1d_thread() nogil
+    const char* FC1D_COMPILER
+    const char* FC1D_COMPILER_NAME
 
 cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals"() noexcept  # -1: a handler raised, and the exception is set
@@ -100,6 +108,11 @@ cdef extern from "Python.h":
 cdef const fc1d_isa* _isas[4]
 cdef int _n_isas = fc1d_supported(_isas, 4)
 cdef const fc1d_isa* _isa = _isas[0]
+
+
+def compiler():
+    """The compiler that built this."""
+    return (<bytes> FC1D_COMPILER_NAME + <bytes> FC1D_COMPILER).decode()
 
 
 def supported_isas():
@@ -383,9 +396,6 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
 
 # ---- running ---------------------------------------------------------------------------------------------------------
 
-ctypedef void (*unit_fn)(const void*, ptrdiff_t, void*) noexcept nogil
-
-
 cdef size_t _largest_scratch = 0
 
 
@@ -405,24 +415,22 @@ cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, 
     Returns -1 when scratch cannot be had; raises what a signal's handler raises.
     """
     global _largest_scratch
-    cdef ptrdiff_t unit, first = 0, last, batch
+    cdef ptrdiff_t first = 0, last, batch
     cdef size_t slab = (scratch_bytes + 4096 + 63) // 64 * 64
     cdef int status = 0
     n_threads = <int> max(1, min(<ptrdiff_t> n_threads, units))
     batch = max(<ptrdiff_t> n_threads, <ptrdiff_t> (units * min(1., n_threads * SIGNAL_MACS / max(1., macs))))
     _largest_scratch = max(_largest_scratch, slab)
     cdef char* memory = <char*> malloc(slab * n_threads + 64)
+    if memory == NULL and n_threads > 1:
+        n_threads = 1
+        memory = <char*> malloc(slab + 64)
     if memory == NULL:
         return -1
     cdef char* scratch = memory + (64 - <size_t> memory % 64)
     while first < units:
         last = min(units, first + batch)
-        if n_threads == 1:
-            for unit in range(first, last):
-                run(job, unit, scratch)
-        else:
-            for unit in prange(first, last, num_threads=n_threads, schedule="dynamic"):
-                run(job, unit, scratch + slab * fc1d_thread())
+        run_units(run, job, first, last, scratch, slab, n_threads)
         first = last
         if first < units:
             with gil:

@@ -5,6 +5,15 @@ from libc.string cimport memcpy, memset
 from fastconv1d.kernels.numeric cimport num_t
 
 
+cdef Strided strided(const num_t[:, :, :] x) noexcept:
+    cdef Strided view
+    cdef int i
+    view.data = <const char *> &x[0, 0, 0] if x.shape[0] and x.shape[1] and x.shape[2] else NULL
+    for i in range(3):
+        view.shape[i], view.strides[i] = x.shape[i], x.strides[i]
+    return view
+
+
 # The first column l >= 0 with start + l * stride >= bound, where stride > 0.
 cdef inline Py_ssize_t _first_reaching(
     Py_ssize_t start, Py_ssize_t stride, Py_ssize_t bound
@@ -67,7 +76,7 @@ cdef void _copy_strided(
 # are a range worked out once a row. Every position must fit a Py_ssize_t; nothing outside x is
 # read.
 cdef void unfold_tile(
-    const num_t[:, :, :] x, Py_ssize_t item, Py_ssize_t first_channel,
+    const Strided *x, Py_ssize_t item, Py_ssize_t first_channel,
     Py_ssize_t first_row, Py_ssize_t n_rows, Py_ssize_t first_column, Py_ssize_t n_columns,
     const Window *window, num_t *out, Py_ssize_t out_row_length,
 ) noexcept nogil:
@@ -75,7 +84,7 @@ cdef void unfold_tile(
     cdef Py_ssize_t channel = first_channel + first_row // window.kernel_size
     cdef Py_ssize_t k = first_row % window.kernel_size
     cdef Py_ssize_t start, inside, outside, _
-    cdef const char *base = <const char *> x._data + item * x.strides[0]
+    cdef const char *base = x.data + item * x.strides[0]
     cdef const char *row
     for _ in range(n_rows):
         row = base + channel * x.strides[1]
@@ -98,14 +107,14 @@ cdef void unfold_tile(
 # out[l*stride + k*dilation - pad_left] += cols[item, channel * kernel_size + k, l]
 # over taps k in order and columns l, wherever that position lies in [0, length).
 cdef void fold_tile(
-    const num_t[:, :, :] cols, Py_ssize_t item, Py_ssize_t channel,
+    const Strided *cols, Py_ssize_t item, Py_ssize_t channel,
     const Window *window, num_t *out, Py_ssize_t length,
 ) noexcept nogil:
     cdef Py_ssize_t stride = window.stride, n_columns = cols.shape[2], step = cols.strides[2]
     cdef Py_ssize_t k, j, start, inside, outside
     cdef const char *row
     for k in range(window.kernel_size):
-        row = (<const char *> cols._data + item * cols.strides[0]
+        row = (cols.data + item * cols.strides[0]
                + (channel * window.kernel_size + k) * cols.strides[1])
         start = k * window.dilation - window.pad_left
         inside = min(_first_reaching(start, stride, 0), n_columns)
@@ -126,14 +135,14 @@ cdef Window _window(rows, channels, stride, dilation, pad_left) except *:
     return window
 
 
-cdef void _unfold(const num_t[:, :, :] x, num_t[:, :, ::1] out, Window window) noexcept nogil:
+cdef void _unfold(const Strided *x, num_t[:, :, ::1] out, Window window) noexcept nogil:
     cdef Py_ssize_t item
     for item in range(x.shape[0]):
         unfold_tile(x, item, 0, 0, out.shape[1], 0, out.shape[2], &window,
                     &out[item, 0, 0], out.shape[2])
 
 
-cdef void _fold(const num_t[:, :, :] cols, num_t[:, :, ::1] out, Window window) noexcept nogil:
+cdef void _fold(const Strided *cols, num_t[:, :, ::1] out, Window window) noexcept nogil:
     cdef Py_ssize_t item, channel
     for item in range(out.shape[0]):
         memset(&out[item, 0, 0], 0, out.shape[1] * out.shape[2] * sizeof(num_t))
@@ -142,13 +151,15 @@ cdef void _fold(const num_t[:, :, :] cols, num_t[:, :, ::1] out, Window window) 
 
 
 cdef _unfold_array(const num_t[:, :, :] x, num_t[:, :, ::1] out, Window window):
+    cdef Strided view = strided(x)
     with nogil:
-        _unfold(x, out, window)
+        _unfold(&view, out, window)
 
 
 cdef _fold_array(const num_t[:, :, :] cols, num_t[:, :, ::1] out, Window window):
+    cdef Strided view = strided(cols)
     with nogil:
-        _fold(cols, out, window)
+        _fold(&view, out, window)
 
 
 def unfold(x, out, stride, dilation, pad_left):

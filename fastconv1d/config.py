@@ -24,7 +24,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from .geometry import as_index, shown
-from .kernels import direct_engine, pool
+from .kernels import direct_engine
+from .kernels.pool import counts, set_limit
 
 MAX_THREADS = 1024  # of a call: its own and at most 1023 workers
 ENVIRONMENT = (
@@ -173,7 +174,7 @@ def set_num_threads(n: int) -> None:
     """
     global _threads  # noqa: PLW0603 - one setting for the process, as in torch
     _threads = _checked_threads("set_num_threads", n)
-    pool.set_limit(get_max_workers())
+    set_limit(get_max_workers())
 
 
 def get_num_threads() -> int:
@@ -241,7 +242,7 @@ def set_max_workers(n: int | None) -> None:
             )
         n = value
     _max_workers = n
-    pool.set_limit(get_max_workers())
+    set_limit(get_max_workers())
 
 
 def get_max_workers() -> int:
@@ -368,7 +369,7 @@ def config_info() -> dict[str, Any]:
     --------
     >>> import fastconv1d.config
     >>> sorted(fastconv1d.config.config_info())[:4]
-    ['blas', 'cpus', 'deterministic', 'fastconv1d']
+    ['blas', 'compiler', 'cpus', 'deterministic']
     """
     import platform
 
@@ -379,7 +380,7 @@ def config_info() -> dict[str, Any]:
     from . import __version__
 
     quota = _cgroup_quota()
-    limit, started, idle = pool.counts()
+    limit, started, idle = counts()
     return {
         "fastconv1d": __version__,
         "python": platform.python_version(),
@@ -433,4 +434,4 @@ def show_config() -> None:
         )
 
 
-pool.set_limit(get_max_workers())
+set_limit(get_max_workers())

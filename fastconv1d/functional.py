@@ -8,7 +8,8 @@ import numpy as np
 
 from . import geometry
 from .config import execution
-from .kernels import blas_engine, direct_engine
+from .kernels import direct_engine
+from .kernels.blas_engine import correlate as correlate_blas
 from .kernels.unfold import fold, unfold
 from .planner import choose_engine
 
@@ -813,7 +814,7 @@ def _add_replicated_margins(
         sums = _sums_before(x, crossing) if edge == 0 else _sums_from(x, crossing)
         total = _new((n_batch, channels, 1), y.dtype)
         by_tap = by_output[:, :, taps]
-        blas_engine.correlate(sums, by_tap, None, total, 1, 1, 0, 0, groups, *execution())
+        correlate_blas(sums, by_tap, None, total, 1, 1, 0, 0, groups, *execution())
         y[:, :, edge] += total[:, :, 0]
 
 

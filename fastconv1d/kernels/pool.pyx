@@ -134,8 +134,8 @@ cdef void _work_off(Team *team, Py_ssize_t index) noexcept nogil:
 
 
 cdef void _await_change(Worker *me) noexcept nogil:
-    cdef Py_ssize_t look
-    for look in range(LOOKS):
+    cdef Py_ssize_t _
+    for _ in range(LOOKS):
         if fc1d_load(&me.state) != LOOKING:
             return
         fc1d_relax()
@@ -268,12 +268,12 @@ cdef void _put_back(Worker *crew) noexcept nogil:
 
 # Waits until every member that has come is done; the others need not come any more.
 cdef void _await_crew(Team *team, Worker *crew) noexcept nogil:
-    cdef Py_ssize_t look
+    cdef Py_ssize_t _
     while crew != NULL:
         if fc1d_swap_if(&crew.state, INVITED, LOOKING):
             fc1d_add(&team.pending, -1)
         crew = crew.link
-    for look in range(LOOKS):
+    for _ in range(LOOKS):
         if fc1d_load(&team.pending) == 0:
             return
         fc1d_relax()

@@ -814,7 +814,8 @@ def _add_replicated_margins(
         sums = _sums_before(x, crossing) if edge == 0 else _sums_from(x, crossing)
         total = _new((n_batch, channels, 1), y.dtype)
         by_tap = by_output[:, :, taps]
-        correlate_blas(sums, by_tap, None, total, 1, 1, 0, 0, groups, *execution())
+        # Always deterministic, so that the bits of the direct engine do not depend on the batch.
+        correlate_blas(sums, by_tap, None, total, 1, 1, 0, 0, groups, execution()[0], True)
         y[:, :, edge] += total[:, :, 0]
 
 
@@ -848,6 +849,10 @@ def _conv_grad_input(
 ) -> NDArray[Any]:
     conjugate = w.conj() if w.dtype.kind == "c" else w
     grad_input = _new(x_shape, g.dtype)
+    _, _, stride, dilation, left, right, _, _ = plan
+    if algorithm == "direct":
+        choose_engine(algorithm, g.dtype.char, w.shape, stride, dilation, (left, right), False)
+        algorithm = "auto"  # the direct engine's scatter takes smaller strides than its forward
     _scatter(g, conjugate, None, grad_input, plan, algorithm)
     return grad_input
 

@@ -328,6 +328,24 @@ def resolve_mode(padding_mode: Any) -> int:
         ) from None
 
 
+def check_output_padding(output_padding: int, stride: int, dilation: int) -> None:
+    """Raise ValueError unless `output_padding` is below the stride or the dilation.
+
+    Examples
+    --------
+    >>> check_output_padding(1, 2, 1)
+    """
+    if output_padding < 0:
+        raise ValueError(
+            f"negative output_padding is not supported, got output_padding={output_padding}"
+        )
+    if output_padding >= max(stride, dilation):
+        raise ValueError(
+            "output padding must be smaller than either stride or dilation, but got "
+            f"output_padding={output_padding} stride={stride} dilation={dilation}"
+        )
+
+
 def conv_geometry(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
@@ -455,8 +473,7 @@ def conv_transpose_geometry(
         or (bias_shape is not None and bias_shape != (c_out,))
     ):
         _explain_transposed_channels(x_shape, w_shape, bias_shape, groups)
-    if output_padding < 0 or output_padding >= max(stride, dilation):
-        _explain_output_padding(output_padding, stride, dilation)
+    check_output_padding(output_padding, stride, dilation)
     l_out = conv_transpose_length(l_in, kernel_size, stride, left, right, dilation, output_padding)
     if l_in == 0 and n_batch:
         _refuse_empty(x_shape)
@@ -538,8 +555,12 @@ def fold_geometry(
             "Expected size of input's dimension 1 to be divisible by the product of kernel_size, "
             f"but got input.size(1)={rows} and kernel_size=({kernel_size})."
         )
+    if output_size < 1:
+        raise ValueError(
+            f"Expected output spatial size to be positive, but got: output_size=({output_size})"
+        )
     blocks = _blocks(output_size, kernel_size, stride, left, right, dilation)
-    if blocks != columns or output_size < 1:
+    if blocks != columns:
         raise ValueError(
             f"Given output_size=({output_size}), kernel_size=({kernel_size}), "
             f"dilation=({dilation}), padding=({left}, {right}), stride=({stride}), expected size "
@@ -685,17 +706,6 @@ def _explain_transposed_channels(
     raise ValueError(
         "kernel size should be greater than zero, and non-empty 2D or 4D weight tensor expected, "
         f"but got: {list(w_shape)}"
-    )
-
-
-def _explain_output_padding(output_padding: int, stride: int, dilation: int) -> NoReturn:
-    if output_padding < 0:
-        raise ValueError(
-            f"negative output_padding is not supported, got output_padding={output_padding}"
-        )
-    raise ValueError(
-        "output padding must be smaller than either stride or dilation, but got "
-        f"output_padding={output_padding} stride={stride} dilation={dilation}"
     )
 
 

@@ -192,6 +192,8 @@ class _Convolution:
         same = 0
         if not self.transposed and geometry.pads_follow_length(self.padding, stride):
             same = 1 if self.padding == "same_upper" else 2
+        if self.transposed:
+            geometry.check_output_padding(self.output_padding[0], stride, dilation)
         engine = planner.choose_engine(
             self.algorithm,
             self.dtype.char,

@@ -1,8 +1,9 @@
 """The slow oracle: every operation of the package written straight from its formula in NumPy.
 
 The functions have the signatures of the public ones (without ``out=``) and loop over the taps of
-the kernel. They use none of the compiled kernels. Sums are accumulated in float64 or complex128,
-integers exactly in int64, and the result is cast to the inputs' dtype.
+the kernel. They use none of the compiled kernels. Sums are accumulated in float64 or complex128
+(in a longer dtype if the inputs have one), integers exactly in int64, and the result is cast to the
+inputs' dtype.
 
 To get the sum before that last rounding use `accumulate`, and for the scale of its rounding
 errors use `magnitude`.
@@ -247,6 +248,8 @@ def fold1d(
     _check_not_empty(cols.shape)
     kernel, s, d = _positive(kernel_size=kernel_size, stride=stride, dilation=dilation)
     l_out = _integer("output_size", output_size)
+    if l_out < 1:
+        raise ValueError(f"Expected output spatial size to be positive, got {l_out}")
     left, right = _pads(padding, kernel, s, d, l_out)
     n_batch, rows, l_cols = cols.shape
     if rows % kernel:
@@ -344,8 +347,9 @@ def _source(position: Array, length: int, mode: str) -> tuple[Array, Array]:
 
 
 def _wide(array: Array) -> Array:
-    kind = {"i": np.int64, "u": np.int64, "f": np.float64, "c": np.complex128}[array.dtype.kind]
-    return array.astype(kind)
+    if array.dtype.kind in "iu":
+        return array.astype(np.int64)
+    return array.astype(np.result_type(array.dtype, np.float64))
 
 
 def _native(array: Array) -> np.dtype[Any]:

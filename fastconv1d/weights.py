@@ -136,9 +136,10 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
         ...
     fastconv1d.weights.WeightFileError: ...broken.npz is not an npz file of numbers: ...
     """
+    path = os.fspath(path)  # an int would be a file descriptor, and closed
     if not os.path.isfile(path):  # a pipe or a device has no size to bound memory by
         with open(path, "rb"):
-            raise WeightFileError(f"{os.fspath(path)} is not a regular file")
+            raise WeightFileError(f"{path!s} is not a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(4)
@@ -154,7 +155,7 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
             raise
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise WeightFileError(f"{os.fspath(path)} is not {kind}: {reason[:300]}") from error
+            raise WeightFileError(f"{path!s} is not {kind}: {reason[:300]}") from error
 
 
 def _saved(key: object, value: ArrayLike, any_complex: bool) -> NDArray[Any]:

@@ -186,6 +186,16 @@ def random_layers(count, seed=0, **fixed):
     ]
 
 
+def random_view(a, rng):
+    """Return a view equal to `a` whose axes have any order, sign and step in memory."""
+    order = rng.permutation(a.ndim)
+    steps = rng.choice([-3, -2, -1, 1, 2, 3], a.ndim)
+    holder = np.full([a.shape[axis] * abs(steps[axis]) for axis in order], np.nan, a.dtype)
+    view = holder.transpose(np.argsort(order))[tuple(slice(None, None, int(s)) for s in steps)]
+    view[...] = a
+    return view
+
+
 # Layers of real networks at odd lengths, large enough for several tiles and threads.
 REALISTIC = (
     Layer(n_batch=2, c_in=64, c_out=61, l_in=1777, kernel_size=3, padding=1),
@@ -257,22 +267,38 @@ def assert_layer_exact(functions, layer, seed=0):
         assert_exact(grad, wide, f"{layer} {name}")
 
 
-def assert_layer_accurate(functions, layer, arrays, units=8):
-    """Assert forward and all gradients within the error bound of the float64 reference."""
-    x, w, b, g = arrays
-    forward, backward = layer.forward(reference), layer.backward(reference)
+def _longer(array):
+    """Return an array of a dtype with more bits, where there is one."""
+    if array is None:
+        return None
+    longer = np.float64 if array.dtype in (np.float32, np.complex64) else np.longdouble
+    return array.astype(np.result_type(array.dtype, longer))
+
+
+def assert_forward_accurate(functions, layer, arrays, units=8):
+    """Assert the forward within the error bound of sums in a longer dtype."""
+    wide = [_longer(a) for a in arrays[:3]]
+    forward = layer.forward(reference)
     assert_within(
-        layer.forward(functions)(x, w, b),
-        reference.accumulate(forward, x, w, b),
-        reference.magnitude(forward, x, w, b),
+        layer.forward(functions)(*arrays[:3]),
+        reference.accumulate(forward, *wide),
+        reference.magnitude(forward, *wide),
         f"{layer} y",
         units,
     )
-    for name, grad, wide, scale in zip(
+
+
+def assert_layer_accurate(functions, layer, arrays, units=8):
+    """Assert forward and all gradients within the error bound of sums in a longer dtype."""
+    assert_forward_accurate(functions, layer, arrays, units)
+    x, w, _, g = arrays
+    wide = [_longer(a) for a in (g, x, w)]
+    backward = layer.backward(reference)
+    for name, grad, exact, scale in zip(
         ("dx", "dw", "db"),
         layer.backward(functions)(g, x, w),
-        reference.accumulate(backward, g, x, w),
-        reference.magnitude(backward, g, x, w),
+        reference.accumulate(backward, *wide),
+        reference.magnitude(backward, *wide),
         strict=True,
     ):
-        assert_within(grad, wide, scale, f"{layer} {name}", units)
+        assert_within(grad, exact, scale, f"{layer} {name}", units)

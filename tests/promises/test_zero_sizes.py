@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from layers import DTYPES, assert_exact
+from layers import DTYPES, OPS, assert_exact
 
-from fastconv1d import fold1d, reference, unfold1d
+from fastconv1d import Conv1d, ConvTranspose1d, fold1d, grad, reference, unfold1d
 
 SIZES = list(itertools.product((0, 2), (0, 3), (0, 3), (0, 5), (0, 1, 3)))
 
@@ -68,6 +68,49 @@ def test_padding_modes(lib, mode):
         # As torch's pad, which of these modes lets only 'circular' have no channels.
         refused = l_in == 0 or (c_in == 0 and mode != "circular")
         assert (y is None) == refused
+
+
+@pytest.mark.parametrize("kind", [Conv1d, ConvTranspose1d])
+def test_layers(kind):
+    for n_batch, c_in, c_out, l_in, kernel_size in SIZES:
+        layer = kind(c_in, c_out, kernel_size, padding=1, dtype="float64")
+        oracle = getattr(reference, "conv_transpose1d" if layer.transposed else "conv1d")
+        x = np.ones((n_batch, c_in, l_in))
+        layer.load_state_dict({"weight": np.ones_like(layer.weight), "bias": np.ones(c_out)})
+        for _ in range(2):  # packed when first called
+
+            def call(x, w, b, padding, made=layer):
+                return made(x)
+
+            y = same_outcome(call, oracle, x, layer.weight, layer.bias, padding=1)
+        if y is not None:
+            layer.train()(x)
+            dx = layer.backward(np.ones_like(y))
+            wanted = getattr(reference, oracle.__name__ + "_backward")(
+                np.ones_like(y), x, layer.weight, padding=1
+            )
+            for one, other in zip((dx, layer.weight_grad, layer.bias_grad), wanted, strict=True):
+                assert_exact(one, other, (layer, x.shape))
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_single_gradients(op):
+    returned = 0
+    for n_batch, c_in, c_out, l_in, kernel_size in SIZES:
+        x = np.ones((n_batch, c_in, l_in))
+        w = np.ones((c_out, c_in, kernel_size) if op == "conv1d" else (c_in, c_out, kernel_size))
+        try:
+            y = getattr(reference, op)(x, w, padding=1)
+        except ValueError:
+            continue
+        g = np.ones_like(y)
+        dx, dw, _ = getattr(reference, op + "_backward")(g, x, w, padding=1)
+        assert_exact(getattr(grad, op + "_input")(x.shape, w, g, padding=1), dx, (x.shape, w.shape))
+        assert_exact(
+            getattr(grad, op + "_weight")(x, w.shape, g, padding=1), dw, (x.shape, w.shape)
+        )
+        returned += 1
+    assert returned >= 5
 
 
 def test_unfold_and_fold():

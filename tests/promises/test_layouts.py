@@ -1,8 +1,10 @@
 """Any memory layout gives the bits of the contiguous copy and is left as it was."""
 
+import math
+
 import numpy as np
 import pytest
-from layers import DTYPES, Layer, assert_exact, assert_same_bits, random_layers
+from layers import DTYPES, OPS, Layer, assert_exact, assert_same_bits, random_layers, random_view
 
 from fastconv1d import fold1d, unfold1d
 
@@ -101,16 +103,6 @@ def test_every_array_in_every_layout(lib, layout, tmp_path):
             assert given[position].tobytes() == before
 
 
-def random_view(a, rng):
-    """Return a view equal to `a` whose axes have any order, sign and step in memory."""
-    order = rng.permutation(a.ndim)
-    steps = rng.choice([-3, -2, -1, 1, 2, 3], a.ndim)
-    holder = np.full([a.shape[axis] * abs(steps[axis]) for axis in order], np.nan, a.dtype)
-    view = holder.transpose(np.argsort(order))[tuple(slice(None, None, int(s)) for s in steps)]
-    view[...] = a
-    return view
-
-
 def test_random_views(lib, share):
     rng = np.random.default_rng(41)
     for layer in random_layers(int(5000 * share), seed=42):
@@ -196,29 +188,48 @@ def test_out_must_fit(lib):
         assert out.tobytes() == before
 
 
-def test_out_overlapping_an_input(lib, share):
+def window_of(buffer, shape, rng):
+    """Return a view of part of `buffer`: from anywhere, in either direction, in steps of 1 or 2."""
+    step = int(rng.choice([1, 1, 1, 2, -1, -2]))
+    reach = abs(step) * math.prod(shape)
+    start = int(rng.integers(0, len(buffer) - reach + 1))
+    return buffer[start : start + reach][::step].reshape(shape)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_out_overlapping_an_input(lib, share, op):
     rng = np.random.default_rng(47)
+    shapes = {"conv1d": (4, 3, 3), "conv_transpose1d": (3, 4, 3)}, {"conv1d": 18}
+    function = getattr(lib, op)
     refused = accepted = 0
     for _ in range(int(1000 * share)):
         buffer = rng.standard_normal(700)
-        x_at, w_at, b_at, out_at = (int(i) for i in rng.integers(0, 400, 4))
-        x = buffer[x_at : x_at + 2 * 3 * 20].reshape(2, 3, 20)
-        w = buffer[w_at : w_at + 4 * 3 * 3].reshape(4, 3, 3)
-        b = buffer[b_at : b_at + 4]
-        out = buffer[out_at : out_at + 2 * 4 * 18].reshape(2, 4, 18)
-        expected = lib.conv1d(x.copy(), w.copy(), b.copy())
+        x, w = window_of(buffer, (2, 3, 20), rng), window_of(buffer, shapes[0][op], rng)
+        b = window_of(buffer, (4,), rng)
+        out = window_of(buffer, (2, 4, shapes[1].get(op, 22)), rng)
+        expected, before = function(x.copy(), w.copy(), b.copy()), buffer.copy()
         if any(np.shares_memory(out, a) for a in (x, w, b)):
-            before = buffer.copy()
-            with pytest.raises(ValueError, match="overlap"):
-                lib.conv1d(x, w, b, out=out)
+            with pytest.raises(ValueError, match="share no memory"):
+                function(x, w, b, out=out)
             assert_same_bits(buffer, before)
             refused += 1
         else:
-            lib.conv1d(x, w, b, out=out)
-            assert_same_bits(out, expected)
+            assert function(x, w, b, out=out) is out
+            assert_same_bits(np.ascontiguousarray(out), expected)
+            untouched = np.ones(len(buffer), bool)
+            untouched[(addresses(out) - buffer.ctypes.data) // buffer.itemsize] = False
+            assert_same_bits(buffer[untouched], before[untouched])
             accepted += 1
     assert refused > 10
-    assert accepted > 10
+    assert accepted > 1
+
+
+def addresses(array):
+    """Return the address of each element."""
+    found = np.full(1, array.__array_interface__["data"][0])
+    for step, size in zip(array.strides, array.shape, strict=True):
+        found = np.add.outer(found, step * np.arange(size)).ravel()
+    return found
 
 
 def test_out_is_an_input(lib):

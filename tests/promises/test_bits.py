@@ -1,14 +1,20 @@
-"""Deterministic mode: the same bits whatever the threads, the batch and what follows."""
+"""The same bits whatever the threads, the batch and what follows, and again and again.
+
+With the direct engine always, with the BLAS engine in deterministic mode.
+"""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from layers import REALISTIC, Layer, assert_same_bits, random_layers
+from layers import DTYPES, REALISTIC, Layer, Library, assert_same_bits, random_layers
 
 import fastconv1d
 
-THREADS = (1, 2, 3, 4, 8, 16)
+THREADS = (1, 2, 3, 4, 8, 16, 64)
+# Every length up to what a tile may be wide, then some around and beyond several tiles.
+LENGTHS = (*range(1, 50), *range(61, 300, 17), *range(511, 1300, 95))
 
 # Enough work that a call is worth its threads, at sizes that leave ragged tiles.
 WIDE = {
@@ -18,6 +24,23 @@ WIDE = {
     "c_in_per_group": 13,
     "c_out_per_group": 17,
 }
+
+
+@pytest.fixture(params=["direct", "auto, deterministic", "blas, deterministic"])
+def promised(request):
+    """A library that promises its bits, and the dtypes for which it does."""
+    algorithm, _, mode = request.param.partition(", ")
+    before = fastconv1d.are_deterministic_algorithms_enabled()
+    fastconv1d.use_deterministic_algorithms(mode == "deterministic")
+    # The direct engine without the mode, as 'auto' takes it for these dtypes.
+    yield Library("auto" if algorithm == "direct" else algorithm), DTYPES[: 4 if mode else 2]
+    fastconv1d.use_deterministic_algorithms(before)
+
+
+def with_dtypes(layers, dtypes):
+    return [
+        dataclasses.replace(layer, dtype=dtypes[i % len(dtypes)]) for i, layer in enumerate(layers)
+    ]
 
 
 def mixed_layers(count, seed, **fixed):
@@ -31,8 +54,10 @@ def all_results(lib, layer, arrays):
     return [layer.forward(lib)(x, w, b), *layer.backward(lib)(g, x, w)]
 
 
-def test_threads(lib, share, deterministic):
-    for layer in [*mixed_layers(int(500 * share), seed=20), *REALISTIC]:
+def test_threads(promised, share):
+    lib, dtypes = promised
+    layers = [*mixed_layers(int(500 * share), seed=20), *REALISTIC]
+    for layer in with_dtypes(layers, dtypes):
         arrays = layer.normal_arrays()
         with fastconv1d.num_threads(1):
             expected = all_results(lib, layer, arrays)
@@ -44,20 +69,25 @@ def test_threads(lib, share, deterministic):
                     assert_same_bits(result, bits, f"{layer} {name} at {n_threads} threads")
 
 
-def test_run_to_run(lib, share):
-    for layer in mixed_layers(10, seed=22):
+@pytest.mark.parametrize(
+    ("count", "repeats"), [(12, 20), pytest.param(50, 1000, marks=pytest.mark.soak)]
+)
+def test_run_to_run(lib, count, repeats):
+    for layer in mixed_layers(count, seed=22):
         arrays = layer.normal_arrays()
         with fastconv1d.num_threads(3):
             expected = all_results(lib, layer, arrays)
-            for _ in range(int(200 * share)):
+            for _ in range(repeats):
                 # A fresh allocation moves the arrays to other addresses and alignments.
                 moved = [a if a is None else a.copy() for a in arrays]
                 for result, bits in zip(all_results(lib, layer, moved), expected, strict=True):
                     assert_same_bits(result, bits, layer)
 
 
-def test_batch_mates(lib, share, deterministic):
-    for layer in mixed_layers(int(200 * share), seed=24, n_batch=33, l_out=131):
+def test_batch_mates(promised, share):
+    lib, dtypes = promised
+    layers = mixed_layers(int(200 * share), seed=24, n_batch=33, l_out=131)
+    for layer in with_dtypes(layers, dtypes):
         x, w, b, g = layer.normal_arrays()
         forward, backward = layer.forward(lib), layer.backward(lib)
         y = forward(x, w, b)
@@ -69,8 +99,9 @@ def test_batch_mates(lib, share, deterministic):
             assert_same_bits(grads[0], dx[some], f"{layer} dx, {n} items")
 
 
-def test_position_in_the_batch(lib, deterministic):
-    for layer in mixed_layers(20, seed=26, n_batch=9):
+def test_position_in_the_batch(promised):
+    lib, dtypes = promised
+    for layer in with_dtypes(mixed_layers(20, seed=26, n_batch=9), dtypes):
         x, w, b, g = layer.normal_arrays()
         order = np.random.default_rng(0).permutation(9)
         y, dx = all_results(lib, layer, (x, w, b, g))[:2]
@@ -87,29 +118,37 @@ def settled(layer, l_in):
     return max(0, l_in * layer.stride - left)
 
 
+def prefixes(layer):
+    """Return the layer at each of LENGTHS, with how many outputs stay as they are when it grows."""
+    found = []
+    for l_in in LENGTHS:
+        short = dataclasses.replace(layer, l_in=l_in, output_padding=0)
+        count = min(settled(layer, l_in), short.l_out, layer.l_out)
+        if l_in <= layer.l_in and count > 0:
+            found.append((short, count))
+    return found
+
+
 @pytest.mark.parametrize("op", ["conv1d", "conv_transpose1d"])
-def test_prefix(lib, share, deterministic, op):
-    # Both at each length around a multiple of the lanes and at odd lengths.
-    lengths = [*range(1, 70, 3), *range(95, 300, 17), *range(511, 1200, 97)]
-    for layer in random_layers(
-        int(100 * share), seed=28, op=op, l_out=1201, padding_mode="zeros", padding=(3, 0)
-    ):
+def test_prefix(promised, share, op):
+    lib, dtypes = promised
+    fixed = {"op": op, "padding_mode": "zeros", "l_out": 1201}
+    layers = random_layers(int(50 * share), seed=28, padding=(3, 0), **fixed)
+    layers += random_layers(int(50 * share), seed=29, padding=0, stride=1, **fixed)
+    compared = 0
+    for layer in with_dtypes(layers, dtypes):
         x, w, b, _ = layer.normal_arrays()
         y = layer.forward(lib)(x, w, b)
-        compared = 0
-        for l_in in lengths:
-            short = dataclasses.replace(layer, l_in=l_in, output_padding=0)
-            count = min(settled(layer, l_in), short.l_out, layer.l_out)
-            if l_in > layer.l_in or short.l_out < 1 or count < 1:
-                continue
-            prefix = short.forward(lib)(x[:, :, :l_in].copy(), w, b)
+        for short, count in prefixes(layer):
+            prefix = short.forward(lib)(x[:, :, : short.l_in].copy(), w, b)
             bits = np.ascontiguousarray(y[:, :, :count])
             assert_same_bits(np.ascontiguousarray(prefix[:, :, :count]), bits, f"{short}")
             compared += 1
-        assert compared, layer
+    assert compared > 40 * len(layers)
 
 
-def test_chunks_of_a_stream(lib, deterministic):
+def test_chunks_of_a_stream(promised):
+    lib, _ = promised
     # A causal layer fed in chunks with its history gives the bits of the whole.
     layer = Layer("conv1d", "float32", 1, 13, 9, 2003, 5, dilation=3)
     x, w, b, _ = layer.normal_arrays()
@@ -123,10 +162,10 @@ def test_chunks_of_a_stream(lib, deterministic):
     assert_same_bits(np.concatenate(pieces, axis=2), whole)
 
 
-def test_host_threads_do_not_disturb_each_other(lib, deterministic):
-    from concurrent.futures import ThreadPoolExecutor
-
-    cases = [(layer, layer.normal_arrays()) for layer in mixed_layers(20, seed=30)]
+def test_host_threads_do_not_disturb_each_other(promised):
+    lib, dtypes = promised
+    layers = with_dtypes(mixed_layers(20, seed=30), dtypes)
+    cases = [(layer, layer.normal_arrays()) for layer in layers]
     expected = [all_results(lib, layer, arrays) for layer, arrays in cases]
     with ThreadPoolExecutor(8) as pool:
         for _ in range(3):

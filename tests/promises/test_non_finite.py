@@ -1,6 +1,7 @@
 """NaN, infinities, subnormals and memory that was not cleared."""
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -111,7 +112,7 @@ def test_subnormals_survive_in_other_threads(lib):
 
 def run_python(code, **environment):
     env = {**os.environ, **environment}
-    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), env.get("PYTHONPATH", "")])
+    env["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), env.get("PYTHONPATH", "")])
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=env, check=False
     )
@@ -155,16 +156,43 @@ print("same")
     assert run_python(code) == "same\n"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is glibc's")
-def test_results_do_not_depend_on_uncleared_memory():
-    # glibc fills what it hands out with 0xFE, a huge number in every dtype.
-    code = """
-from layers import REALISTIC, Library, assert_layer_exact, random_layers
-for layer in [*random_layers(150, seed=52), *REALISTIC[:6]]:
-    assert_layer_exact(Library("auto"), layer)
+POISONED = """
+import ctypes
+from layers import DTYPES, REALISTIC, Library, assert_layer_exact, random_layers
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+fresh = libc.malloc(ctypes.c_size_t(5000))  # more than glibc keeps to hand out again as it is
+assert ctypes.string_at(fresh, 5000) == bytes([POISON]) * 5000, "nothing was poisoned"
+for algorithm in ("auto", "blas"):
+    for layer in [*random_layers(150, seed=52), *REALISTIC[:6]]:
+        assert_layer_exact(Library(algorithm), layer)
 print("exact")
 """
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="MALLOC_PERTURB_ is glibc's")
+def test_results_do_not_depend_on_uncleared_memory():
+    # glibc fills what it hands out with the complement: a huge number in every dtype.
+    code = POISONED.replace("POISON]", "0xFE]")
     assert run_python(code, MALLOC_PERTURB_="1") == "exact\n"
+
+
+@pytest.fixture(scope="module")
+def poison(tmp_path_factory):
+    """A library to preload that fills new memory with NaN."""
+    compiler = shutil.which("cc")
+    if compiler is None or sys.platform != "linux":
+        pytest.skip("needs a C compiler and LD_PRELOAD")
+    made = tmp_path_factory.mktemp("poison") / "poison.so"
+    source = Path(__file__).with_name("poison.c")
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", source, "-o", made, "-ldl"], check=True)
+    return str(made)
+
+
+def test_poisoned_scratch_does_not_leak(poison):
+    # All bits set is NaN in every dtype: what is read before it is written stays NaN.
+    assert run_python(POISONED.replace("POISON]", "0xFF]"), LD_PRELOAD=poison) == "exact\n"
 
 
 def test_non_finite_scratch_of_an_earlier_call_does_not_leak(lib):

@@ -1,0 +1,50 @@
+"""Processes of their own for what may hang, crash or exit."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fastconv1d
+
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": os.pathsep.join(
+        [str(Path(fastconv1d.__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    ),
+}
+LAYERS = """
+import os, signal, sys, threading, time
+import numpy as np
+import fastconv1d
+from fastconv1d import config
+from fastconv1d.kernels import pool
+
+rng = np.random.default_rng(0)
+config.set_max_workers(8)
+fastconv1d.set_num_threads(4)
+x = rng.standard_normal((4, 32, 512)).astype(np.float32)
+w = rng.standard_normal((32, 32, 5)).astype(np.float32)
+xc = rng.standard_normal((4, 32, 256)).astype(np.complex64)
+wc = rng.standard_normal((32, 32, 4)).astype(np.complex64)
+
+def bits():
+    y = fastconv1d.conv1d(x, w)
+    direct = y.tobytes(), *(g.tobytes() for g in fastconv1d.conv1d_backward(y, x, w))
+    return *direct, fastconv1d.conv1d(xc, wc).tobytes()
+"""
+
+
+def run(code, *arguments, timeout=60, **environment):
+    """The output of a Python process that runs LAYERS and `code`, and has to succeed."""
+    command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning"]  # of fork, 3.12
+    done = subprocess.run(
+        [*command, "-c", LAYERS + code, *map(str, arguments)],
+        env={**ENVIRONMENT, **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+    assert done.returncode == 0, f"{done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}"
+    return done.stdout

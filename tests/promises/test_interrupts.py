@@ -1,0 +1,92 @@
+"""Row 24: Ctrl-C ends a long call within 0.5 s, and leaves everything as it was."""
+
+import signal
+import sys
+
+import pytest
+
+from promises.children import run
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
+
+# Each call takes several seconds on one core.
+CALLS = {
+    "forward": "fastconv1d.conv1d(X, W, out=Y)",
+    "transposed": "fastconv1d.conv_transpose1d(X, W)",
+    "backward": "fastconv1d.conv1d_backward(X, X, W, padding=15)",
+    "transposed backward": "fastconv1d.conv_transpose1d_backward(X, X, W, padding=15)",
+    "reflect": "fastconv1d.conv1d_backward(X, X, W, padding=15, padding_mode='reflect')",
+    "module": "module(X)",
+    "depthwise": "fastconv1d.conv1d(D, V, groups=256)",
+    "depthwise gradient": "fastconv1d.grad.conv1d_weight(D, V.shape, D, padding=255, groups=256,"
+    " dilation=2)",
+    "long kernel": "fastconv1d.conv1d(L, LW)",
+    "blas": "fastconv1d.conv1d(X, W, algorithm='blas')",
+    "blas backward": "fastconv1d.conv1d_backward(X, X, W, padding=15, algorithm='blas')",
+    "blas transposed": "fastconv1d.conv_transpose1d(X, W, algorithm='blas')",
+    "complex": "fastconv1d.conv1d(XC, WC)",
+}
+SETUP = """
+X, W = np.ones((4, 256, 40000), np.float32), np.ones((256, 256, 31), np.float32)
+Y = np.empty((4, 256, 39970), np.float32)
+D, V = np.ones((2, 256, 400000), np.float32), np.ones((256, 1, 256), np.float32)
+L, LW = np.ones((1, 16, 300000), np.float32), np.ones((64, 16, 2000), np.float32)
+XC, WC = X[:1].astype(np.complex64), W.astype(np.complex64)
+module = fastconv1d.Conv1d(256, 256, 31).eval()
+
+def call():
+    return CALL
+
+def rss():
+    fields = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
+    return int(fields["VmRSS"].split()[0]) * 1024
+"""
+
+INTERRUPT = """
+import random
+fastconv1d.set_num_threads(int(sys.argv[2]))
+expected, sent, late, none = bits(), [], [], 0
+random.seed(24)
+for i in range(int(sys.argv[1])):
+    timer = threading.Timer(random.uniform(0.02, 0.6), lambda: (
+        sent.append(time.monotonic()), os.kill(os.getpid(), signal.SIGINT)))
+    timer.start()
+    try:
+        call()
+        timer.join()
+        time.sleep(1)  # the call was shorter than the timer
+    except KeyboardInterrupt:
+        late.append(time.monotonic() - sent[-1])
+    timer.join()
+    assert bits() == expected
+    if i == 0:
+        before = rss()
+assert len(late) == int(sys.argv[1])
+started = pool.counts()[1]
+assert pool.counts()[2] == started  # every worker is back
+print(max(late), (rss() - before) / 2**20)
+"""
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+@pytest.mark.parametrize("name", CALLS)
+def test_ctrl_c_at_random_times(name, n_threads, share):
+    code = SETUP.replace("CALL", CALLS[name]) + INTERRUPT
+    latest, grown = map(float, run(code, int(20 * share), n_threads, timeout=600).split())
+    assert latest < 0.5
+    assert grown < 40  # one result; its scratch is freed
+
+
+def test_handlers_that_do_not_raise_run_during_the_call():
+    times = run(f"""{SETUP.replace("CALL", "fastconv1d.conv1d(X, W)")}
+seen = []
+signal.signal(signal.SIGUSR1, lambda *_: seen.append(time.monotonic()))
+signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), {int(signal.SIGUSR1)}))
+signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
+start = time.monotonic()
+y = call()
+signal.setitimer(signal.ITIMER_REAL, 0)
+print(time.monotonic() - start, len([t for t in seen if t > start]), y.min(), y.max())
+""").split()
+    assert int(times[1]) >= float(times[0]) / 0.2 - 3  # at least every second of 10 a second
+    assert float(times[2]) == float(times[3]) == 256 * 31

@@ -360,6 +360,7 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     # enough units for the threads: narrower tiles first, then fewer output channels a unit
     p.n_tiles = _ceil(p.n_cols, cols)
     count = p.n_item_units * p.groups
+    units = max(units, <ptrdiff_t> (_macs(p) / (4 * SIGNAL_MACS)))  # each packs its window: not too many
     while count * p.n_tiles < units and _ceil(p.n_cols, 2 * p.n_tiles) >= 4 * strip:
         p.n_tiles *= 2
     p.tile_cols = p.n_cols

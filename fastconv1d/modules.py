@@ -213,7 +213,7 @@ class _Convolution:
                 stride,
                 dilation,
                 self.groups,
-                geometry.PADDING_MODES[self.padding_mode],
+                0 if self.transposed else geometry.PADDING_MODES[self.padding_mode],
                 *pads,
                 self.output_padding[0],
                 self.transposed,

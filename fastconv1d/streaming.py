@@ -15,7 +15,7 @@ import numpy as np
 
 from . import config, functional, geometry
 from .kernels import blas_engine
-from .kernels.direct_engine import DepthwiseSteps
+from .kernels.direct_engine import DepthwiseSteps, most_steps
 from .modules import Conv1d, ConvTranspose1d
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class _Stream:
         shape = (self._n_batch, self._module.out_channels, n_outputs)
         y = self._result(shape, batched, x, out)
         self._take(x, y)
-        if steps is not None and x.shape[2] == 1:
+        if steps is not None and 1 <= x.shape[2] <= most_steps():
             self._enter_steps()
         return functional._delivered(y, batched, out)
 
@@ -569,7 +569,12 @@ class StreamingConv1d(_Stream):
         depthwise = module.groups == module.in_channels == module.out_channels
         if self._layer is not None and depthwise and self._stride == 1:
             self._steps = DepthwiseSteps(
-                self._layer, self._weight, self._bias, self._n_batch, module.dilation[0]
+                self._layer,
+                self._weight,
+                self._bias,
+                self._n_batch,
+                module.dilation[0],
+                self._reach,
             )
 
     def _restart(self) -> None:
@@ -664,10 +669,10 @@ class StreamingConv1d(_Stream):
             self._padded = True
 
     def _enter_steps(self) -> None:
-        """Hand the history to the compiled path for chunks of one position."""
+        """Hand the history to the compiled path for short chunks."""
         assert self._steps is not None
-        if self._padded and self._positions >= self._span - 1:
-            self._steps.enter(self._data[:, :, self._end - self._span + 1 : self._end])
+        if self._padded and self._end >= self._reach:
+            self._steps.enter(self._data[:, :, self._end - self._reach : self._end])
 
     def _leave_steps(self) -> None:
         steps = self._steps
@@ -676,7 +681,7 @@ class StreamingConv1d(_Stream):
             self._inputs += taken
             self._positions += taken
             self._next += taken
-            self._end = self._span - 1
+            self._end = self._reach
             self._origin = self._positions - self._end
 
 

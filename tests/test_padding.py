@@ -234,6 +234,15 @@ def module_of(layer, algorithm, w, b):
     return made
 
 
+@pytest.mark.parametrize("mode", PADDING_MODES)
+def test_a_mode_without_padding_is_none(mode):
+    x = np.random.default_rng(13).standard_normal((1, 2, 9)).astype(np.float32)
+    for kind in (Conv1d, ConvTranspose1d):
+        made = kind(2, 3, 4, padding_mode=mode, rng=np.random.default_rng(14))
+        plain = kind(2, 3, 4, rng=np.random.default_rng(14))
+        assert_same_bits(made(x), plain(x))
+
+
 @pytest.mark.parametrize("op", ["conv1d", "conv_transpose1d"])
 def test_modules_are_the_functions(lib, share, op):
     for seed, layer in enumerate(padded_layers(int(100 * share) + 10, 10, op)):

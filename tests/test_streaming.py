@@ -131,6 +131,21 @@ def depthwise(n_batch=1, channels=37, kernel_size=4, **params):
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "replicate"])
+def test_depthwise_chunks_of_every_mode(mode):
+    rng = np.random.default_rng(20)
+    for padding in ((0, 9), (3, 3), (6, 0), (20, 30), 0):
+        layer = depthwise(2, 13, 4, padding=padding, padding_mode=mode)
+        x, *_ = layer.normal_arrays()
+        module = module_of(layer)
+        whole, stream = module(x), module.stream(2)
+        for longest in (1, 2, 5, 17, 40):
+            cuts = [0]
+            while cuts[-1] < 60:
+                cuts.append(min(60, cuts[-1] + int(rng.integers(0, longest + 1))))
+            assert_same_bits(streamed(stream, x, itertools.pairwise(cuts)), whole, f"{layer}")
+
+
 @pytest.mark.parametrize("isa_dtype", ["float32", "float64"])
 def test_depthwise_steps_give_the_bits_of_the_whole(isa, isa_dtype):
     rng = np.random.default_rng(6)

@@ -80,8 +80,8 @@ typedef struct {
                          const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed);
     int (*all_finite)(const void *numbers, ptrdiff_t n);
     void (*run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scratch);
-    void (*step)(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t chain, const void *w, const void *const *x,
-                 const void *bias, void *y); /* one column of a depthwise correlate, see step.h */
+    void (*step)(ptrdiff_t channels, ptrdiff_t pitch, ptrdiff_t taps, ptrdiff_t chain, const void *w,
+                 const void *const *x, const void *bias, void *y); /* a column of a depthwise correlate, see step.h */
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */

@@ -1,27 +1,32 @@
 /* One column of a depthwise correlate, vectors along the channels: a step of a stream.
  *
- *     y[c] = sum over k < taps of w[k*channels + c] * x[k][c] + bias[c]
+ *     y[c] = sum over k < taps of w[k*pitch + c] * x[k][c] + bias[c],    c < channels
  *
  * The sums are those of a register tile, bit for bit: one chain of multiply-adds per block of `chain` taps, the bias
  * after the first, the partial sums of the others added in order.
  */
 
-#define STEP(V_, LOAD_, STORE_)                                                                                        \
+/* Channels [c, c + N*width) in N independent sums; LOAD_ and STORE_ move `width` of them. */
+#define STEP(V_, N, WIDTH, LOAD_, STORE_)                                                                              \
     {                                                                                                                  \
-        V_ acc = {0};                                                                                                  \
+        V_ acc[N] = {{0}};                                                                                             \
         for (ptrdiff_t k = k0; k < k1; k++)                                                                            \
-            acc += LOAD_(w + k * channels + c) * LOAD_(x[k] + c);                                                      \
-        if (k0 > 0)                                                                                                    \
-            acc = LOAD_(y + c) + acc;                                                                                  \
-        else if (bias)                                                                                                 \
-            acc = acc + LOAD_(bias + c);                                                                               \
-        STORE_(y + c, acc);                                                                                            \
+            _Pragma("GCC unroll 4") for (int j = 0; j < N; j++) acc[j] +=                                              \
+                LOAD_(w + k * pitch + c + j * WIDTH) * LOAD_(x[k] + c + j * WIDTH);                                    \
+        _Pragma("GCC unroll 4") for (int j = 0; j < N; j++)                                                            \
+        {                                                                                                              \
+            if (k0 > 0)                                                                                                \
+                acc[j] = LOAD_(y + c + j * WIDTH) + acc[j];                                                            \
+            else if (bias)                                                                                             \
+                acc[j] = acc[j] + LOAD_(bias + c + j * WIDTH);                                                         \
+            STORE_(y + c + j * WIDTH, acc[j]);                                                                         \
+        }                                                                                                              \
     }
 #define LOAD_ONE(p) (*(p))
 #define STORE_ONE(p, v) (*(p) = (v))
 
-static void NAME(step)(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t chain, const void *weight, const void *const *rows,
-                       const void *biases, void *out)
+static void NAME(step)(ptrdiff_t channels, ptrdiff_t pitch, ptrdiff_t taps, ptrdiff_t chain, const void *weight,
+                       const void *const *rows, const void *biases, void *out)
 {
     const T *restrict w = (const T *)weight, *restrict bias = (const T *)biases;
     const T *const *x = (const T *const *)rows;
@@ -29,10 +34,12 @@ static void NAME(step)(ptrdiff_t channels, ptrdiff_t taps, ptrdiff_t chain, cons
     for (ptrdiff_t k0 = 0; k0 < taps; k0 += chain) {
         const ptrdiff_t k1 = taps - k0 < chain ? taps : k0 + chain;
         ptrdiff_t c = 0;
+        for (; c + 4 * LANES <= channels; c += 4 * LANES)
+            STEP(V, 4, LANES, LOAD, STORE)
         for (; c + LANES <= channels; c += LANES)
-            STEP(V, LOAD, STORE)
+            STEP(V, 1, LANES, LOAD, STORE)
         for (; c < channels; c++)
-            STEP(T, LOAD_ONE, STORE_ONE)
+            STEP(T, 1, 1, LOAD_ONE, STORE_ONE)
     }
 }
 

@@ -296,7 +296,10 @@ def test_values_are_forgotten_after_their_last_use():
             ("Softmax", ["x"], ["y"], {}),
             r"node 'n0' \(Softmax\): Softmax is not supported; supported",
         ),
-        (("Conv", ["x", "w2"], ["y"], {}), r"'n0' \(Conv\): the convolution should be of one dimen"),
+        (
+            ("Conv", ["x", "w2"], ["y"], {}),
+            r"'n0' \(Conv\): the convolution should be of one dimen",
+        ),
         (
             ("Conv", ["x", "w"], ["y"], {"kernel_shape": [5]}),
             "kernel_shape should be that of the w",

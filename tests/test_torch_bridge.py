@@ -2,8 +2,12 @@
 
 import copy
 import io
+import os
 import pickle
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -515,3 +519,12 @@ def test_calls_from_several_threads():
         for position, y in enumerate(results):
             assert torch.equal(y, expected[position // 5])
     assert len(outputs) == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_new_lengths_leave_no_memory_behind():
+    script = Path(__file__).parent.parent / "benchmarks" / "torch_memory.py"
+    command = [sys.executable, str(script), "--only", "fastconv1d", "--calls", "300"]
+    environment = {**os.environ, "PYTHONPATH": str(script.parent.parent)}
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env=environment)
+    assert float(done.stdout) < 5

@@ -475,7 +475,7 @@ cdef class PreparedLayer:
     cdef ptrdiff_t itemsize
     cdef int typenum, same
     cdef readonly str isa
-    cdef readonly bint finite  # the weight
+    cdef readonly bint finite  # the weight of a scatter
 
     def __cinit__(self, cnp.ndarray weight not None, bias, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t groups,
                   int mode=0, ptrdiff_t pad_left=0, ptrdiff_t pad_right=0, ptrdiff_t output_padding=0,
@@ -539,9 +539,9 @@ cdef class PreparedLayer:
         with nogil:
             if self.transposed:
                 self.kernels.pack_weights(data, p.c_in * s0, s1, s0, sk, p, self.taps.k, self.packed)
+                self.finite = self.kernels.all_finite(self.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
             else:
                 self.kernels.pack_weights(data, p.c_out * s0, s0, s1, sk, p, self.taps.k, self.packed)
-            self.finite = self.kernels.all_finite(self.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
         return 0
 
     def __dealloc__(self):

@@ -367,41 +367,72 @@ static void NAME(run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
 
 /* ---- weights ------------------------------------------------------------------------------------------------- */
 
+/* out[(c*n_k + j)*rows + i] = w[row[i] + c*si + tap[j]*sk]. */
+static inline __attribute__((always_inline)) void NAME(pack_strided)(const T *w, const ptrdiff_t *row, ptrdiff_t rows,
+                                                                     ptrdiff_t n_c, ptrdiff_t si, const ptrdiff_t *tap,
+                                                                     ptrdiff_t n_k, ptrdiff_t sk, T *out)
+{
+    for (ptrdiff_t c = 0; c < n_c; c++)
+        for (ptrdiff_t j = 0; j < n_k; j++) {
+            const T *from = w + c * si + tap[j] * sk;
+            for (ptrdiff_t i = 0; i < rows; i++)
+                *out++ = from[row[i]];
+        }
+}
+
+#if LANES > 1
+/* out[(c*n_k + j)*ROWS + i] = w[i*so + c*si + j]: rows interleaved in whole vectors. The last one of a channel reads and
+ * writes on into what follows, which is written again, unless that is the end of w or out. */
+static void NAME(pack_interleaved)(const T *w, ptrdiff_t so, ptrdiff_t n_c, ptrdiff_t si, ptrdiff_t n_k, const T *w_end,
+                                   T *out, const T *out_end)
+{
+    for (ptrdiff_t c = 0; c < n_c; c++, w += si, out += n_k * ROWS) {
+        ptrdiff_t k = NAME(interleave)(w, so, n_k, out, ROWS);
+        if (k < n_k && w_end - w >= (ROWS - 1) * so + k + LANES && out_end - out >= (k + LANES) * ROWS)
+            k += NAME(interleave)(w + k, so, LANES, out + k * ROWS, ROWS);
+        for (; k < n_k; k++)
+            for (ptrdiff_t i = 0; i < ROWS; i++)
+                out[k * ROWS + i] = w[i * so + k];
+    }
+}
+#endif
+
 /* Order of a packed weight: group, block of ci, output phase, block of taps, tile of output channels, then
  * [ci in block][tap in block][channel in tile], as run_group walks it. `tap_k` maps sorted taps to kernel positions. */
 static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
                                const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed)
 {
     T *out = (T *)packed;
-    const ptrdiff_t fused = p->fused;
-    /* (ci, k) contiguous in the weight too, as in a correlate: packing a tile interleaves its rows */
-    const int contiguous = p->n_phases == 1 && fused == 1 && sk == 1 && si == p->kernel_size;
+    const T *out_end = out + p->groups * p->c_out * p->c_in * p->kernel_size;
+    const ptrdiff_t fused = p->fused, step = fused * sk;
+    /* taps of a channel lie together, in order, or even those of all channels */
+    const int together = p->n_phases == 1 && step == 1 && so > 0 && si > 0 && sg > 0;
+    const T *w_end = (const T *)weight + (p->groups - 1) * sg + (p->c_out - 1) * so + (p->c_in - 1) * si + p->kernel_size;
     for (ptrdiff_t g = 0; g < p->groups; g++)
         for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
-            const ptrdiff_t ci1 = p->c_in - ci < p->ci_block ? p->c_in : ci + p->ci_block;
+            const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
             for (ptrdiff_t r = 0; r < p->n_phases; r++)
                 for (ptrdiff_t k = p->phase_start[r]; k < p->phase_start[r + 1]; k += p->k_block) {
-                    const ptrdiff_t end = p->phase_start[r + 1], k1 = end - k < p->k_block ? end : k + p->k_block;
-                    for (ptrdiff_t co = 0; co < p->c_out; co += ROWS) {
-                        const ptrdiff_t rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
-                        ptrdiff_t row[ROWS], done = 0;
+                    const ptrdiff_t rest = p->phase_start[r + 1] - k, n_k = rest < p->k_block ? rest : p->k_block;
+                    const int joined = si == n_k;
+                    for (ptrdiff_t co = 0, rows; co < p->c_out; co += rows, out += rows * n_ci * n_k) {
+                        const T *w = (const T *)weight + g * sg + ci * si;
+                        ptrdiff_t row[ROWS] = {0};
+                        rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
                         for (ptrdiff_t i = 0; i < rows; i++)
-                            row[i] = g * sg + (co + i) / fused * so + (co + i) % fused * sk;
-                        const ptrdiff_t n_k = k1 - k, terms = (ci1 - ci) * n_k;
+                            row[i] = (co + i) / fused * so + (co + i) % fused * sk;
 #if LANES > 1
-                        if (contiguous && rows == ROWS) /* all taps, or some of one channel */
-                            done = NAME(interleave)((const T *)weight + row[0] + ci * si + k, so, terms, out, ROWS);
-#endif
-                        for (ptrdiff_t t = done, c = ci + done / n_k, j = k + done % n_k; t < terms; t++) {
-                            const T *w = (const T *)weight + c * si + tap_k[j] * fused * sk;
-                            for (ptrdiff_t i = 0; i < rows; i++)
-                                out[t * rows + i] = w[row[i]];
-                            if (++j == k1) {
-                                j = k;
-                                c++;
-                            }
+                        /* 4 taps: below that the strided loop is as fast */
+                        if (together && rows == ROWS && (joined || n_k >= 4)) {
+                            NAME(pack_interleaved)(w + row[0] + k, so, joined ? 1 : n_ci, si, joined ? n_ci * n_k : n_k,
+                                                   w_end, out, out_end);
+                            continue;
                         }
-                        out += terms * rows;
+#endif
+                        if (rows == ROWS)
+                            NAME(pack_strided)(w, row, ROWS, n_ci, si, tap_k + k, n_k, step, out);
+                        else
+                            NAME(pack_strided)(w, row, rows, n_ci, si, tap_k + k, n_k, step, out);
                     }
                 }
         }

@@ -144,6 +144,14 @@ static const T *NAME(rows_of_g)(const fc1d_gradient *q, NAME(chunk) *c, const T 
     return copy;
 }
 
+/* Ask for rows that are read soon, one line after the other. */
+static void NAME(fetch_rows)(const T *row, ptrdiff_t rows, ptrdiff_t pitch, ptrdiff_t elements)
+{
+    for (ptrdiff_t r = 0; r < rows; r++)
+        for (ptrdiff_t i = 0; i < elements; i += 64 / (ptrdiff_t)sizeof(T))
+            PREFETCH(row + r * pitch + i);
+}
+
 /* All (channel, tap) pairs of a window block for output channels [co0, co1). */
 static void NAME(run_dots)(const fc1d_gradient *q, NAME(chunk) c, ptrdiff_t co0, ptrdiff_t co1, const T *g,
                            const T *window, ptrdiff_t n_taps, T *dw, double *db, T *copy)
@@ -152,21 +160,17 @@ static void NAME(run_dots)(const fc1d_gradient *q, NAME(chunk) c, ptrdiff_t co0,
         rows = co1 - co < ROWS ? co1 - co : ROWS;
         const T *gr = NAME(rows_of_g)(q, &c, g, co, rows, copy);
         const ptrdiff_t widest = NAME(dot_taps)[rows], strips = (n_taps + widest - 1) / widest;
+        const ptrdiff_t next = co1 - co - rows < ROWS ? co1 - co - rows : ROWS;
+        const ptrdiff_t piece = strips ? (c.cols + strips - 1) / strips : 0;
         for (ptrdiff_t s = 0, j = 0, nr; s < strips; s++, j += nr) {
+            if (!copy && c.items == 1) /* the next rows arrive meanwhile: up to 1.1x with operands in memory */
+                NAME(fetch_rows)(gr + rows * c.gc + s * piece, next, c.gc, piece);
             nr = (n_taps - j) / (strips - s);
             NAME(dots)[rows][nr](&c, gr, window, q->window.tap + j, dw + co * c.ldw + j);
         }
         if (db)
             NAME(add_rows)(&c, gr, rows, db + co);
     }
-}
-
-/* Ask for rows that are read soon, one line after the other. */
-static void NAME(fetch_rows)(const T *row, ptrdiff_t rows, ptrdiff_t pitch, ptrdiff_t elements)
-{
-    for (ptrdiff_t r = 0; r < rows; r++)
-        for (ptrdiff_t i = 0; i < elements; i += 64 / (ptrdiff_t)sizeof(T))
-            PREFETCH(row + r * pitch + i);
 }
 
 /* ---- panels ----------------------------------------------------------------------------------------------------

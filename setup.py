@@ -1,6 +1,7 @@
 """Build the extensions: plain C flags, no -march, no -ffast-math, no OpenMP.
 
 FASTCONV1D_DEBUG=1 builds without optimisation and with Cython's bounds checks.
+FASTCONV1D_SANITIZE=address,undefined builds with those sanitizers; .ci/sanitize runs such a build.
 FASTCONV1D_EMULATE_AVX512=1 compiles the AVX-512 kernels for AVX2, to test them without such a CPU.
 """
 
@@ -17,6 +18,10 @@ DEBUG = os.environ.get("FASTCONV1D_DEBUG", "0") == "1"
 EMULATE_AVX512 = os.environ.get("FASTCONV1D_EMULATE_AVX512", "0") == "1"
 MSVC_FLAGS = ["/Od", "/Zi"] if DEBUG else ["/O2"]
 UNIX_FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+LINK_FLAGS = []
+if SANITIZE := os.environ.get("FASTCONV1D_SANITIZE", ""):
+    UNIX_FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
+    LINK_FLAGS = [f"-fsanitize={SANITIZE}"]
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
@@ -38,6 +43,7 @@ class BuildExt(build_ext):
         flags = MSVC_FLAGS if self.compiler.compiler_type == "msvc" else UNIX_FLAGS
         for extension in self.extensions:
             extension.extra_compile_args += flags
+            extension.extra_link_args += LINK_FLAGS
         super().build_extensions()
 
 

@@ -34,10 +34,9 @@ def check_conv(length, kernel_size, stride, left, right, dilation):
             (1, 1, length), (1, 1, kernel_size), None, stride, (left, right), dilation, 1, "zeros"
         )
     except OverflowError:
-        return not fits(padded, extent)
+        return not fits(padded, extent) or max(left, right) > geometry.PADDING_MAX
     except ValueError:
-        most = geometry.PADDING_MAX
-        return extent > padded or length == 0 or max(left, right) > most
+        return extent > padded or length == 0
     l_out, stride_run, dilation_run, left_run = given[1:5]
     last = (l_out - 1) * stride_run + (kernel_size - 1) * dilation_run
     return (
@@ -57,11 +56,9 @@ def check_transposed(length, kernel_size, stride, left, right, dilation, extra):
             (1, 1, length), (1, 1, kernel_size), None, stride, (left, right), extra, 1, dilation
         )
     except OverflowError:
-        return not fits(full)
+        return not fits(full) or max(left, right) > geometry.PADDING_MAX
     except ValueError:
-        most = geometry.PADDING_MAX
-        refused = length == 0 or full < left + right or max(left, right) > most
-        return refused or extra >= max(stride, dilation)
+        return length == 0 or full < left + right or extra >= max(stride, dilation)
     l_out, stride_run, dilation_run = given[1:4]
     last = (length - 1) * stride_run + (kernel_size - 1) * dilation_run
     return l_out == full - left - right and fits(full, l_out, last, last - left)

@@ -349,22 +349,20 @@ class _Stream:
         return inputs
 
     def _take(self, x: NDArray[Any], y: NDArray[Any]) -> None:
-        self._inputs += x.shape[2]
         self._feed(x, y, 0)
+        self._inputs += x.shape[2]
 
     def _feed(self, x: NDArray[Any], y: NDArray[Any], at: int) -> int:
         """Add positions, write the outputs that they make final to y[:, :, at:], and say where."""
         n, begin, first = x.shape[2], self._positions, self._next
         last = self._final(begin + n)
         if n <= self._small:
-            self._append(x)
-            if last > first:
-                self._compute(self._data[:, :, : self._end], self._origin, first, last, y, at)
+            self._join(x, first, last, y, at)
+            self._end += n
         else:
             alone = min(max(self._alone(begin), first), last)
             if alone > first:
-                self._append(x[:, :, : self._reads(alone) - begin])
-                self._compute(self._data[:, :, : self._end], self._origin, first, alone, y, at)
+                self._join(x[:, :, : self._reads(alone) - begin], first, alone, y, at)
             if last > alone:
                 self._compute(x, begin, alone, last, y, at + alone - first)
             keep = self._kept(begin + n, last)
@@ -374,15 +372,18 @@ class _Stream:
         self._positions, self._next = begin + n, last
         return at + last - first
 
-    def _append(self, x: NDArray[Any]) -> None:
+    def _join(self, x: NDArray[Any], first: int, last: int, y: NDArray[Any], at: int) -> None:
+        """Write positions behind the history, and the outputs from first to last."""
         end, n = self._end, x.shape[2]
         if end + n > self._data.shape[2]:
             keep = self._kept(self._positions, self._next)
             self._data[:, :, :keep] = self._data[:, :, end - keep : end]
             self._origin += end - keep
             end = keep
-        self._end = end + n
+            self._end = end
         self._data[:, :, end : end + n] = x
+        if last > first:
+            self._compute(self._data[:, :, : end + n], self._origin, first, last, y, at)
 
     def _kept(self, positions: int, output: int) -> int:
         """Return how many of the newest positions outputs from `output` on need."""
@@ -600,17 +601,24 @@ class StreamingConv1d(_Stream):
         return inputs + self._left if inputs > self._waits else 0
 
     def _take(self, x: NDArray[Any], y: NDArray[Any]) -> None:
-        self._inputs += x.shape[2]
+        inputs = self._inputs + x.shape[2]
         if self._padded:
             self._feed(x, y, 0)
-        elif self._inputs <= self._waits:
-            self._first[:, :, self._inputs - x.shape[2] : self._inputs] = x
-        elif self._inputs:
-            self._begin(x, y)
+        elif inputs <= self._waits:
+            self._first[:, :, self._inputs : inputs] = x
+        elif inputs:
+            try:
+                self._begin(x, y)
+            except BaseException:
+                waited = self._inputs
+                self._restart()
+                self._inputs = waited
+                raise
+            self._padded = True
+        self._inputs = inputs
 
     def _begin(self, x: NDArray[Any], y: NDArray[Any]) -> None:
         """Feed the padding on the left, the inputs that waited for it, and the chunk."""
-        self._padded = True
         shape = (*x.shape[:2], self._left)
         at = 0
         if self._mode == "zeros":
@@ -618,9 +626,8 @@ class StreamingConv1d(_Stream):
         elif self._mode == "replicate":
             at = self._feed(np.broadcast_to(x[:, :, :1], shape), y, at)
         else:
-            waited = self._inputs - x.shape[2]
-            missing = self._waits + 1 - waited
-            self._first[:, :, waited:] = x[:, :, :missing]
+            missing = self._waits + 1 - self._inputs
+            self._first[:, :, self._inputs :] = x[:, :, :missing]
             at = self._feed(self._first[:, :, :0:-1], y, at)
             at = self._feed(self._first, y, at)
             x = x[:, :, missing:]

@@ -325,6 +325,38 @@ def test_refused_chunks_leave_the_stream_as_it_was(op):
     assert_same_bits(np.concatenate(parts, axis=2), module(x))
 
 
+class Failing:
+    """A layer that cannot compute at the first and every third call."""
+
+    def __init__(self, layer):
+        self.layer, self.calls = layer, 0
+
+    def run_at(self, *args):
+        self.calls += 1
+        if self.calls % 3 == 1:
+            raise MemoryError("no scratch")
+        self.layer.run_at(*args)
+
+
+@pytest.mark.parametrize("op", OPS)
+def test_a_chunk_that_fails_can_be_given_again(op):
+    for seed, layer in enumerate(streamable_layers(40, 21, op=op, dtype="float32")):
+        x, *_ = layer.normal_arrays(seed)
+        module = module_of(layer, seed)
+        stream, parts, failed = module.stream(layer.n_batch), [], 0
+        stream._layer, stream._steps = Failing(stream._layer), None
+        chunks = random_chunks(np.random.default_rng(seed), layer.l_in)
+        for a, b in [*chunks, (None, None)]:
+            for _ in range(9):
+                try:
+                    parts.append(stream.flush() if a is None else stream(x[:, :, a:b]))
+                    break
+                except MemoryError:
+                    failed += 1
+        assert failed
+        assert_same_bits(np.concatenate(parts, axis=2), module(x), f"{layer}")
+
+
 def test_resets_of_some_items():
     rng = np.random.default_rng(10)
     modules = [

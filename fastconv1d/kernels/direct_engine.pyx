@@ -880,8 +880,9 @@ cdef bint _panels_win(const fc1d_gradient* q, ptrdiff_t lanes) noexcept nogil:
     """Whether panels should be faster than dot products, each as a multiple of the time of its multiply-adds.
 
     Dot products pay for summing lanes after each row of columns, panels for idle lanes, narrow register tiles
-    and transposing. Fitted to 216 layers of 4 to 256 channels, 1 to 8 taps and 60 to 2000 columns
-    (float32, AVX2), where the choice gains up to 2.1x and loses at most 10 %, and to the benchmark's layers.
+    and transposing. Constants chosen by hand from 648 layers in cache (4 to 256 channels, 1 to 8 taps, 60 to 2000
+    columns; float32, AVX2) and the benchmark's. Panels gained up to 2.1x with 60 columns; where this rule takes them
+    they lost up to 16 % (2000 columns, 8 taps, 64 to 8 channels). Not fitted to other instruction sets.
     """
     cdef const fc1d_problem* p = &q.window
     cdef double taps = p.kernel_size, vectors = _ceil(p.c_in, lanes)

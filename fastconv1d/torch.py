@@ -25,7 +25,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 
 from . import config, planner
 from .kernels import direct_engine
@@ -36,6 +36,7 @@ __all__ = ["FastConv1d", "FastConvTranspose1d", "Report", "accelerate"]
 _Module = TypeVar("_Module", bound=nn.Module)
 
 _DTYPES = (torch.float32, torch.float64)
+_WeightNorm = getattr(parametrizations, "_WeightNorm", None)  # a pure function of its two originals
 _MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 
 
@@ -95,7 +96,7 @@ def accelerate(model: _Module, inplace: bool = False) -> tuple[_Module, Report]:
     `torch.compile` and `torch.export` see a custom operator.
 
     Without gradients a layer in eval mode keeps its packed weight until the parameter's version,
-    its address or one of three sampled values changes, or ``train()`` or ``eval()`` is called. A
+    its address or one of a few sampled values changes, or ``train()`` or ``eval()`` is called. A
     write through ``.data`` or a NumPy view has no version: after one that changes few values, call
     ``eval()``.
 
@@ -176,8 +177,8 @@ class _Pack:
 
     key: tuple[Any, ...] | None = None
     layer: PreparedLayer | None
-    weight: NDArray[Any]
-    sample: tuple[float, float, float]
+    views: tuple[NDArray[Any], ...]  # which also keep the addresses in the key from being reused
+    samples: list[float]
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Pack, ()
@@ -186,10 +187,9 @@ class _Pack:
         return _Pack()
 
 
-def _sample(weight: NDArray[Any]) -> tuple[float, float, float]:
-    """Three values that whole-tensor writes without a version, as to ``.data``, will change."""
-    flat = weight.ravel()  # a view: contiguous
-    return flat.item(0), flat.item(flat.size // 2), flat.item(flat.size - 1)
+def _samples(views: tuple[NDArray[Any], ...]) -> list[float]:
+    """Three values of each, which writes to all of a tensor through ``.data`` will change."""
+    return [view.item(i) for view in views for i in (0, view.size // 2, view.size - 1)]
 
 
 class _Fast(nn.Module):
@@ -205,33 +205,50 @@ class _Fast(nn.Module):
         parameters = self._parameters
         return parameters[name] if name in parameters else getattr(self, name)
 
+    def _sources(self: Any) -> tuple[Tensor, ...]:
+        """What decides the weight: itself, or the parts of a weight norm; none if unknown."""
+        if "weight" in self._parameters:
+            return (self._parameters["weight"],)
+        if parametrize.is_parametrized(self, "weight"):
+            steps = self.parametrizations["weight"]
+            if len(steps) == 1 and type(steps[0]) is _WeightNorm:
+                return steps.original0, steps.original1
+        return ()
+
     def _forward(self: Any, input: Tensor, output_size: Any = None) -> Tensor | None:
         """The output, or None where torch should compute it."""
-        weight, bias = self._parameter("weight"), self._parameter("bias")
+        bias = self._parameter("bias")
         if torch.compiler.is_compiling():
+            weight = self._parameter("weight")
             return self._differentiable(_OPERATORS, input, weight, bias, output_size)
         if _torch_watches():
             return None
+        sources = self._sources()
         if torch.is_grad_enabled() and (
-            input.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)
+            input.requires_grad
+            or (bias is not None and bias.requires_grad)
+            or any(source.requires_grad for source in sources or (self._parameter("weight"),))
         ):
+            weight = self._parameter("weight")
             return self._differentiable(_FUNCTIONS, input, weight, bias, output_size)
         if output_size is not None:
+            weight = self._parameter("weight")
             return self._differentiable(_KERNELS, input, weight, bias, output_size)
         try:
             array = input.detach().numpy()
-            layer = self._prepared(weight, bias)
+            layer = self._prepared(sources, bias)
         except (TypeError, RuntimeError):  # a device, dtype or layout that NumPy does not have
             return None
         output = None if layer is None else layer(array, _num_threads)
         return None if output is None else torch.from_numpy(output)
 
-    def _prepared(self: Any, weight: Tensor, bias: Tensor | None) -> PreparedLayer | None:
+    def _prepared(
+        self: Any, sources: tuple[Tensor, ...], bias: Tensor | None
+    ) -> PreparedLayer | None:
         key = None
-        if not self.training and not weight.is_inference():
+        if sources and not self.training and not any(s.is_inference() for s in sources):
             key = (
-                weight.data_ptr(),
-                weight._version,
+                *((source.data_ptr(), source._version) for source in sources),
                 None if bias is None else (bias.data_ptr(), bias._version),
                 self.stride,
                 self.padding,
@@ -241,13 +258,16 @@ class _Fast(nn.Module):
                 self.output_padding,
             )
             pack = self._pack
-            if pack.key == key and pack.sample == _sample(pack.weight):
+            if pack.key == key and pack.samples == _samples(pack.views):
                 return pack.layer
-        array = weight.detach().numpy()
-        layer = self._packed(array, None if bias is None else bias.detach().numpy())
-        if key is not None and array.flags.c_contiguous and array.size:
+        weight = self._parameter("weight").detach().numpy()
+        biases = None if bias is None else bias.detach().numpy()
+        layer = self._packed(weight, biases)
+        if key is not None and weight.size:
             pack = _Pack()
-            pack.key, pack.layer, pack.weight, pack.sample = key, layer, array, _sample(array)
+            parts = (*sources, bias) if bias is not None else sources
+            pack.views = tuple(part.detach().numpy() for part in parts)
+            pack.key, pack.layer, pack.samples = key, layer, _samples(pack.views)
             self.__dict__["_pack"] = pack
         return layer
 

@@ -298,6 +298,40 @@ def test_weight_norm(make, dim, calls):
     assert not calls
 
 
+def test_a_weight_norm_is_computed_once():
+    fast, _ = accelerate(nn.utils.parametrizations.weight_norm(nn.Conv1d(4, 6, 3)).eval())
+    parts = fast.parametrizations.weight
+    x = torch.randn(1, 4, 9)
+    with torch.no_grad():
+        fast(x)
+        pack = fast._pack
+        fast(x)
+        assert fast._pack is pack
+        for part in (parts.original0, parts.original1):
+            part[1, 0, 0] += 1
+            expected = nn.functional.conv1d(x, fast.weight, fast.bias)
+            close(fast(x), expected)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_other_parametrisations_are_computed_each_time(training):
+    class Scaled(nn.Module):
+        factor = 1.0
+
+        def forward(self, weight):
+            return weight * torch.where(torch.arange(6) == 1, self.factor, 1.0)[:, None, None]
+
+    layer = nn.Conv1d(4, 6, 3)
+    scaled = Scaled()
+    nn.utils.parametrize.register_parametrization(layer, "weight", scaled)
+    fast, _ = accelerate(layer.train(training), inplace=True)
+    x = torch.randn(1, 4, 9)
+    with torch.no_grad():
+        for factor in (1.0, 2.0, 3.0, 4.0):
+            scaled.factor = factor
+            close(fast(x), nn.functional.conv1d(x, layer.weight, layer.bias))
+
+
 @pytest.mark.filterwarnings("ignore:.*weight_norm.*deprecated:FutureWarning")
 @pytest.mark.parametrize("dim", [0, 2])
 def test_old_weight_norm(dim, calls):

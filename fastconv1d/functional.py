@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
-from . import geometry
+from . import fused, geometry
 from .config import execution
 from .kernels import direct_engine
 from .kernels.blas_engine import correlate as correlate_blas
@@ -14,7 +15,7 @@ from .kernels.unfold import fold, unfold
 from .planner import choose_engine
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import ModuleType
 
     from numpy.typing import ArrayLike, NDArray
@@ -38,6 +39,10 @@ _TORCH_NAMES = {
 # Steps the exact test for overlapping memory may take before an overlap is assumed.
 _OVERLAP_WORK: Any = 10_000
 
+# The residual's scale and position and the layout of a plain convolution.
+_PLAIN = (1.0, "before", "NCL")
+_is_half = fused.is_stored_half
+
 # Elements of a temporary block: 2 MiB of float64.
 _BLOCK = 1 << 18
 # Padded positions whose gradient is computed at once: the margins need no array of their own size.
@@ -54,6 +59,12 @@ def conv1d(
     groups: int = 1,
     *,
     padding_mode: str = "zeros",
+    activation: Any = None,
+    pre_activation: Any = None,
+    residual: ArrayLike | None = None,
+    residual_scale: float = 1.0,
+    residual_position: str = "before",
+    layout: str = "NCL",
     algorithm: str = "auto",
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
@@ -65,7 +76,10 @@ def conv1d(
     Parameters
     ----------
     input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
-        Of dtype float32, float64, complex64 or complex128. Any strides are read as they are;
+        Of dtype float32, float64, complex64 or complex128; or of 16 bits, float16 or ml_dtypes'
+        bfloat16, which is converted on the way in and out and computed in float32, with parameters
+        of float32 or 16 bits. complex32, a structured dtype of two float16 or float16 with a last
+        axis of two (in all operands), is computed in complex64. Any strides are read as they are;
         array-likes, byte-swapped and unaligned arrays are converted once.
     weight : ndarray of shape (C_out, C_in / groups, K)
         Of the input's dtype.
@@ -87,6 +101,22 @@ def conv1d(
     padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, default 'zeros'
         What the added positions hold. 'reflect' needs a padding below L_in, 'circular' one of at
         most L_in.
+    activation : str or tuple, optional
+        A function of each output, applied while it is in cache: 'relu', 'leaky_relu' or
+        ('leaky_relu', slope), 'elu' or ('elu', alpha), 'gelu' or ('gelu', 'tanh'), 'silu', 'tanh',
+        'sigmoid', or ('snake', alpha) with alpha of shape (C_out,):
+        ``x + sin(alpha*x)**2 / (alpha + 1e-9)``. float32 results are within 2 ulp of the exact
+        function. Real dtypes only.
+    pre_activation : str or tuple, optional
+        The same for each input, before the padding: padded zeros stay zero.
+    residual : ndarray of the output's shape and dtype, optional
+        Added to the output.
+    residual_scale : float, default 1.0
+        What the residual is multiplied by.
+    residual_position : {'before', 'after'}, default 'before'
+        Whether the residual is added before the activation or after it.
+    layout : {'NCL', 'NLC'}, default 'NCL'
+        With 'NLC', input, residual and output have shape (N, L, C) or (L, C), and the same bits.
     algorithm : {'auto', 'blas', 'direct'}, default 'auto'
         Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
         'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
@@ -134,6 +164,15 @@ def conv1d(
     >>> conv1d(x, w, padding=(1, 0), padding_mode="replicate")
     array([[[0., 1., 2., 3.]]])
     """
+    plain = activation is None and pre_activation is None and residual is None
+    if not plain or (residual_scale, residual_position, layout) != _PLAIN or _is_half(input):
+        options = fused.Options(
+            activation, pre_activation, residual, residual_scale, residual_position, layout
+        )
+        plan_of = partial(
+            _conv_plan, (stride, padding, dilation, groups, padding_mode), geometry.conv_geometry
+        )
+        return fused.convolve(False, input, weight, bias, plan_of, options, algorithm, out)
     x, w, b, batched = _operands("conv1d", input, weight, bias)
     c_out, l_out, stride, dilation, left, right, groups, mode = geometry.conv_geometry(
         x.shape,
@@ -164,6 +203,12 @@ def conv_transpose1d(
     dilation: int | Sequence[int] = 1,
     *,
     padding_mode: str = "zeros",
+    activation: Any = None,
+    pre_activation: Any = None,
+    residual: ArrayLike | None = None,
+    residual_scale: float = 1.0,
+    residual_position: str = "before",
+    layout: str = "NCL",
     algorithm: str = "auto",
     out: NDArray[Any] | None = None,
 ) -> NDArray[Any]:
@@ -175,7 +220,10 @@ def conv_transpose1d(
     Parameters
     ----------
     input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
-        Of dtype float32, float64, complex64 or complex128. Any strides are read as they are;
+        Of dtype float32, float64, complex64 or complex128; or of 16 bits, float16 or ml_dtypes'
+        bfloat16, which is converted on the way in and out and computed in float32, with parameters
+        of float32 or 16 bits. complex32, a structured dtype of two float16 or float16 with a last
+        axis of two (in all operands), is computed in complex64. Any strides are read as they are;
         array-likes, byte-swapped and unaligned arrays are converted once.
     weight : ndarray of shape (C_in, C_out / groups, K)
         Of the input's dtype.
@@ -200,6 +248,22 @@ def conv_transpose1d(
         (overlap-add that wraps around), 'reflect' to the positions that they mirror, 'replicate' to
         the first and the last. 'reflect' needs a padding below L_out, 'circular' one of at most
         L_out.
+    activation : str or tuple, optional
+        A function of each output, applied while it is in cache: 'relu', 'leaky_relu' or
+        ('leaky_relu', slope), 'elu' or ('elu', alpha), 'gelu' or ('gelu', 'tanh'), 'silu', 'tanh',
+        'sigmoid', or ('snake', alpha) with alpha of shape (C_out,):
+        ``x + sin(alpha*x)**2 / (alpha + 1e-9)``. float32 results are within 2 ulp of the exact
+        function. Real dtypes only.
+    pre_activation : str or tuple, optional
+        The same for each input, before the padding: padded zeros stay zero.
+    residual : ndarray of the output's shape and dtype, optional
+        Added to the output.
+    residual_scale : float, default 1.0
+        What the residual is multiplied by.
+    residual_position : {'before', 'after'}, default 'before'
+        Whether the residual is added before the activation or after it.
+    layout : {'NCL', 'NLC'}, default 'NCL'
+        With 'NLC', input, residual and output have shape (N, L, C) or (L, C), and the same bits.
     algorithm : {'auto', 'blas', 'direct'}, default 'auto'
         Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
         'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
@@ -244,6 +308,17 @@ def conv_transpose1d(
     >>> conv_transpose1d(x, w, stride=2)
     array([[[  1.,  10., 102.,  20., 200.]]])
     """
+    plain = activation is None and pre_activation is None and residual is None
+    if not plain or (residual_scale, residual_position, layout) != _PLAIN or _is_half(input):
+        options = fused.Options(
+            activation, pre_activation, residual, residual_scale, residual_position, layout
+        )
+        plan_of = partial(
+            _conv_plan,
+            (stride, padding, output_padding, groups, dilation, padding_mode),
+            geometry.conv_transpose_geometry,
+        )
+        return fused.convolve(True, input, weight, bias, plan_of, options, algorithm, out)
     x, w, b, batched = _operands("conv_transpose1d", input, weight, bias)
     plan = geometry.conv_transpose_geometry(
         x.shape,
@@ -260,6 +335,14 @@ def conv_transpose1d(
     y = _new(shape, x.dtype) if out is None else _target(out, shape, batched, x, w, b)
     _scatter(x, w, b, y, plan, algorithm)
     return _delivered(y, batched, out)
+
+
+def _conv_plan(
+    parameters: tuple[Any, ...],
+    geometry_of: Callable[..., tuple[int, ...]],
+    *shapes: tuple[int, ...] | None,
+) -> tuple[int, ...]:
+    return geometry_of(*shapes, *parameters)
 
 
 def conv1d_backward(
@@ -298,8 +381,9 @@ def conv1d_backward(
     grad_input : ndarray of the input's shape, or None
     grad_weight : ndarray of the weight's shape, or None
     grad_bias : ndarray of shape (C_out,), or None
-        All of the input's dtype; None where `output_mask` is False. For complex dtypes they are
-        torch's, which conjugates: ``grad_weight = sum of grad_output * conj(x)``.
+        All of the input's dtype (of a 16-bit input: computed in float32 and rounded once, those by
+        the parameters to the weight's dtype); None where `output_mask` is False. For complex
+        dtypes they are torch's, which conjugates: ``grad_weight = sum of grad_output * conj(x)``.
 
     Raises
     ------
@@ -333,6 +417,16 @@ def conv1d_backward(
     >>> conv1d_backward(np.ones((1, 1, 2)), x, w, output_mask=(False, True, False))
     (None, array([[[3., 6.]]]), None)
     """
+    if _is_half(input):
+        arguments = stride, padding, dilation, groups
+        options = {
+            "padding_mode": padding_mode,
+            "algorithm": algorithm,
+            "output_mask": output_mask,
+        }
+        return fused.backward_in_float32(
+            conv1d_backward, grad_output, input, weight, arguments, options
+        )
     by_input, by_weight, by_bias = _mask(output_mask)
     x, w, _, batched = _operands("conv1d", input, weight, None)
     plan = geometry.conv_geometry(
@@ -387,8 +481,9 @@ def conv_transpose1d_backward(
     grad_input : ndarray of the input's shape, or None
     grad_weight : ndarray of the weight's shape, or None
     grad_bias : ndarray of shape (C_out,), or None
-        All of the input's dtype; None where `output_mask` is False. For complex dtypes they are
-        torch's, which conjugates: ``grad_weight = sum of grad_output * conj(x)``.
+        All of the input's dtype (of a 16-bit input: computed in float32 and rounded once, those by
+        the parameters to the weight's dtype); None where `output_mask` is False. For complex
+        dtypes they are torch's, which conjugates: ``grad_weight = sum of grad_output * conj(x)``.
 
     Raises
     ------
@@ -420,6 +515,16 @@ def conv_transpose1d_backward(
     >>> conv_transpose1d_backward(np.ones((1, 1, 5)), x, w, stride=2)
     (array([[[111., 111.]]]), array([[[3., 3., 3.]]]), array([5.]))
     """
+    if _is_half(input):
+        arguments = stride, padding, output_padding, groups, dilation
+        options = {
+            "padding_mode": padding_mode,
+            "algorithm": algorithm,
+            "output_mask": output_mask,
+        }
+        return fused.backward_in_float32(
+            conv_transpose1d_backward, grad_output, input, weight, arguments, options
+        )
     by_input, by_weight, by_bias = _mask(output_mask)
     x, w, _, batched = _operands("conv_transpose1d", input, weight, None)
     plan = geometry.conv_transpose_geometry(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
-from . import config, functional, geometry, planner, weights
+from . import config, functional, fused, geometry, planner, weights
+from .activations import parse_steps
 from .kernels import direct_engine
 from .kernels.direct_engine import PreparedLayer
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+    from .activations import Steps
     from .streaming import StreamingConv1d, StreamingConvTranspose1d
 
 _Layer = TypeVar("_Layer", bound="_Convolution")
@@ -38,7 +40,20 @@ class _Packed(NamedTuple):
 
 # Attributes that a packed layer has taken over.
 _PACKED_FROM = frozenset(
-    ("stride", "padding", "dilation", "groups", "output_padding", "padding_mode", "algorithm")
+    (
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "output_padding",
+        "padding_mode",
+        "algorithm",
+        "activation",
+        "pre_activation",
+        "residual_scale",
+        "residual_position",
+        "layout",
+    )
 )
 
 
@@ -64,6 +79,11 @@ class _Convolution:
         dtype: DTypeLike | None,
         rng: np.random.Generator | None,
         algorithm: str,
+        activation: Any,
+        pre_activation: Any,
+        residual_scale: float,
+        residual_position: str,
+        layout: str,
     ) -> None:
         self.in_channels = _size("in_channels", in_channels)
         self.out_channels = _size("out_channels", out_channels)
@@ -77,10 +97,15 @@ class _Convolution:
         self.padding = self._checked_padding(padding)
         self.padding_mode = padding_mode
         self.algorithm = planner.checked_algorithm(algorithm)
+        self.activation, self.pre_activation = activation, pre_activation
+        self.residual_scale, self.residual_position = residual_scale, residual_position
+        self.layout = fused.checked_layout(layout)
+        self._steps()
         self.training = False
         self._packed: _Packed | None = None
         self.weight_grad: NDArray[Any] | None = None
         self.bias_grad: NDArray[Any] | None = None
+        self.residual_grad: NDArray[Any] | None = None
         self._kept: tuple[Any, ...] | None = None
         _check_device(device)
         self.dtype = _parameter_dtype(dtype)
@@ -132,6 +157,29 @@ class _Convolution:
 
     def _weight_shape(self) -> tuple[int, int, int]:
         raise NotImplementedError
+
+    def _steps(self) -> Steps:
+        """Return what happens around the sums; raises ValueError or TypeError for bad options."""
+        return parse_steps(
+            self.pre_activation,
+            self.activation,
+            self.residual_scale,
+            self.residual_position,
+            (self.in_channels, self.out_channels),
+        )
+
+    def _options(self, residual: Any) -> dict[str, Any]:
+        """Return the keywords of the functional forward."""
+        return {
+            "padding_mode": self.padding_mode,
+            "algorithm": self.algorithm,
+            "activation": self.activation,
+            "pre_activation": self.pre_activation,
+            "residual": residual,
+            "residual_scale": self.residual_scale,
+            "residual_position": self.residual_position,
+            "layout": self.layout,
+        }
 
     @property
     def weight(self) -> NDArray[Any]:
@@ -218,6 +266,8 @@ class _Convolution:
                 self.output_padding[0],
                 self.transposed,
                 same,
+                self._steps(),
+                self.layout == "NLC",
             )
             if self.transposed and not layer.finite:
                 layer = None
@@ -232,10 +282,19 @@ class _Convolution:
             packed = self._pack()
         return packed
 
-    def _fast_forward(self, input: Any) -> NDArray[Any] | None:
-        """The output in eval mode for a plain input, by compiled code alone; otherwise None."""
-        packed = self._packed_now()
-        return packed.layer(input, config.get_num_threads) if packed.layer is not None else None
+    def _fast_forward(self, input: Any, residual: Any, out: Any) -> NDArray[Any] | None:
+        """The output in eval mode for plain arrays, by compiled code alone; otherwise None."""
+        layer = self._packed_now().layer
+        if layer is None:
+            return None
+        output = layer(input, config.get_num_threads, residual, out)
+        given = [a for a in (input, residual, out) if a is not None]
+        if output is None and all(map(fused.is_bfloat16, given)):
+            arrays = [fused.as_bits(a) for a in (input, residual, out)]
+            output = layer(arrays[0], config.get_num_threads, *arrays[1:], True)
+            if output is not None:
+                return output.view(input.dtype) if out is None else out
+        return output
 
     def __setattr__(self, name: str, value: Any) -> None:
         super().__setattr__(name, value)
@@ -363,6 +422,78 @@ class _Convolution:
                 f"layer before it, got a layer in {state} mode without a kept input"
             )
         return self._kept
+
+    def _training_forward(
+        self, function: Any, arguments: tuple[Any, ...], residual: Any, out: Any
+    ) -> NDArray[Any]:
+        """Return the output, and keep the input and what the activation was applied to."""
+        steps = self._steps()
+        options = self._options(residual)
+        if steps.after is None:
+            output = function(*arguments, **options, out=out)
+            self._kept = (arguments, None, residual is not None)
+            return output
+        options["activation"] = None
+        if steps.residual_last:
+            options["residual"] = None
+        before = function(*arguments, **options)
+        output = fused.activate(
+            steps.after,
+            before,
+            self.layout,
+            residual if steps.residual_last else None,
+            steps.residual_scale,
+        )
+        self._kept = (arguments, before, residual is not None)
+        if out is None:
+            return output
+        batched = output.ndim == 3
+        shape = output.shape if batched else (1, *output.shape)
+        target = functional._target(out, shape, batched, output, np.asarray(arguments[0]))
+        np.copyto(target, output)
+        return functional._delivered(target, batched, out)
+
+    def _training_backward(self, function: Any, grad_output: ArrayLike) -> NDArray[Any]:
+        """Go backward through activation, sums and pre_activation."""
+        arguments, before, has_residual = self._kept_input()
+        steps = self._steps()
+        channels_last = self.layout == "NLC"
+        axis = -1 if channels_last else -2
+        x = functional._operand(arguments[0])
+        g = functional._operand(grad_output)
+        residual_grad = g if steps.residual_last else None
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            if before is not None:
+                if g.shape != before.shape or g.dtype != before.dtype:
+                    raise ValueError(
+                        "grad_output should have the size and dtype of the output, "
+                        f"{list(before.shape)} {before.dtype}, but got {list(g.shape)} {g.dtype}"
+                    )
+                assert steps.after is not None
+                g = g * steps.after.derivative(before, axis)
+            if has_residual:
+                scale = g.dtype.type(steps.residual_scale)
+                self.residual_grad = (g if residual_grad is None else residual_grad) * scale
+        inside = x if steps.before is None else fused.activate(steps.before, x, self.layout)
+        if channels_last:
+            g, inside = g.swapaxes(-1, -2), inside.swapaxes(-1, -2)
+        grad_input = self._accumulate(
+            function(
+                g,
+                inside,
+                arguments[1],
+                *arguments[3:],
+                padding_mode=self.padding_mode,
+                algorithm=self.algorithm,
+                output_mask=(True, True, self._bias is not None),
+            )
+        )
+        if channels_last:
+            grad_input = np.ascontiguousarray(grad_input.swapaxes(-1, -2))
+        if steps.before is not None:
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                grad_input *= steps.before.derivative(x, axis)
+        return grad_input
 
     def _accumulate(
         self, gradients: tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]
@@ -542,6 +673,12 @@ class _Convolution:
             text += ", bias=False"
         if self.padding_mode != "zeros":
             text += f", padding_mode={self.padding_mode}"
+        steps = self._steps()
+        for name, step in (("activation", steps.after), ("pre_activation", steps.before)):
+            if step is not None:
+                text += f", {name}={step.name}"
+        if self.layout != "NCL":
+            text += f", layout={self.layout}"
         return text
 
 
@@ -580,6 +717,9 @@ class Conv1d(_Convolution):
         Where the initial parameters come from, see `reset_parameters`.
     algorithm : {'auto', 'blas', 'direct'}, default 'auto'
         Which engine computes, see `fastconv1d.conv1d`.
+    activation, pre_activation, residual_scale, residual_position, layout
+        What happens around the sums and the layout of inputs and outputs, as in
+        `fastconv1d.conv1d`; `forward` takes the residual.
 
     Attributes
     ----------
@@ -643,6 +783,11 @@ class Conv1d(_Convolution):
         *,
         rng: np.random.Generator | None = None,
         algorithm: str = "auto",
+        activation: Any = None,
+        pre_activation: Any = None,
+        residual_scale: float = 1.0,
+        residual_position: str = "before",
+        layout: str = "NCL",
     ) -> None:
         super().__init__(
             in_channels,
@@ -659,18 +804,33 @@ class Conv1d(_Convolution):
             dtype,
             rng,
             algorithm,
+            activation,
+            pre_activation,
+            residual_scale,
+            residual_position,
+            layout,
         )
 
     def _weight_shape(self) -> tuple[int, int, int]:
         return self.out_channels, self.in_channels // self.groups, self.kernel_size[0]
 
-    def forward(self, input: ArrayLike) -> NDArray[Any]:
+    def forward(
+        self,
+        input: ArrayLike,
+        *,
+        residual: ArrayLike | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
         """Apply the layer; in train mode, keep the input for `backward`.
 
         Parameters
         ----------
         input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
-            Of the layer's dtype.
+            Of the layer's dtype, or of 16 bits for a float32 layer.
+        residual : ndarray of the output's shape and dtype, optional
+            Added to the output, before or after the activation.
+        out : ndarray of the output's shape and dtype, optional
+            Where to write the output.
 
         Returns
         -------
@@ -689,10 +849,10 @@ class Conv1d(_Convolution):
         (3, 10)
         """
         if not self.training:
-            fast = self._fast_forward(input)
+            fast = self._fast_forward(input, residual, out)
             if fast is not None:
                 return fast
-        output = functional.conv1d(
+        arguments = (
             input,
             self._weight,
             self._bias,
@@ -700,16 +860,20 @@ class Conv1d(_Convolution):
             self.padding,
             self.dilation[0],
             self.groups,
-            padding_mode=self.padding_mode,
-            algorithm=self.algorithm,
         )
         if self.training:
-            self._kept = (input,)
-        return output
+            return self._training_forward(functional.conv1d, arguments, residual, out)
+        return functional.conv1d(*arguments, **self._options(residual), out=out)
 
-    def __call__(self, input: ArrayLike) -> NDArray[Any]:
-        """Return ``forward(input)``."""
-        return self.forward(input)
+    def __call__(
+        self,
+        input: ArrayLike,
+        *,
+        residual: ArrayLike | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return ``forward(input, residual=residual, out=out)``."""
+        return self.forward(input, residual=residual, out=out)
 
     def stream(self, n_batch: int = 1) -> StreamingConv1d:
         """Return the layer over sequences that arrive in chunks.
@@ -769,21 +933,7 @@ class Conv1d(_Convolution):
         >>> layer.backward(np.ones((1, 2))).shape, layer.weight_grad
         ((1, 3), array([[[3., 6.]]]))
         """
-        (input,) = self._kept_input()
-        return self._accumulate(
-            functional.conv1d_backward(
-                grad_output,
-                input,
-                self._weight,
-                self.stride[0],
-                self.padding,
-                self.dilation[0],
-                self.groups,
-                padding_mode=self.padding_mode,
-                algorithm=self.algorithm,
-                output_mask=(True, True, self._bias is not None),
-            )
-        )
+        return self._training_backward(functional.conv1d_backward, grad_output)
 
 
 class ConvTranspose1d(_Convolution):
@@ -824,6 +974,9 @@ class ConvTranspose1d(_Convolution):
         Where the initial parameters come from, see `reset_parameters`.
     algorithm : {'auto', 'blas', 'direct'}, default 'auto'
         Which engine computes, see `fastconv1d.conv1d`.
+    activation, pre_activation, residual_scale, residual_position, layout
+        What happens around the sums and the layout of inputs and outputs, as in
+        `fastconv1d.conv_transpose1d`; `forward` takes the residual.
 
     Attributes
     ----------
@@ -889,6 +1042,11 @@ class ConvTranspose1d(_Convolution):
         *,
         rng: np.random.Generator | None = None,
         algorithm: str = "auto",
+        activation: Any = None,
+        pre_activation: Any = None,
+        residual_scale: float = 1.0,
+        residual_position: str = "before",
+        layout: str = "NCL",
     ) -> None:
         super().__init__(
             in_channels,
@@ -905,23 +1063,37 @@ class ConvTranspose1d(_Convolution):
             dtype,
             rng,
             algorithm,
+            activation,
+            pre_activation,
+            residual_scale,
+            residual_position,
+            layout,
         )
 
     def _weight_shape(self) -> tuple[int, int, int]:
         return self.in_channels, self.out_channels // self.groups, self.kernel_size[0]
 
     def forward(
-        self, input: ArrayLike, output_size: int | Sequence[int] | None = None
+        self,
+        input: ArrayLike,
+        output_size: int | Sequence[int] | None = None,
+        *,
+        residual: ArrayLike | None = None,
+        out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
         """Apply the layer; in train mode, keep the input for `backward`.
 
         Parameters
         ----------
         input : ndarray of shape (N, C_in, L_in) or (C_in, L_in)
-            Of the layer's dtype.
+            Of the layer's dtype, or of 16 bits for a float32 layer.
         output_size : int or sequence of int, optional
             The length of the output, alone or as the last of its whole shape. It takes the place
             of `output_padding`, and may exceed the shortest output by less than `stride`.
+        residual : ndarray of the output's shape and dtype, optional
+            Added to the output, before or after the activation.
+        out : ndarray of the output's shape and dtype, optional
+            Where to write the output.
 
         Returns
         -------
@@ -943,13 +1115,13 @@ class ConvTranspose1d(_Convolution):
         (3, 20)
         """
         if output_size is None and not self.training:
-            fast = self._fast_forward(input)
+            fast = self._fast_forward(input, residual, out)
             if fast is not None:
                 return fast
         output_padding = self.output_padding[0]
         if output_size is not None:
             output_padding = self._output_padding(np.shape(input), output_size)
-        output = functional.conv_transpose1d(
+        arguments = (
             input,
             self._weight,
             self._bias,
@@ -958,18 +1130,21 @@ class ConvTranspose1d(_Convolution):
             output_padding,
             self.groups,
             self.dilation[0],
-            padding_mode=self.padding_mode,
-            algorithm=self.algorithm,
         )
         if self.training:
-            self._kept = (input, output_padding)
-        return output
+            return self._training_forward(functional.conv_transpose1d, arguments, residual, out)
+        return functional.conv_transpose1d(*arguments, **self._options(residual), out=out)
 
     def __call__(
-        self, input: ArrayLike, output_size: int | Sequence[int] | None = None
+        self,
+        input: ArrayLike,
+        output_size: int | Sequence[int] | None = None,
+        *,
+        residual: ArrayLike | None = None,
+        out: NDArray[Any] | None = None,
     ) -> NDArray[Any]:
-        """Return ``forward(input, output_size)``."""
-        return self.forward(input, output_size)
+        """Return ``forward(input, output_size, residual=residual, out=out)``."""
+        return self.forward(input, output_size, residual=residual, out=out)
 
     def stream(self, n_batch: int = 1) -> StreamingConvTranspose1d:
         """Return the layer over sequences that arrive in chunks.
@@ -1058,22 +1233,7 @@ class ConvTranspose1d(_Convolution):
         >>> layer.backward(np.ones((1, 5))).shape, layer.weight_grad
         ((1, 2), array([[[3., 3., 3.]]]))
         """
-        input, output_padding = self._kept_input()
-        return self._accumulate(
-            functional.conv_transpose1d_backward(
-                grad_output,
-                input,
-                self._weight,
-                self.stride[0],
-                self.padding,
-                output_padding,
-                self.groups,
-                self.dilation[0],
-                padding_mode=self.padding_mode,
-                algorithm=self.algorithm,
-                output_mask=(True, True, self._bias is not None),
-            )
-        )
+        return self._training_backward(functional.conv_transpose1d_backward, grad_output)
 
 
 def load_parameters(

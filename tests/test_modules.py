@@ -54,9 +54,11 @@ def test_repr(layer, args, kwargs, text):
 @pytest.mark.parametrize("layer", LAYERS)
 def test_signature_is_torchs(layer):
     torch = pytest.importorskip("torch")
-    ours = [(p.name, p.default) for p in inspect.signature(layer).parameters.values()]
+    parameters = list(inspect.signature(layer).parameters.values())
+    ours = [(p.name, p.default) for p in parameters]
     theirs = inspect.signature(getattr(torch.nn, layer.__name__)).parameters.values()
-    assert ours == [*((p.name, p.default) for p in theirs), ("rng", None), ("algorithm", "auto")]
+    assert ours[: len(theirs) + 1] == [*((p.name, p.default) for p in theirs), ("rng", None)]
+    assert all(p.kind is p.KEYWORD_ONLY for p in parameters[len(theirs) :])
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,23 @@ cdef extern from "simd/fc1d.h" nogil:
     ctypedef struct fc1d_run:
         ptrdiff_t start, extra, offset
 
+    ctypedef struct fc1d_activation:
+        int function
+        double parameter
+        const void* alpha
+
     ctypedef struct fc1d_problem:
         const void* x
         const void* w
         const void* bias
         void* y
-        ptrdiff_t xn, xc, xl, yn, yc
+        ptrdiff_t xn, xc, xl, yn, yc, yl
+        int half
+        fc1d_activation before, after
+        const void* residual
+        ptrdiff_t rn, rc, rl
+        double residual_scale
+        int residual_last
         ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out, n_cols
         ptrdiff_t x_step, y_step, y_shift
         ptrdiff_t n_phases, fused
@@ -49,8 +60,8 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t n_runs, row_pitch
         ptrdiff_t tile_cols, items_per_unit, item_pitch, groups_per_unit, co_unit, co_block
         ptrdiff_t n_tiles, n_item_units, n_group_units, n_co_units
-        int by_rows, staged
-        ptrdiff_t stage_pitch, window_elems
+        int by_rows, plain, staged
+        ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch
 
     ctypedef struct fc1d_gradient:
         fc1d_problem window
@@ -73,6 +84,8 @@ cdef extern from "simd/fc1d.h" nogil:
         void (*run_gradient)(const fc1d_gradient*, ptrdiff_t, void*) noexcept nogil
         void (*step)(ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const void*, const void**, const void*,
                      void*) noexcept nogil
+        void (*finish_rows)(const fc1d_activation*, void*, const void*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double,
+                            int) noexcept nogil
         double (*fma_loop)(ptrdiff_t) noexcept nogil
         ptrdiff_t lanes, rows
         const ptrdiff_t* vectors
@@ -346,10 +359,13 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     for j in range(p.n_runs):
         reach = max(reach, runs[j].extra)
     cdef ptrdiff_t shared = (budget - merged) // p.n_runs, apart = budget // p.kernel_size
-    cdef ptrdiff_t staged = STAGE_BYTES // (itemsize * p.n_phases * min(p.c_out, 32 * p.fused))
-    cdef ptrdiff_t cols = max(strip, min(max(shared, apart), staged) if p.y_step > 1 else max(shared, apart))
+    p.plain = p.yl == 1 and p.half == 0
+    p.staged = p.y_step > 1 or not p.plain
+    # the window of a correlate is packed once for all channels of the stage, so they should all fit
+    cdef ptrdiff_t stage_rows = p.c_out if p.staged and p.y_step == 1 else p.n_phases * min(p.c_out, 32 * p.fused)
+    cdef ptrdiff_t staged = STAGE_BYTES // (itemsize * stage_rows)
+    cdef ptrdiff_t cols = max(strip, min(max(shared, apart), staged) if p.staged else max(shared, apart))
 
-    p.staged = p.y_step > 1
     p.item_pitch = p.n_cols
     p.items_per_unit = 1
     if p.n_cols <= cols:
@@ -393,7 +409,10 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
             for j in range(p.phase_start[r], p.phase_start[r + 1]):
                 tap[0] = <int32_t> (c * p.row_pitch + where[j])
                 tap += 1
-    return itemsize * (p.window_elems + (p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.staged else 0))
+    p.stage_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.staged else 0
+    p.emit_rows = min(lanes, p.c_out // p.fused)
+    p.emit_pitch = 0 if p.plain else _odd_lines(p.tile_cols * p.y_step, itemsize)
+    return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -443,6 +462,34 @@ cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, 
     return status
 
 
+cdef object _set_activation(fc1d_activation* f, activation, dtype):
+    """Fill the C description of a fastconv1d.activations.Activation; returns the array that it points to."""
+    if activation is None:
+        return None
+    f.function, f.parameter = activation.function, activation.parameter
+    if activation.alpha is None:
+        return None
+    alpha = np.array(activation.alpha, dtype, order="C")
+    f.alpha = cnp.PyArray_DATA(alpha)
+    return alpha
+
+
+def finish(activation, cnp.ndarray y not None, cnp.ndarray residual, double residual_scale, bint residual_last):
+    """y = f(y + scale*residual), or f(y) + scale*residual, in place, bit for bit as inside a layer.
+
+    y and residual are C-contiguous arrays of shape (N, C, L) and of the same dtype, float32 or float64.
+    """
+    cdef fc1d_activation f
+    cdef const fc1d_kernels* kernels = &_isa.f32 if cnp.PyArray_TYPE(y) == cnp.NPY_FLOAT32 else &_isa.f64
+    cdef const void* more = NULL if residual is None else cnp.PyArray_DATA(residual)
+    cdef void* rows = cnp.PyArray_DATA(y)
+    cdef ptrdiff_t n_rows = y.shape[0] * y.shape[1], length = y.shape[2], channels = y.shape[1]
+    memset(&f, 0, sizeof(f))
+    _alpha = _set_activation(&f, activation, y.dtype)  # kept while the kernel reads it
+    with nogil:
+        kernels.finish_rows(&f, rows, more, n_rows, length, channels, residual_scale, residual_last)
+
+
 cdef class PreparedLayer:
     """A layer's geometry and packed weights, for any number of calls.
 
@@ -463,23 +510,28 @@ cdef class PreparedLayer:
     same : int
         For a correlate whose padding gives ceil(L_in / stride) columns: 1 with an odd position on the right
         (same_upper), 2 on the left (same_lower); 0 for pads as given.
+    steps : fastconv1d.activations.Steps, optional
+        What happens to each input and each sum.
+    channels_last : bool
+        Whether calls take and return (N, L, C).
     """
     cdef fc1d_problem problem
     cdef Taps taps
     cdef const fc1d_kernels* kernels
     cdef void* tables
     cdef void* packed
-    cdef object bias
+    cdef object bias, alphas
     cdef readonly bint transposed
     cdef ptrdiff_t stride, dilation, span, pad_left, pad_right, output_padding
     cdef ptrdiff_t itemsize
     cdef int typenum, same
     cdef readonly str isa
     cdef readonly bint finite  # the weight of a scatter
+    cdef readonly bint channels_last
 
     def __cinit__(self, cnp.ndarray weight not None, bias, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t groups,
                   int mode=0, ptrdiff_t pad_left=0, ptrdiff_t pad_right=0, ptrdiff_t output_padding=0,
-                  bint transposed=False, int same=0):
+                  bint transposed=False, int same=0, steps=None, bint channels_last=False):
         cdef fc1d_problem* p = &self.problem
         self.typenum = cnp.PyArray_TYPE(weight)
         if self.typenum not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
@@ -493,6 +545,7 @@ cdef class PreparedLayer:
                              f"dilation={dilation}, padding=({pad_left}, {pad_right})")
         self.kernels = &_isa.f32 if self.typenum == cnp.NPY_FLOAT32 else &_isa.f64
         self.isa = isa()
+        self.channels_last = channels_last
         self.itemsize = cnp.PyArray_ITEMSIZE(weight)
         self.transposed, self.stride, self.dilation = transposed, stride, dilation
         self.pad_left, self.pad_right, self.output_padding, self.same = pad_left, pad_right, output_padding, same
@@ -511,6 +564,10 @@ cdef class PreparedLayer:
         if bias is not None:
             self.bias = np.repeat(bias, p.fused)
             p.bias = cnp.PyArray_DATA(self.bias)
+        if steps is not None:
+            self.alphas = (_set_activation(&p.before, steps.before, weight.dtype),
+                           _set_activation(&p.after, steps.after, weight.dtype))
+            p.residual_scale, p.residual_last = steps.residual_scale, steps.residual_last
 
     cdef int _prepare_taps(self) except -1:
         cdef fc1d_problem* p = &self.problem
@@ -548,18 +605,28 @@ cdef class PreparedLayer:
         PyMem_Free(self.tables)
         PyMem_Free(self.packed)
 
-    cdef int run(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t pad_left, threads) except -1:
-        """y = layer(x) for x (N, C_in, L_in), strides of whole elements, and y (N, C_out, L_out), unit last stride.
+    cpdef int run(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t pad_left, threads, cnp.ndarray residual=None,
+                  int half=0) except -1:
+        """y = layer(x) for x (N, C_in, L_in) and y (N, C_out, L_out), strides of whole elements.
 
-        Column 0 of y is the one that pad_left says.
+        Column 0 of y is the one that pad_left says. With ``half`` (1 float16, 2 bfloat16 as uint16) x, y and the
+        residual have elements of 16 bits. The residual has the shape of y.
         """
         cdef fc1d_problem p = self.problem  # a copy a call: calls on one layer may run at the same time
-        cdef ptrdiff_t size = self.itemsize, q_low = 0, base, scratch_bytes
+        cdef ptrdiff_t size = self.itemsize, stored = 2 if half else self.itemsize, q_low = 0, base, scratch_bytes
         cdef int failed
-        p.x, p.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y)
-        p.xn, p.xc, p.xl = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
-        p.yn, p.yc = y.strides[0] // size, y.strides[1] // size
+        p.x, p.y, p.half = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), half
+        p.xn, p.xc, p.xl = x.strides[0] // stored, x.strides[1] // stored, x.strides[2] // stored
+        p.yn, p.yc, p.yl = y.strides[0] // stored, y.strides[1] // stored, y.strides[2] // stored
         p.n_batch, p.l_in, p.l_out = x.shape[0], x.shape[2], y.shape[2]
+        if p.l_out == 1:
+            p.yl = 1
+        if residual is not None:
+            if p.yl == 1 and residual.strides[2] != stored:
+                residual = np.ascontiguousarray(residual)
+            p.residual = cnp.PyArray_DATA(residual)
+            p.rn, p.rc = residual.strides[0] // stored, residual.strides[1] // stored
+            p.rl = residual.strides[2] // stored
         if p.n_batch == 0 or p.l_out == 0:
             return 0
         if self.transposed:
@@ -601,30 +668,31 @@ cdef class PreparedLayer:
         """
         self.run(x, y, pad_left, threads)
 
-    def __call__(self, x, threads=1):
+    def __call__(self, x, threads=1, residual=None, out=None, bint bfloat16=False):
         """The layer's output for x (N, C_in, L_in) or (C_in, L_in), or None for anything but the plain case.
 
-        Plain: an aligned native ndarray of the layer's dtype whose strides are whole elements, with the layer's
-        channels, no zero dimension, an output of at least one element, and finite weights where scatter needs them.
-        The caller
-        sends the rest to the general path.
+        Plain: an aligned native ndarray of the layer's dtype (or float16 for float32) whose strides are whole elements,
+        with the layer's channels, no zero dimension, an output of at least one element, and finite weights where
+        scatter needs them; a residual likewise and of the output's shape; an `out` that is C-contiguous as well and
+        lies apart from both. The caller sends the rest to the general path.
         ``threads`` is how many threads may work, or a function that returns it, called only for a call worth several.
+        With ``bfloat16`` all arrays are views of uint16.
         """
         cdef fc1d_problem* p = &self.problem
         if not cnp.PyArray_CheckExact(x):
             return None
         cdef cnp.ndarray a = x
-        cdef int nd = cnp.PyArray_NDIM(a), axis
+        cdef int nd = cnp.PyArray_NDIM(a), typenum = cnp.PyArray_TYPE(a), half = 0
+        if self.typenum == cnp.NPY_FLOAT32:
+            half = 2 if bfloat16 and typenum == cnp.NPY_UINT16 else typenum == cnp.NPY_FLOAT16
         if self.transposed and not self.finite:
             return None
-        if (nd != 3 and nd != 2) or cnp.PyArray_TYPE(a) != self.typenum or not cnp.PyArray_ISBEHAVED_RO(a):
+        if (nd != 3 and nd != 2) or (typenum != self.typenum and not half) or not _plain(a):
             return None
-        for axis in range(nd):
-            if a.shape[axis] == 0 or a.strides[axis] % self.itemsize:
-                return None
-        if a.shape[nd - 2] != p.c_in * p.groups:
+        cdef int channel_axis = nd - 1 if self.channels_last else nd - 2
+        if a.shape[channel_axis] != p.c_in * p.groups:
             return None
-        cdef ptrdiff_t l_in = a.shape[nd - 1], l_out
+        cdef ptrdiff_t l_in = a.shape[nd - 2 if self.channels_last else nd - 1], l_out
         cdef ptrdiff_t left = self.pad_left, right = self.pad_right
         if l_in >= FAR:
             return None
@@ -643,17 +711,73 @@ cdef class PreparedLayer:
         if l_out < 1:
             return None
         cdef cnp.npy_intp shape[3]
-        shape[0], shape[1], shape[2] = a.shape[0] if nd == 3 else 1, p.c_out // p.fused * p.groups, l_out
-        cdef cnp.ndarray y
-        try:
-            y = cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
-        except ValueError:  # beyond 64 bits of bytes
-            return None
-        if nd == 2:
-            self.run(a[None], y, left, threads)
-            return y[0]
-        self.run(a, y, left, threads)
+        cdef cnp.npy_intp c_out = p.c_out // p.fused * p.groups
+        shape[0], shape[1], shape[2] = a.shape[0], c_out, l_out
+        shape[channel_axis], shape[nd - 2 if self.channels_last else nd - 1] = c_out, l_out
+        cdef cnp.ndarray y, r = None
+        if residual is not None:
+            if not cnp.PyArray_CheckExact(residual):
+                return None
+            r = residual
+            if cnp.PyArray_TYPE(r) != typenum or not _plain(r) or not _has_shape(r, nd, shape):
+                return None
+        if out is None:
+            try:
+                y = cnp.PyArray_EMPTY(nd, shape, typenum, 0)
+            except ValueError:  # beyond 64 bits of bytes
+                return None
+        else:
+            if not cnp.PyArray_CheckExact(out):
+                return None
+            y = out
+            if (cnp.PyArray_TYPE(y) != typenum or not cnp.PyArray_ISCARRAY(y) or not _has_shape(y, nd, shape)
+                    or _may_overlap(y, a) or (r is not None and _may_overlap(y, r))):
+                return None
+        if r is not None:
+            r = self._as_ncl(r, nd)
+        self.run(self._as_ncl(a, nd), self._as_ncl(y, nd), left, threads, r, half)
         return y
+
+    cdef cnp.ndarray _as_ncl(self, cnp.ndarray a, int nd):
+        """A view of shape (N, C, L)."""
+        if self.channels_last:
+            a = cnp.PyArray_SwapAxes(a, nd - 2, nd - 1)
+        return a if nd == 3 else a[None]
+
+
+cdef bint _plain(cnp.ndarray a) noexcept:
+    """Aligned, native, strides of whole elements, and not empty."""
+    cdef int axis
+    if not cnp.PyArray_ISBEHAVED_RO(a):
+        return False
+    for axis in range(cnp.PyArray_NDIM(a)):
+        if a.shape[axis] == 0 or a.strides[axis] % cnp.PyArray_ITEMSIZE(a):
+            return False
+    return True
+
+
+cdef bint _has_shape(cnp.ndarray a, int nd, const cnp.npy_intp* shape) noexcept:
+    return cnp.PyArray_NDIM(a) == nd and cnp.PyArray_CompareLists(a.shape, shape, nd)
+
+
+cdef bint _may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
+    """Whether the ranges of memory between the first and the last elements meet."""
+    cdef char* low[2]
+    cdef char* high[2]
+    cdef cnp.ndarray each
+    cdef int i = 0, axis
+    cdef ptrdiff_t step
+    for each in (a, b):
+        low[i] = cnp.PyArray_BYTES(each)
+        high[i] = low[i] + cnp.PyArray_ITEMSIZE(each)
+        for axis in range(cnp.PyArray_NDIM(each)):
+            step = (each.shape[axis] - 1) * each.strides[axis]
+            if step > 0:
+                high[i] += step
+            else:
+                low[i] += step
+        i += 1
+    return low[0] < high[1] and low[1] < high[0]
 
 
 ctypedef fused word_t:
@@ -827,23 +951,30 @@ def unsuited(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_left, pt
     return None
 
 
-def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, deterministic=True):
+def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, deterministic=True, steps=None,
+              residual=None, half=0):
     """y[n, co, l] = bias[co] + sum over ci, k of w[co, ci, k] * x[n, ci, l*stride + k*dilation - pad_left]."""
-    cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, mode, pad_left)
-    layer.run(x, y, pad_left, n_threads)
+    cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, mode, pad_left, steps=steps)
+    layer.run(x, y, pad_left, n_threads, residual, half)
 
 
-def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic=True):
+def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic=True, steps=None, residual=None,
+            half=0):
     """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l: l*stride + k*dilation - pad_left == o.
 
     Beyond the ends of the input the windows hold zeros, which times a finite weight are no part of the sum; a layer
-    whose weight is not finite goes to the BLAS engine, which leaves those terms out.
+    whose weight is not finite goes to the BLAS engine, which leaves those terms out. Returns False, without having
+    written anything, where that engine cannot do the rest: steps, residuals, y that is not contiguous.
     """
-    cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, 0, pad_left, transposed=True)
+    cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, 0, pad_left, transposed=True,
+                                             steps=steps)
     if layer.finite:
-        layer.run(x, y, pad_left, n_threads)
-    else:
-        blas_engine.scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic)
+        layer.run(x, y, pad_left, n_threads, residual, half)
+        return True
+    if steps is not None or residual is not None or half or not y.flags.c_contiguous:
+        return False
+    blas_engine.scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic)
+    return True
 
 
 # ---- the weight gradient ---------------------------------------------------------------------------------------------

@@ -16,6 +16,29 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* Storage of x, y and residual: the element type of the kernels, or 16 bits that are converted on the way in and out. */
+enum { FC1D_SAME = 0, FC1D_FLOAT16 = 1, FC1D_BFLOAT16 = 2 };
+
+/* The element-wise functions; pointwise.h has their formulas. */
+enum {
+    FC1D_IDENTITY = 0,
+    FC1D_RELU,
+    FC1D_LEAKY_RELU, /* parameter: slope */
+    FC1D_ELU,        /* parameter: alpha */
+    FC1D_GELU,
+    FC1D_GELU_TANH,
+    FC1D_SILU,
+    FC1D_TANH,
+    FC1D_SIGMOID,
+    FC1D_SNAKE /* alpha of each channel */
+};
+
+typedef struct {
+    int function;
+    double parameter;
+    const void *alpha; /* C elements of the kernels' type, for snake */
+} fc1d_activation;
+
 enum { FC1D_ZEROS = 0, FC1D_REFLECT = 1, FC1D_REPLICATE = 2, FC1D_CIRCULAR = 3 };
 
 /* A run of the window: element i of the run is input position start + i*x_step (relative to the tile). */
@@ -26,10 +49,17 @@ typedef struct {
 } fc1d_run;
 
 typedef struct {
-    /* operands: x has element strides, y has unit stride along its length, w is packed */
+    /* operands: strides in elements, w is packed; outputs go straight to a y of unit stride `yl` and the kernels' type */
     const void *x, *w, *bias;
     void *y;
-    ptrdiff_t xn, xc, xl, yn, yc;
+    ptrdiff_t xn, xc, xl, yn, yc, yl;
+    int half; /* storage of x, y and residual */
+    /* around the sums: y = after(sums(before(x)) + bias [+ residual_scale*residual]) [+ residual_scale*residual] */
+    fc1d_activation before, after;
+    const void *residual;
+    ptrdiff_t rn, rc, rl; /* rl is 1 where yl is */
+    double residual_scale;
+    int residual_last;
     /* sizes; channels are per group */
     ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out;
     ptrdiff_t n_cols; /* columns q of one item */
@@ -49,9 +79,11 @@ typedef struct {
     ptrdiff_t tile_cols, items_per_unit, item_pitch, groups_per_unit, co_unit, co_block;
     ptrdiff_t n_tiles, n_item_units, n_group_units, n_co_units;
     int by_rows;             /* the window stays in L1: write the output row by row */
-    int staged;              /* outputs pass through a staging tile (phases or several items) */
+    int plain;               /* y has unit stride and the kernels' type */
+    int staged;              /* outputs pass through a staging tile (phases, several items, or y is not plain) */
     ptrdiff_t stage_pitch;   /* elements of a staging row */
-    ptrdiff_t window_elems;  /* scratch: window first, then the staging tile */
+    ptrdiff_t window_elems;  /* scratch: window first, then the staging tile, then 2*emit_rows rows */
+    ptrdiff_t stage_elems, emit_rows, emit_pitch;
 } fc1d_problem;
 
 /* The weight gradient: dw[co][ci, k] = sum over items and columns of g[co] * window[ci, k].
@@ -82,6 +114,9 @@ typedef struct {
     void (*run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scratch);
     void (*step)(ptrdiff_t channels, ptrdiff_t pitch, ptrdiff_t taps, ptrdiff_t chain, const void *w,
                  const void *const *x, const void *bias, void *y); /* a column of a depthwise correlate, see step.h */
+    /* n_rows rows of n elements, in place: row i is channel i % channels; residual NULL or laid out as rows */
+    void (*finish_rows)(const fc1d_activation *f, void *rows, const void *residual, ptrdiff_t n_rows, ptrdiff_t n,
+                        ptrdiff_t channels, double residual_scale, int residual_last);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */

@@ -182,35 +182,6 @@ static void NAME(run_dots)(const fc1d_gradient *q, NAME(chunk) c, ptrdiff_t co0,
  * No lanes are summed, however few the columns; sums are transposed to dw when the last chunk is done.
  */
 
-/* dst[place[j] + i] = src[i*pitch + j] for i and j < LANES: blocks of ever more lanes change their rows. */
-#define EXCHANGE(b)                                                                                                    \
-    _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) if (!(r & b))                                             \
-    {                                                                                                                  \
-        const V near = SHUFFLE(v[r], v[r + b], PICK(NEAR##b, LANES)), far = SHUFFLE(v[r], v[r + b], PICK(FAR##b, LANES));\
-        v[r] = near;                                                                                                   \
-        v[r + b] = far;                                                                                                \
-    }
-static inline __attribute__((always_inline)) void NAME(transpose)(const T *src, ptrdiff_t pitch, T *dst,
-                                                                  const int32_t *place)
-{
-    V v[LANES];
-    _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) v[r] = LOAD(src + r * pitch);
-#if LANES > 1
-    EXCHANGE(1)
-#endif
-#if LANES > 2
-    EXCHANGE(2)
-#endif
-#if LANES > 4
-    EXCHANGE(4)
-#endif
-#if LANES > 8
-    EXCHANGE(8)
-#endif
-    _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) STORE(dst + place[r], v[r]);
-}
-#undef EXCHANGE
-
 /* panel[t*rows + i] = row i of g at column t, the columns of all items behind one another. */
 static void NAME(interleave_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, T *panel)
 {
@@ -245,12 +216,12 @@ static void NAME(pack_panel)(const fc1d_gradient *q, const T *x, ptrdiff_t items
 {
     const fc1d_problem *p = &q->window;
     const ptrdiff_t n_ci = p->c_in - ci < nv * LANES ? p->c_in - ci : nv * LANES;
-    NAME(pack_window)(p, x, items, ci, n_ci, q0 * q->stride, (cols - 1) * q->stride + 1, scratch);
+    NAME(pack_window)(p, x - (const T *)p->x, 0, items, ci, n_ci, q0 * q->stride, (cols - 1) * q->stride + 1, scratch);
     memset(scratch + n_ci * p->row_pitch, 0, (size_t)((nv * LANES - n_ci) * p->row_pitch) * sizeof(T));
     T *panel = scratch + q->panel_offset;
     for (ptrdiff_t v = 0; v < nv * LANES; v += LANES)
         for (ptrdiff_t i = 0; i < p->row_pitch; i += LANES)
-            NAME(transpose)(scratch + v * p->row_pitch + i, p->row_pitch, panel + v, q->place + i);
+            NAME(transpose_to)(scratch + v * p->row_pitch + i, p->row_pitch, panel + v, q->place + i);
 }
 
 /* One chunk of the sums of output channels [co0, co1). */
@@ -279,7 +250,7 @@ static void NAME(run_panels)(const fc1d_gradient *q, const NAME(chunk) * c, ptrd
                     for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
                         PREFETCH_WRITE(sums + i * q->sums_pitch + j);
                 NAME(tiles)[rows][nv](kc, g_panel + co * kc, panel + p->tap[k], q->column, sums,
-                                      q->sums_pitch, NULL, c->add);
+                                      q->sums_pitch, NULL, c->add, NULL);
             }
     }
 }
@@ -359,7 +330,7 @@ static void NAME(run_chunk)(const fc1d_gradient *q, ptrdiff_t group, ptrdiff_t c
     }
     for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
-        NAME(pack_window)(p, x, c.items, ci, n_ci, q0, c.cols, scratch);
+        NAME(pack_window)(p, x - (const T *)p->x, 0, c.items, ci, n_ci, q0, c.cols, scratch);
         NAME(run_dots)(q, c, co0, co1, g, scratch, n_ci * p->kernel_size, dw + ci * p->kernel_size, ci == 0 ? db : NULL,
                        copy);
     }

@@ -4,13 +4,14 @@
 #include <stdint.h>
 #include <string.h>
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 #define VECTOR_BYTES 32
 #define ROWS 4
+#define FC1D_F16C
 #define ISA avx2
 #include "vectors.h"
 #if defined(__clang__)

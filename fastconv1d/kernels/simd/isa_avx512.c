@@ -4,9 +4,9 @@
 #include <stdint.h>
 #include <string.h>
 #ifdef FC1D_EMULATE_AVX512
-#define FEATURES "avx2,fma"
+#define FEATURES "avx2,fma,f16c"
 #else
-#define FEATURES "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma"
+#define FEATURES "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c"
 #endif
 #define PRAGMA(text) _Pragma(#text)
 #define GCC_TARGET(features) PRAGMA(GCC target(features))
@@ -18,6 +18,7 @@ GCC_TARGET(FEATURES)
 #endif
 #define VECTOR_BYTES 64
 #define ROWS 8
+#define FC1D_F16C
 #define ISA avx512
 #include "vectors.h"
 #if defined(__clang__)

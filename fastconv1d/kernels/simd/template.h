@@ -16,19 +16,26 @@ typedef T NAME(uvec);
 #define LOAD(p) ((V) * (const NAME(uvec) *)(p))
 #define STORE(p, v) (*(NAME(uvec) *)(p) = (v))
 
+#include "half.h"
+
+#include "rows.h"
+
+#include "pointwise.h"
+
 /* ---- register tiles ------------------------------------------------------------------------------------------
  * y[i][q] (+)= sum over t < kc of w[t*MR + i] * x[tap[t] + q]  for MR rows i and NV*LANES columns q.
  * The chain of sums runs over t in order in one accumulator per output, so the value of an output depends neither on
  * its place in the tile nor on the tile's shape. `bias` (MR values) or NULL is added to a fresh sum; with `accumulate`
- * the sum is added to what y holds. x must be readable for NV*LANES columns past every tap.
+ * the sum is added to what y holds; `finish`, if not NULL, is applied to the result. x must be readable for NV*LANES
+ * columns past every tap.
  */
 typedef void (*NAME(tile_fn))(ptrdiff_t kc, const T *w, const T *x, const int32_t *tap, T *y, ptrdiff_t ldy,
-                              const T *bias, int accumulate);
+                              const T *bias, int accumulate, const NAME(finish) * finish);
 
 #define TILE(MR, NV)                                                                                                   \
     static void NAME(tile_##MR##x##NV)(ptrdiff_t kc, const T *restrict w, const T *restrict x,                        \
                                        const int32_t *restrict tap, T *restrict y, ptrdiff_t ldy,                     \
-                                       const T *restrict bias, int accumulate)                                        \
+                                       const T *restrict bias, int accumulate, const NAME(finish) * finish)           \
     {                                                                                                                  \
         V acc[MR][NV] = {{{0}}};                                                                                       \
         for (ptrdiff_t t = 0; t < kc; t++, w += MR) {                                                                  \
@@ -46,6 +53,9 @@ typedef void (*NAME(tile_fn))(ptrdiff_t kc, const T *w, const T *x, const int32_
                     v = LOAD(out) + v;                                                                                 \
                 else if (bias)                                                                                         \
                     v = v + bias[i];                                                                                   \
+                if (finish)                                                                                            \
+                    v = NAME(rectified)(finish, v, finish->residual ? finish->residual + i * finish->ldr + j * LANES   \
+                                                                    : NULL);                                           \
                 STORE(out, v);                                                                                         \
             }                                                                                                          \
     }
@@ -94,46 +104,27 @@ static ptrdiff_t NAME(resolve)(ptrdiff_t i, ptrdiff_t n, int mode)
     return i < 0 ? 0 : i < n ? i : n - 1;
 }
 
-/* dst[i] = src[i*step], i < n: contiguous and every second, fourth or eighth in vectors, otherwise one by one. */
-static void NAME(gather)(T *restrict dst, ptrdiff_t n, const T *restrict src, ptrdiff_t step)
+/* Elements [i0, i1) of a run that begins at position `start` outside the input; `x` is the channel's place in p->x. */
+static void NAME(fill)(const fc1d_problem *p, T *dst, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t start, ptrdiff_t x)
 {
-    ptrdiff_t i = 0;
-#if LANES > 1
-    if (step == 1 && n >= LANES) {
-        for (; i < n - LANES; i += LANES)
-            STORE(dst + i, LOAD(src + i));
-        STORE(dst + n - LANES, LOAD(src + n - LANES)); /* may write some elements again */
-        return;
-    }
-    if (step == 2)
-        for (; i + LANES < n; i += LANES)
-            STORE(dst + i, SHUFFLE(LOAD(src + 2 * i), LOAD(src + 2 * i + LANES), EVEN));
-    else if (step == 4)
-        for (; i + LANES < n; i += LANES) {
-            const T *s = src + 4 * i;
-            V a = SHUFFLE(LOAD(s), LOAD(s + LANES), EVEN), b = SHUFFLE(LOAD(s + 2 * LANES), LOAD(s + 3 * LANES), EVEN);
-            STORE(dst + i, SHUFFLE(a, b, EVEN));
+    if (p->mode == FC1D_ZEROS || p->l_in == 0)
+        for (ptrdiff_t i = i0; i < i1; i++)
+            dst[i] = 0;
+    else
+        for (ptrdiff_t i = i0; i < i1; i++) {
+            const ptrdiff_t position = NAME(resolve)(start + i * p->x_step, p->l_in, p->mode);
+            NAME(load_row)(dst + i, 1, NAME(at)(p->x, x + position * p->xl, p->half), 1, p->half);
         }
-    else if (step == 8)
-        for (; i + LANES < n; i += LANES) {
-            V v[4];
-            for (int u = 0; u < 4; u++) {
-                const T *s = src + 8 * i + 2 * u * LANES;
-                v[u] = SHUFFLE(LOAD(s), LOAD(s + LANES), EVEN);
-            }
-            STORE(dst + i, SHUFFLE(SHUFFLE(v[0], v[1], EVEN), SHUFFLE(v[2], v[3], EVEN), EVEN));
-        }
-#endif
-    for (; i < n; i++)
-        dst[i] = src[i * step];
 }
 
 /* Rows of the window for channels [ci, ci + n_ci) of `items` items, columns [q0, q0 + width): element i of a run is
- * x[start + i*x_step], positions outside [0, l_in) resolved by the padding mode. */
-static void NAME(pack_window)(const fc1d_problem *p, const T *x, ptrdiff_t items, ptrdiff_t ci, ptrdiff_t n_ci,
-                              ptrdiff_t q0, ptrdiff_t width, T *window)
+ * before(x[start + i*x_step]), positions outside [0, l_in) resolved by the padding mode. `x` is the place in p->x of
+ * the first item's first channel, which is channel `first` of all. */
+static void NAME(pack_window)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t first, ptrdiff_t items, ptrdiff_t ci,
+                              ptrdiff_t n_ci, ptrdiff_t q0, ptrdiff_t width, T *window)
 {
     const ptrdiff_t step = p->x_step, l_in = p->l_in;
+    const NAME(finish) before = NAME(finish_of)(&p->before, NULL, 0, 0, 0);
     for (ptrdiff_t r = 0; r < p->n_runs; r++) {
         const fc1d_run *run = p->runs + r;
         const ptrdiff_t n = width + run->extra, start = q0 * step + run->start;
@@ -142,24 +133,21 @@ static void NAME(pack_window)(const fc1d_problem *p, const T *x, ptrdiff_t items
         lo = lo < n ? lo : n;
         hi = hi < n ? hi : n;
         hi = hi > lo ? hi : lo;
-        for (ptrdiff_t c = 0; c < n_ci; c++)
-            for (ptrdiff_t item = 0; item < items; item++) {
-                const T *row = x + item * p->xn + (ci + c) * p->xc;
-                T *dst = window + c * p->row_pitch + run->offset + item * p->item_pitch;
-                if (hi > lo)
-                    NAME(gather)(dst + lo, hi - lo, row + (start + lo * step) * p->xl, step * p->xl);
-                if (p->mode == FC1D_ZEROS || l_in == 0) {
-                    for (ptrdiff_t i = 0; i < lo; i++)
-                        dst[i] = 0;
-                    for (ptrdiff_t i = hi; i < n; i++)
-                        dst[i] = 0;
-                    continue;
-                }
-                for (ptrdiff_t i = 0; i < lo; i++)
-                    dst[i] = row[NAME(resolve)(start + i * step, l_in, p->mode) * p->xl];
-                for (ptrdiff_t i = hi; i < n; i++)
-                    dst[i] = row[NAME(resolve)(start + i * step, l_in, p->mode) * p->xl];
+        const int zeros = p->mode == FC1D_ZEROS || l_in == 0;
+        for (ptrdiff_t item = 0; item < items; item++) {
+            const ptrdiff_t row = x + item * p->xn + ci * p->xc;
+            T *rows = window + run->offset + item * p->item_pitch;
+            if (hi > lo)
+                NAME(load_rows)(rows + lo, p->row_pitch, n_ci, hi - lo,
+                                NAME(at)(p->x, row + (start + lo * step) * p->xl, p->half), p->xc, step * p->xl, p->half);
+            for (ptrdiff_t c = 0; c < n_ci; c++) {
+                T *dst = rows + c * p->row_pitch;
+                NAME(fill)(p, dst, 0, lo, start, row + c * p->xc);
+                NAME(fill)(p, dst, hi, n, start, row + c * p->xc);
+                if (p->before.function)
+                    NAME(finish_row)(&before, first + ci + c, zeros ? dst + lo : dst, NULL, zeros ? hi - lo : n);
             }
+        }
     }
 }
 
@@ -180,28 +168,50 @@ static void NAME(fetch_ahead)(NAME(ahead) *a, ptrdiff_t part, ptrdiff_t parts)
 
 /* ---- the tile loop ------------------------------------------------------------------------------------------- */
 
+/* What happens to finished sums of a group: `finish` for channel 0 and column 0 of the tile, which is `channel` of all. */
+typedef struct {
+    NAME(finish) finish;
+    ptrdiff_t channel;
+} NAME(sink);
+
 /* One register tile: columns [q, q + nv*LANES) of `rows` output channels from co, of which columns below cols are kept. */
 static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t co, ptrdiff_t q, ptrdiff_t cols, ptrdiff_t kc,
                            const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, int padded,
-                           const T *bias, int accumulate)
+                           const T *bias, int accumulate, const NAME(sink) * sink)
 {
     const NAME(tile_fn) tile = NAME(tiles)[rows][nv];
     const T *b = bias ? bias + co : NULL;
+    const int whole = padded || cols - q >= nv * LANES;
+    NAME(finish) finish;
     y += co * ldy + q;
     for (ptrdiff_t i = 0; i < rows; i++) /* the output arrives while the sums are made */
         for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
             PREFETCH_WRITE(y + i * ldy + j);
-    if (padded || cols - q >= nv * LANES) {
-        tile(kc, w + co * kc, window + q, tap, y, ldy, b, accumulate);
-        return;
-    }
-    T edge[ROWS * 12 * LANES];
-    tile(kc, w + co * kc, window + q, tap, edge, nv * LANES, accumulate ? NULL : b, 0);
-    for (ptrdiff_t i = 0; i < rows; i++)
-        for (ptrdiff_t j = 0; j < cols - q; j++) {
-            T *out = y + i * ldy + j;
-            *out = accumulate ? *out + edge[i * nv * LANES + j] : edge[i * nv * LANES + j];
+    if (sink) {
+        finish = sink->finish;
+        if (finish.residual) {
+            finish.residual += co * finish.ldr + q;
+            for (ptrdiff_t i = 0; i < rows; i++)
+                for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
+                    PREFETCH(finish.residual + i * finish.ldr + j);
         }
+    }
+    const int in_tile = sink && whole && finish.in_tile;
+    if (whole)
+        tile(kc, w + co * kc, window + q, tap, y, ldy, b, accumulate, in_tile ? &finish : NULL);
+    else {
+        T edge[ROWS * 12 * LANES];
+        tile(kc, w + co * kc, window + q, tap, edge, nv * LANES, accumulate ? NULL : b, 0, NULL);
+        for (ptrdiff_t i = 0; i < rows; i++)
+            for (ptrdiff_t j = 0; j < cols - q; j++) {
+                T *out = y + i * ldy + j;
+                *out = accumulate ? *out + edge[i * nv * LANES + j] : edge[i * nv * LANES + j];
+            }
+    }
+    if (sink && !in_tile)
+        for (ptrdiff_t i = 0; i < rows; i++)
+            NAME(finish_row)(&finish, sink->channel + co + i, y + i * ldy,
+                             finish.residual ? finish.residual + i * finish.ldr : NULL, whole ? nv * LANES : cols - q);
 }
 
 /* All columns [0, cols) of output channels [co0, co1), `rows` (<= ROWS) at a time. Either the strip of the window that one
@@ -209,7 +219,7 @@ static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t co, ptrdiff_t
  * of one register tile stay and the output is written row after row. */
 static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, ptrdiff_t kc, const T *w,
                            const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, int padded, const T *bias,
-                           int accumulate, int by_rows, NAME(ahead) *ahead)
+                           int accumulate, int by_rows, NAME(ahead) *ahead, const NAME(sink) * sink)
 {
     const ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
     const ptrdiff_t strips = (n_vec + widest - 1) / widest, sweeps = by_rows ? (co1 - co0) / rows : 1;
@@ -219,42 +229,14 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
             nv = (n_vec - v0) / (strips - s);
             NAME(fetch_ahead)(ahead, s, strips);
             for (ptrdiff_t co = c0; co < c0 + sweep; co += rows)
-                NAME(run_tile)(rows, nv, co, v0 * LANES, cols, kc, w, window, tap, y, ldy, padded, bias, accumulate);
+                NAME(run_tile)(rows, nv, co, v0 * LANES, cols, kc, w, window, tap, y, ldy, padded, bias, accumulate, sink);
         }
 }
-
-#if LANES > 1
-/* out[q*STEP + r] = stage[r][q] for whole vectors of q < cols; returns the columns done. */
-static inline __attribute__((always_inline)) ptrdiff_t NAME(interleave)(const T *stage, ptrdiff_t pitch, ptrdiff_t cols,
-                                                                       T *out, const int step)
-{
-    ptrdiff_t q = 0;
-    for (; q + LANES <= cols; q += LANES) {
-        V v[8], u[8];
-        _Pragma("GCC unroll 8") for (int r = 0; r < step; r++) v[r] = LOAD(stage + r * pitch + q);
-        _Pragma("GCC unroll 3") for (int half = step / 2; half > 0; half /= 2)
-        {
-            _Pragma("GCC unroll 4") for (int r = 0; r < step / 2; r++)
-            {
-                u[2 * r] = SHUFFLE(v[r], v[r + step / 2], RIFFLE_LOW);
-                u[2 * r + 1] = SHUFFLE(v[r], v[r + step / 2], RIFFLE_HIGH);
-            }
-            _Pragma("GCC unroll 8") for (int r = 0; r < step; r++) v[r] = u[r];
-        }
-        _Pragma("GCC unroll 8") for (int r = 0; r < step; r++) STORE(out + q * step + r * LANES, v[r]);
-    }
-    return q;
-}
-#endif
 
 /* Write columns [q0, q0 + cols) of the staged phases of one output channel: y[q*step + r - shift] = stage[r][q]. */
 static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t pitch, ptrdiff_t q0, ptrdiff_t cols, T *y)
 {
     const ptrdiff_t step = p->y_step;
-    if (step == 1) {
-        NAME(gather)(y + q0, cols, stage, 1);
-        return;
-    }
     T *out = y + q0 * step - p->y_shift;
     const ptrdiff_t first = q0 == 0 && p->y_shift > 0; /* column 0 may begin before the output, the last end after it */
     const ptrdiff_t inside = (p->l_out + p->y_shift) / step - q0, end = inside < cols ? inside : cols;
@@ -280,8 +262,42 @@ static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t pitch
     }
 }
 
+/* Columns [q0, q0 + cols) of one item from the stage to the output: phases interleaved, finished, and stored as y is laid
+ * out. `n` and `group` say which item and group, `stage` begins with channel co0's row. */
+static void NAME(emit)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t group, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t q0,
+                       ptrdiff_t cols, T *stage, ptrdiff_t phase_pitch, T *rows, const NAME(finish) * finish)
+{
+    const ptrdiff_t step = p->y_step, begin = q0 * step - p->y_shift, end = (q0 + cols) * step - p->y_shift;
+    const ptrdiff_t lo = begin > 0 ? begin : 0, length = (end < p->l_out ? end : p->l_out) - lo;
+    const ptrdiff_t first = group * (p->c_out / p->fused), pitch = step == 1 ? p->stage_pitch : p->emit_pitch;
+    T *more = rows + p->emit_rows * p->emit_pitch;
+    for (ptrdiff_t co = co0, m; co < co1; co += m * p->fused) {
+        const ptrdiff_t channel = first + co / p->fused, left = (co1 - co) / p->fused;
+        const ptrdiff_t y = n * p->yn + channel * p->yc + lo * p->yl, r = n * p->rn + channel * p->rc + lo * p->rl;
+        const T *from = stage + (co - co0) * p->stage_pitch, *residual = p->residual ? more : NULL;
+        m = p->plain ? 1 : left < p->emit_rows ? left : p->emit_rows;
+        T *to = p->plain ? (T *)p->y + y : step == 1 ? stage + (co - co0) * p->stage_pitch : rows;
+        if (p->plain && residual)
+            residual = (const T *)p->residual + r;
+        else if (residual)
+            NAME(load_rows)(more, p->emit_pitch, m, length, NAME(at)(p->residual, r, p->half), p->rc, p->rl, p->half);
+        for (ptrdiff_t c = 0; c < m; c++) {
+            T *row = to + c * pitch;
+            if (step > 1)
+                NAME(unstage)(p, from + c * p->fused * p->stage_pitch, p->fused > 1 ? p->stage_pitch : phase_pitch, q0,
+                              cols, row - lo);
+            else if (p->plain)
+                NAME(gather)(row, cols, from, 1);
+            if (finish->active)
+                NAME(finish_row)(finish, channel + c, row, residual ? residual + c * p->emit_pitch : NULL, length);
+        }
+        if (!p->plain)
+            NAME(store_rows)(NAME(at)(p->y, y, p->half), p->yc, p->yl, to, pitch, m, length, p->half);
+    }
+}
+
 /* What comes after channel block ci of the tile at q0: the next block, or the first block of the next tile. */
-static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, const T *x, ptrdiff_t ci, ptrdiff_t q0)
+static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t ci, ptrdiff_t q0)
 {
     NAME(ahead) a = {0};
     ptrdiff_t start = q0 * p->x_step + p->runs[0].start, end;
@@ -293,9 +309,9 @@ static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, const T *x, ptrdiff_t
     end = start + p->tile_cols * p->x_step;
     start = start < 0 ? 0 : start;
     end = end < p->l_in ? end : p->l_in;
-    if (p->xl == 1 && end > start) {
+    if (p->xl == 1 && !p->half && end > start) {
         a.rows = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
-        a.row = x + ci * p->xc + start;
+        a.row = (const T *)p->x + x + ci * p->xc + start;
         a.pitch = p->xc;
         a.elements = end - start;
     }
@@ -308,45 +324,47 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
     const ptrdiff_t item_cols = p->n_cols - q0 < p->tile_cols ? p->n_cols - q0 : p->tile_cols;
     const ptrdiff_t cols = (items - 1) * p->item_pitch + item_cols;
     const ptrdiff_t width = items > 1 ? item_cols : (cols + LANES - 1) / LANES * LANES;
-    const T *x = (const T *)p->x + n * p->xn + g * p->c_in * p->xc;
+    const ptrdiff_t x = n * p->xn + g * p->c_in * p->xc;
     const T *w = (const T *)p->w + g * p->c_out * p->c_in * p->kernel_size;
     const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
-    T *y = (T *)p->y + n * p->yn + g * (p->c_out / p->fused) * p->yc;
+    T *y = (T *)p->y + n * p->yn + g * p->c_out * p->yc + q0; /* where it is plain and not staged */
+    const T *residual = p->residual && p->plain ? (const T *)p->residual + n * p->rn + g * p->c_out * p->rc + q0 : NULL;
+    NAME(sink) sink = {NAME(finish_of)(&p->after, residual, p->rc, p->residual_scale, p->residual_last), g * p->c_out};
     const ptrdiff_t phase_pitch = (co1 - co0) * p->stage_pitch;
     T *stage = window + p->window_elems;
+    sink.finish.active |= p->residual != NULL; /* also where it is not plain */
 
     for (ptrdiff_t ci = 0; ci == 0 || ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
-        NAME(pack_window)(p, x, items, ci, n_ci, q0, width, window);
+        NAME(pack_window)(p, x, g * p->c_in, items, ci, n_ci, q0, width, window);
         NAME(ahead) ahead = NAME(look_ahead)(p, x, ci, q0);
         for (ptrdiff_t r = 0; r < p->n_phases; r++) {
             const ptrdiff_t taps = p->phase_start[r + 1] - p->phase_start[r];
-            T *base = p->staged ? stage + r * phase_pitch - co0 * p->stage_pitch : y + q0;
+            T *base = p->staged ? stage + r * phase_pitch - co0 * p->stage_pitch : y;
             const ptrdiff_t ldy = p->staged ? p->stage_pitch : p->yc;
             for (ptrdiff_t k = 0; k == 0 || k < taps; k += p->k_block) {
                 const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block, kc = n_ci * n_k;
                 const T *wb = w + (ci * p->kernel_size + (p->phase_start[r] + k) * n_ci) * p->c_out;
                 const int32_t *tap = p->tap + p->phase_start[r] * p->ci_block + k;
                 const int accumulate = ci > 0 || k > 0;
+                const int last = ci + n_ci == p->c_in && k + n_k == taps;
+                const NAME(sink) *to = last && !p->staged && sink.finish.active ? &sink : NULL;
                 for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block) {
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
                     const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
                     if (whole > c0)
                         NAME(run_rows)(ROWS, c0, whole, cols, kc, wb, window, tap, base, ldy, p->staged, bias,
-                                       accumulate, p->by_rows, &ahead);
+                                       accumulate, p->by_rows, &ahead, to);
                     if (whole < c1)
                         NAME(run_rows)(c1 - whole, whole, c1, cols, kc, wb, window, tap, base, ldy, p->staged, bias,
-                                       accumulate, p->by_rows, &ahead);
+                                       accumulate, p->by_rows, &ahead, to);
                 }
             }
         }
     }
-    if (p->staged)
-        for (ptrdiff_t i = 0; i < items; i++)
-            for (ptrdiff_t co = co0; co < co1; co += p->fused)
-                NAME(unstage)(p, stage + (co - co0) * p->stage_pitch + i * p->item_pitch,
-                              p->fused > 1 ? p->stage_pitch : phase_pitch, q0, item_cols,
-                              y + i * p->yn + co / p->fused * p->yc);
+    for (ptrdiff_t i = 0; p->staged && i < items; i++)
+        NAME(emit)(p, n + i, g, co0, co1, q0, item_cols, stage + i * p->item_pitch, phase_pitch, stage + p->stage_elems,
+                   &sink.finish);
 }
 
 /* One unit of work: some items, some groups, some output channels, one column tile. Units write disjoint outputs. */
@@ -479,6 +497,7 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 #include "step.h"
 
 static const fc1d_kernels NAME(kernels) = {
-    NAME(run_unit), NAME(pack_weights), NAME(all_finite), NAME(run_gradient), NAME(step), NAME(fma_loop), LANES, ROWS, NAME(vectors)};
+    NAME(run_unit), NAME(pack_weights), NAME(all_finite), NAME(run_gradient), NAME(step), NAME(finish_rows),
+    NAME(fma_loop), LANES, ROWS, NAME(vectors)};
 
 #undef V

@@ -1,7 +1,9 @@
 /* Both dtypes of one instruction set: expects ISA (suffix), VECTOR_BYTES and ROWS, and includes the template twice. */
+#include <math.h>
 #include <string.h>
 
 #include "fc1d.h"
+#include "half.h"
 
 #define GLUE3(x, dtype, isa) fc1d_##x##_##dtype##__##isa
 #define GLUE(x, dtype, isa) GLUE3(x, dtype, isa)
@@ -14,9 +16,12 @@
 #define SHUFFLE(a, b, LIST) SHUFFLE_LIST(a, b, LIST)
 
 #if defined(__GNUC__) || defined(__clang__)
+/* Some functions stay apart: inlined into one, GCC 12 fails to compile them for SSE2. */
+#define NOINLINE __attribute__((noinline))
 #define PREFETCH(p) __builtin_prefetch(p, 0, 2)
 #define PREFETCH_WRITE(p) __builtin_prefetch(p, 1, 3)
 #else
+#define NOINLINE
 #define PREFETCH(p) ((void)(p))
 #define PREFETCH_WRITE(p) ((void)(p))
 #endif
@@ -74,6 +79,7 @@
 #define BYTES VECTOR_BYTES
 
 #define T float
+#define FLOAT32 1
 #define TINT int32_t
 #define NAME(x) GLUE(x, f32, ISA)
 #if VECTOR_BYTES == 64
@@ -87,11 +93,13 @@
 #endif
 #include "template.h"
 #undef T
+#undef FLOAT32
 #undef TINT
 #undef NAME
 #undef LANES
 
 #define T double
+#define FLOAT32 0
 #define TINT int64_t
 #define NAME(x) GLUE(x, f64, ISA)
 #if VECTOR_BYTES == 64

@@ -1,0 +1,201 @@
+/* Rows of channels in and out of scratch, included by template.h: any strides, any storage type. */
+
+#if LANES > 1
+/* out[q*STEP + r] = rows[r][q] for whole vectors of q < cols; returns the columns done. */
+static inline __attribute__((always_inline)) ptrdiff_t NAME(interleave)(const T *rows, ptrdiff_t pitch, ptrdiff_t cols,
+                                                                       T *out, const int step)
+{
+    ptrdiff_t q = 0;
+    for (; q + LANES <= cols; q += LANES) {
+        V v[8], u[8];
+        _Pragma("GCC unroll 8") for (int r = 0; r < step; r++) v[r] = LOAD(rows + r * pitch + q);
+        _Pragma("GCC unroll 3") for (int half = step / 2; half > 0; half /= 2)
+        {
+            _Pragma("GCC unroll 4") for (int r = 0; r < step / 2; r++)
+            {
+                u[2 * r] = SHUFFLE(v[r], v[r + step / 2], RIFFLE_LOW);
+                u[2 * r + 1] = SHUFFLE(v[r], v[r + step / 2], RIFFLE_HIGH);
+            }
+            _Pragma("GCC unroll 8") for (int r = 0; r < step; r++) v[r] = u[r];
+        }
+        _Pragma("GCC unroll 8") for (int r = 0; r < step; r++) STORE(out + q * step + r * LANES, v[r]);
+    }
+    return q;
+}
+#endif
+
+/* LANES vectors, transposed: blocks of ever more lanes change their rows. */
+#define EXCHANGE(b)                                                                                                    \
+    _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) if (!(r & b))                                             \
+    {                                                                                                                  \
+        const V near = SHUFFLE(v[r], v[r + b], PICK(NEAR##b, LANES)), far = SHUFFLE(v[r], v[r + b], PICK(FAR##b, LANES));\
+        v[r] = near;                                                                                                   \
+        v[r + b] = far;                                                                                                \
+    }
+static inline __attribute__((always_inline)) void NAME(transpose)(V *v)
+{
+    (void)v;
+#if LANES > 1
+    EXCHANGE(1)
+#endif
+#if LANES > 2
+    EXCHANGE(2)
+#endif
+#if LANES > 4
+    EXCHANGE(4)
+#endif
+#if LANES > 8
+    EXCHANGE(8)
+#endif
+}
+#undef EXCHANGE
+
+/* dst[place[j] + i] = src[i*pitch + j] for i and j < LANES. */
+static inline __attribute__((always_inline)) void NAME(transpose_to)(const T *src, ptrdiff_t pitch, T *dst,
+                                                                     const int32_t *place)
+{
+    V v[LANES];
+    _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) v[r] = LOAD(src + r * pitch);
+    NAME(transpose)(v);
+    _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) STORE(dst + place[r], v[r]);
+}
+
+/* dst[j*dst_pitch + i] = src[i*pitch + j] for i and j < LANES. */
+static void NAME(transpose_square)(T *restrict dst, ptrdiff_t dst_pitch, const T *restrict src, ptrdiff_t pitch)
+{
+    V v[LANES];
+    _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) v[r] = LOAD(src + r * pitch);
+    NAME(transpose)(v);
+    _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) STORE(dst + r * dst_pitch, v[r]);
+}
+
+/* dst[i] = src[i*step], i < n: contiguous and every second, fourth or eighth in vectors, otherwise one by one. */
+static void NAME(gather)(T *restrict dst, ptrdiff_t n, const T *restrict src, ptrdiff_t step)
+{
+    ptrdiff_t i = 0;
+#if LANES > 1
+    if (step == 1 && n >= LANES) {
+        for (; i < n - LANES; i += LANES)
+            STORE(dst + i, LOAD(src + i));
+        STORE(dst + n - LANES, LOAD(src + n - LANES)); /* may write some elements again */
+        return;
+    }
+    if (step == 2)
+        for (; i + LANES < n; i += LANES)
+            STORE(dst + i, SHUFFLE(LOAD(src + 2 * i), LOAD(src + 2 * i + LANES), EVEN));
+    else if (step == 4)
+        for (; i + LANES < n; i += LANES) {
+            const T *s = src + 4 * i;
+            V a = SHUFFLE(LOAD(s), LOAD(s + LANES), EVEN), b = SHUFFLE(LOAD(s + 2 * LANES), LOAD(s + 3 * LANES), EVEN);
+            STORE(dst + i, SHUFFLE(a, b, EVEN));
+        }
+    else if (step == 8)
+        for (; i + LANES < n; i += LANES) {
+            V v[4];
+            for (int u = 0; u < 4; u++) {
+                const T *s = src + 8 * i + 2 * u * LANES;
+                v[u] = SHUFFLE(LOAD(s), LOAD(s + LANES), EVEN);
+            }
+            STORE(dst + i, SHUFFLE(SHUFFLE(v[0], v[1], EVEN), SHUFFLE(v[2], v[3], EVEN), EVEN));
+        }
+#endif
+    for (; i < n; i++)
+        dst[i] = src[i * step];
+}
+
+/* Element `offset` of storage that holds 16-bit elements or the kernels' own. */
+static inline void *NAME(at)(const void *data, ptrdiff_t offset, int half)
+{
+    return (char *)data + offset * (half ? 2 : (ptrdiff_t)sizeof(T));
+}
+
+/* dst[i] = src[i*step] from any storage. */
+static void NAME(load_row)(T *dst, ptrdiff_t n, const void *src, ptrdiff_t step, int half)
+{
+    if (!half) {
+        NAME(gather)(dst, n, (const T *)src, step);
+        return;
+    }
+    const uint16_t *from = (const uint16_t *)src;
+    if (step == 1) {
+        NAME(widen)(dst, from, n, half);
+        return;
+    }
+    T piece[512];
+    if (step >= 2 && step <= 16) { /* convert what lies between as well */
+        const ptrdiff_t most = 512 / step;
+        for (ptrdiff_t i = 0, m; i < n; i += m) {
+            m = n - i < most ? n - i : most;
+            NAME(widen)(piece, from + i * step, (m - 1) * step + 1, half);
+            NAME(gather)(dst + i, m, piece, step);
+        }
+        return;
+    }
+    for (ptrdiff_t i = 0; i < n; i++)
+        NAME(widen)(dst + i, from + i * step, 1, half);
+}
+
+/* dst[c*pitch + i] = src[c*sc + i*sl] for m channels and n positions. */
+static void NAME(load_rows)(T *dst, ptrdiff_t pitch, ptrdiff_t m, ptrdiff_t n, const void *src, ptrdiff_t sc,
+                            ptrdiff_t sl, int half)
+{
+    ptrdiff_t c = 0;
+#if LANES > 1
+    if (sc == 1 && sl != 1) /* channels side by side: LANES of them at a time */
+        for (; c + LANES <= m; c += LANES) {
+            const void *from = NAME(at)(src, c, half);
+            ptrdiff_t i = 0;
+            for (; i + LANES <= n; i += LANES) {
+                const T *square = (const T *)from + i * sl;
+                ptrdiff_t square_pitch = sl;
+                T wide[LANES * LANES];
+                if (half) {
+                    for (ptrdiff_t r = 0; r < LANES; r++)
+                        NAME(widen)(wide + r * LANES, (const uint16_t *)from + (i + r) * sl, LANES, half);
+                    square = wide;
+                    square_pitch = LANES;
+                }
+                NAME(transpose_square)(dst + c * pitch + i, pitch, square, square_pitch);
+            }
+            for (ptrdiff_t u = 0; u < LANES && i < n; u++)
+                NAME(load_row)(dst + (c + u) * pitch + i, n - i, NAME(at)(from, u + i * sl, half), sl, half);
+        }
+#endif
+    for (; c < m; c++)
+        NAME(load_row)(dst + c * pitch, n, NAME(at)(src, c * sc, half), sl, half);
+}
+
+/* dst[c*sc + i*sl] = src[c*pitch + i] for m channels and n positions. */
+static void NAME(store_rows)(void *dst, ptrdiff_t sc, ptrdiff_t sl, const T *src, ptrdiff_t pitch, ptrdiff_t m,
+                             ptrdiff_t n, int half)
+{
+    ptrdiff_t i = 0;
+#if LANES > 1
+    if (sc == 1 && sl != 1 && m == LANES)
+        for (; i + LANES <= n; i += LANES) {
+            T square[LANES * LANES];
+            void *to = NAME(at)(dst, i * sl, half);
+            if (!half) {
+                NAME(transpose_square)((T *)to, sl, src + i, pitch);
+                continue;
+            }
+            NAME(transpose_square)(square, LANES, src + i, pitch);
+            for (ptrdiff_t r = 0; r < LANES; r++)
+                NAME(narrow)((uint16_t *)to + r * sl, square + r * LANES, LANES, half);
+        }
+#endif
+    for (ptrdiff_t c = 0; c < m; c++) {
+        const T *row = src + c * pitch;
+        void *to = NAME(at)(dst, c * sc, half);
+        if (half && sl == 1)
+            NAME(narrow)((uint16_t *)to + i, row + i, n - i, half);
+        else if (half)
+            for (ptrdiff_t j = i; j < n; j++)
+                NAME(narrow)((uint16_t *)to + j * sl, row + j, 1, half);
+        else if (sl == 1)
+            NAME(gather)((T *)to + i, n - i, row + i, 1);
+        else
+            for (ptrdiff_t j = i; j < n; j++)
+                ((T *)to)[j * sl] = row[j];
+    }
+}

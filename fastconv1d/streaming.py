@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import config, functional, geometry
+from . import config, functional, fused, geometry
 from .kernels import blas_engine
-from .kernels.direct_engine import DepthwiseSteps, most_steps
+from .kernels.direct_engine import DepthwiseSteps, finish, most_steps
 from .modules import Conv1d, ConvTranspose1d
 
 if TYPE_CHECKING:
@@ -52,6 +52,9 @@ class _Stream:
         self._stride = module.stride[0]
         self._span = module.dilation[0] * (module.kernel_size[0] - 1) + 1
         self._left, self._right = module._pads(module.padding)
+        around = module._steps()
+        self._before, self._after = around.before, around.after
+        self._channels_last = module.layout == "NLC"
         self._steps: DepthwiseSteps | None = None
         self._prepare()
         self._small = max(self._reach, _SMALL)
@@ -104,14 +107,15 @@ class _Stream:
         Parameters
         ----------
         chunk : ndarray of shape (N, C_in, n) or, for one sequence, (C_in, n)
-            Of the layer's dtype; n may be 0 and differ from call to call.
+            Of the layer's dtype; n may be 0 and differ from call to call. A layer of layout 'NLC'
+            takes (N, n, C_in) or (n, C_in).
         out : ndarray of the result's shape and dtype, optional
             Where to write the result; `output_length` says how long it is.
 
         Returns
         -------
         ndarray of shape (N, C_out, m) or (C_out, m)
-            `out` if it was given.
+            In the layer's layout; `out` if it was given.
 
         Raises
         ------
@@ -136,14 +140,12 @@ class _Stream:
         """
         steps = self._steps
         if steps is not None and out is None:
-            y = steps.step(chunk)
+            y = self._stepped(steps, chunk)
             if y is not None:
                 return y
         x, batched = self._checked(chunk)
-        n_outputs = self.output_length(x.shape[2])
-        shape = (self._n_batch, self._module.out_channels, n_outputs)
-        y = self._result(shape, batched, x, out)
-        self._take(x, y)
+        y = self._result(self.output_length(x.shape[2]), batched, x, out)
+        self._take(x, y.swapaxes(1, 2) if self._channels_last else y)
         if steps is not None and 1 <= x.shape[2] <= most_steps():
             self._enter_steps()
         return functional._delivered(y, batched, out)
@@ -194,9 +196,8 @@ class _Stream:
         """
         self._leave_steps()
         last = self._last()
-        shape = (self._n_batch, self._module.out_channels, last - self._next)
-        y = self._result(shape, True, self._data, out)
-        self._end_with(y, last)
+        y = self._result(last - self._next, True, self._data, out)
+        self._end_with(y.swapaxes(1, 2) if self._channels_last else y, last)
         self._restart()
         return functional._delivered(y, True, out)
 
@@ -326,20 +327,31 @@ class _Stream:
         batched = x.ndim == 3
         if x.ndim == 2 and self._n_batch == 1:
             x = x[np.newaxis]
+        if self._channels_last and x.ndim == 3:
+            x = x.swapaxes(1, 2)
         if x.ndim != 3 or x.shape[:2] != self._data.shape[:2]:
+            sizes = [str(self._n_batch), str(self._data.shape[1]), "any"]
+            if self._channels_last:
+                sizes[1:] = sizes[:0:-1]
             raise ValueError(
-                f"a chunk should have the size [{self._n_batch}, {self._data.shape[1]}, any], the "
-                f"stream's batch and channels, got {list(np.shape(chunk))}"
+                f"a chunk should have the size [{', '.join(sizes)}], the stream's batch and "
+                f"channels, got {list(np.shape(chunk))}"
             )
         if x.dtype != self._data.dtype:
             raise TypeError(
                 f"Input type ({x.dtype}) and weight type ({self._data.dtype}) should be the same"
             )
+        if self._layer is None and self._before is not None:
+            x = fused.activate(self._before, x, "NCL")
         return x, batched
 
     def _result(
-        self, shape: tuple[int, int, int], batched: bool, x: NDArray[Any], out: NDArray[Any] | None
+        self, length: int, batched: bool, x: NDArray[Any], out: NDArray[Any] | None
     ) -> NDArray[Any]:
+        channels = self._module.out_channels
+        shape = (self._n_batch, channels, length)
+        if self._channels_last:
+            shape = (self._n_batch, length, channels)
         if out is None:
             return functional._new(shape, self._data.dtype)
         return functional._target(out, shape, batched, x, self._data)
@@ -407,6 +419,8 @@ class _Stream:
             end = min(last, begin + tile)
             block = functional._new((*y.shape[:2], end - begin), y.dtype)
             self._compute_block(x, block, self._shift(origin, begin))
+            if self._after is not None:
+                finish(self._after, block, None, 1.0, True)
             y[:, :, at : at + end - first] = block[:, :, first - begin :]
             at, first = at + end - first, end
 
@@ -481,6 +495,19 @@ class _Stream:
 
     # ---- single steps of a depthwise layer
 
+    def _stepped(self, steps: DepthwiseSteps, chunk: Any) -> NDArray[Any] | None:
+        """Return the outputs of a short plain chunk, by compiled code alone; otherwise None."""
+        if self._channels_last:
+            if type(chunk) is not np.ndarray or chunk.ndim < 2:
+                return None
+            chunk = chunk.swapaxes(-1, -2)
+        y: NDArray[Any] | None = steps.step(chunk)
+        if y is None:
+            return None
+        if self._after is not None:
+            finish(self._after, y if y.ndim == 3 else y[np.newaxis], None, 1.0, True)
+        return np.ascontiguousarray(y.swapaxes(-1, -2)) if self._channels_last else y
+
     def _enter_steps(self) -> None:
         pass
 
@@ -502,7 +529,7 @@ class StreamingConv1d(_Stream):
     ------
     ValueError
         If the padding cannot be known before the end: ``padding_mode='circular'``, or
-        'same_upper' and 'same_lower' with a stride.
+        'same_upper' and 'same_lower' with a stride. Also for zeros that a `pre_activation` changes.
     TypeError
         If `module` is not a `Conv1d`.
     MemoryError
@@ -568,6 +595,9 @@ class StreamingConv1d(_Stream):
             (self._n_batch, module.in_channels, self._waits + bool(self._waits)), module.dtype
         )
         depthwise = module.groups == module.in_channels == module.out_channels
+        if self._mode == "zeros" and (self._left or self._right) and self._layer is not None:
+            self._check_zeros()
+        depthwise = depthwise and self._before is None
         if self._layer is not None and depthwise and self._stride == 1:
             self._steps = DepthwiseSteps(
                 self._layer,
@@ -576,6 +606,17 @@ class StreamingConv1d(_Stream):
                 self._n_batch,
                 module.dilation[0],
                 self._reach,
+            )
+
+    def _check_zeros(self) -> None:
+        """Refuse a pre_activation of the positions that the stream pads with, if it changes 0."""
+        if self._before is None:
+            return
+        zeros = np.zeros((1, self._module.in_channels, 1), self._module.dtype)
+        if fused.activate(self._before, zeros, "NCL").any():
+            raise ValueError(
+                "a stream pads its input before the pre_activation, which should keep 0, "
+                f"got pre_activation={geometry.shown(self._module.pre_activation)} with padding"
             )
 
     def _restart(self) -> None:

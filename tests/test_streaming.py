@@ -187,6 +187,55 @@ def test_unbatched_chunks_have_unbatched_outputs():
 
 
 @pytest.mark.parametrize("op", OPS)
+@pytest.mark.parametrize("algorithm", ["auto", "blas"])
+@pytest.mark.parametrize("layout", ["NCL", "NLC"])
+def test_activations_and_layouts_stream_too(op, algorithm, layout, deterministic):
+    rng = np.random.default_rng(22)
+    fused = [
+        {"activation": "silu"},
+        {"pre_activation": ("leaky_relu", 0.1)},
+        {"activation": "tanh", "pre_activation": "elu"},
+        {"activation": "sigmoid"},
+        {"pre_activation": "relu", "activation": "gelu"},
+    ]
+    layers = streamable_layers(25, 23, op=op, dtype="float32")
+    layers += [depthwise(2, 13), depthwise(1, 8, padding=(2, 5))] if op == "conv1d" else []
+    for seed, layer in enumerate(layers):
+        x, w, b, _ = layer.normal_arrays(seed)
+        kind = Conv1d if op == "conv1d" else ConvTranspose1d
+        options = {**fused[seed % len(fused)], "algorithm": algorithm, "layout": layout}
+        module = kind(
+            layer.c_in, layer.c_out, layer.kernel_size, bias=layer.bias,
+            **{"padding_mode": "zeros", **layer.params}, **options,
+        )  # fmt: skip
+        module.load_state_dict({"weight": w} | ({"bias": b} if layer.bias else {}))
+        x = np.ascontiguousarray(x.swapaxes(1, 2)) if layout == "NLC" else x
+        axis = 1 if layout == "NLC" else 2
+        stream, whole = module.stream(layer.n_batch), module(x)
+        for _ in range(3):
+            parts = []
+            for a, b in random_chunks(rng, layer.l_in):
+                chunk = x[:, a:b] if layout == "NLC" else x[:, :, a:b]
+                parts.append(stream(chunk))
+            y = np.concatenate([*parts, stream.flush()], axis=axis)
+            assert_same_bits(y, whole, f"{layer} {options}")
+        if layout == "NLC":
+            wrong = np.ones((layer.n_batch, 4, layer.c_in + 1), np.float32)
+            with pytest.raises(ValueError, match=rf"size \[{layer.n_batch}, any, {layer.c_in}\]"):
+                stream(wrong)
+
+
+def test_zeros_that_a_pre_activation_changes_are_refused():
+    module = Conv1d(2, 3, 3, padding=1, pre_activation="sigmoid")
+    with pytest.raises(ValueError, match="should keep 0, got pre_activation='sigmoid'"):
+        module.stream()
+    x = np.random.default_rng(24).standard_normal((1, 2, 20)).astype(np.float32)
+    for kind, padding in ((Conv1d, 0), (ConvTranspose1d, 1)):
+        module = kind(2, 3, 3, padding=padding, pre_activation="sigmoid")
+        assert_same_bits(streamed(module.stream(), x, [(0, 5), (5, 20)]), module(x))
+
+
+@pytest.mark.parametrize("op", OPS)
 def test_out_and_output_length(op):
     for seed, layer in enumerate(streamable_layers(20, 7, op=op, dtype="float32")):
         x, *_ = layer.normal_arrays(seed)

@@ -505,7 +505,10 @@ class _Stream:
         if y is None:
             return None
         if self._after is not None:
-            finish(self._after, y if y.ndim == 3 else y[np.newaxis], None, 1.0, True)
+            # One row where no channel has a parameter of its own: 1,536 rows of one took 150 us.
+            alike = self._after.alpha is None
+            rows = y.reshape(1, 1, -1) if alike else y.reshape(self._n_batch, -1, y.shape[-1])
+            finish(self._after, rows, None, 1.0, True)
         return np.ascontiguousarray(y.swapaxes(-1, -2)) if self._channels_last else y
 
     def _enter_steps(self) -> None:

@@ -13,7 +13,8 @@ SWEEP = """
 import resource
 
 def address_space():
-    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[0]) * resource.getpagesize()
 
 warm, headroom = sys.argv[1] == "warm", int(sys.argv[2]) * 2**20
 big = rng.standard_normal((8, 64, 4096)).astype(np.float32)

@@ -41,8 +41,8 @@ def call():
     return CALL
 
 def rss():
-    fields = dict(line.split(":", 1) for line in open("/proc/self/status") if ":" in line)
-    return int(fields["VmRSS"].split()[0]) * 1024
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 """
 
 INTERRUPT = """
@@ -53,8 +53,8 @@ random.seed(24)
 for i in range(int(sys.argv[1])):
     timer = threading.Timer(random.uniform(0.02, 0.6), lambda: (
         sent.append(time.process_time()), os.kill(os.getpid(), signal.SIGINT)))
-    timer.start()
     try:
+        timer.start()
         call()
         timer.join()
         time.sleep(1)  # the call was shorter than the timer

@@ -62,10 +62,13 @@ print((resident() - before) / 2**20)
 """
 
 
-@pytest.mark.parametrize("calls", [20_000, pytest.param(1_000_000, marks=pytest.mark.soak)])
-def test_random_lengths_leave_nothing_behind(calls):
+# Measured: 0. A leak of 300 bytes a call is 4 MiB after 14,000 calls.
+@pytest.mark.parametrize(
+    ("calls", "mebibytes"), [(20_000, 1), pytest.param(1_000_000, 5, marks=pytest.mark.soak)]
+)
+def test_random_lengths_leave_nothing_behind(calls, mebibytes):
     done = subprocess.run(
         [sys.executable, "-c", ROUNDS, str(calls)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert float(done.stdout) < 5  # MiB
+    assert float(done.stdout) < mebibytes

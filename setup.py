@@ -50,7 +50,17 @@ class BuildExt(build_ext):
 SIMD = "fastconv1d/kernels/simd"
 SIMD_HEADERS = [
     f"{SIMD}/{name}.h"
-    for name in ("fc1d", "gradient", "half", "pointwise", "rows", "step", "template", "vectors")
+    for name in (
+        "fc1d",
+        "gradient",
+        "half",
+        "minimal",
+        "pointwise",
+        "rows",
+        "step",
+        "template",
+        "vectors",
+    )
 ]
 SIMD_SOURCES = [f"{SIMD}/{name}.c" for name in ("dispatch", "isa_base", "isa_avx2", "isa_avx512")]
 

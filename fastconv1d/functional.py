@@ -117,9 +117,10 @@ def conv1d(
         Whether the residual is added before the activation or after it.
     layout : {'NCL', 'NLC'}, default 'NCL'
         With 'NLC', input, residual and output have shape (N, L, C) or (L, C), and the same bits.
-    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
         Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
         'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
+        'winograd' is for layers, see `fastconv1d.Conv1d`, and the same as 'auto' here.
     out : ndarray of the result's shape and dtype, optional
         Where to write the result. It should be writeable and share no memory with an input.
 
@@ -264,9 +265,10 @@ def conv_transpose1d(
         Whether the residual is added before the activation or after it.
     layout : {'NCL', 'NLC'}, default 'NCL'
         With 'NLC', input, residual and output have shape (N, L, C) or (L, C), and the same bits.
-    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
         Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
         'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
+        'winograd' is for layers, see `fastconv1d.Conv1d`, and the same as 'auto' here.
     out : ndarray of the result's shape and dtype, optional
         Where to write the result. It should be writeable and share no memory with an input.
 
@@ -370,9 +372,10 @@ def conv1d_backward(
         As given to `conv1d`.
     stride, padding, dilation, groups, padding_mode
         As given to `conv1d`, which has the formula of L_out.
-    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
         Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
         'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
+        'winograd' is for layers, see `fastconv1d.Conv1d`, and the same as 'auto' here.
     output_mask : sequence of three bools, default (True, True, True)
         Which of the three gradients to compute.
 
@@ -470,9 +473,10 @@ def conv_transpose1d_backward(
         As given to `conv_transpose1d`.
     stride, padding, output_padding, groups, dilation, padding_mode
         As given to `conv_transpose1d`, which has the formula of L_out.
-    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
         Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
         'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
+        'winograd' is for layers, see `fastconv1d.Conv1d`, and the same as 'auto' here.
     output_mask : sequence of three bools, default (True, True, True)
         Which of the three gradients to compute.
 

@@ -14,7 +14,7 @@ from .kernels import blas_engine, direct_engine
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-ALGORITHMS = ("auto", "blas", "direct")
+ALGORITHMS = ("auto", "blas", "direct", "winograd")
 _REAL = frozenset("fd")
 
 
@@ -29,7 +29,8 @@ def checked_algorithm(algorithm: str) -> str:
     """
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(
-            f"algorithm should be one of 'auto', 'blas', 'direct', got {geometry.shown(algorithm)}"
+            "algorithm should be one of 'auto', 'blas', 'direct', 'winograd', "
+            f"got {geometry.shown(algorithm)}"
         )
     return algorithm
 
@@ -47,9 +48,10 @@ def choose_engine(
 
     Parameters
     ----------
-    algorithm : {'auto', 'blas', 'direct'}
+    algorithm : {'auto', 'blas', 'direct', 'winograd'}
         'auto' takes the direct engine wherever it can compute the layer: on the benchmark's 35
         layers it was from as fast as the BLAS engine (1x1, 512 channels) to 27 times as fast.
+        'winograd' is for layers in eval mode (`minimal`), and the same as 'auto' here.
     dtype_char : str
         ``dtype.char`` of the operands; the direct engine has float32 and float64.
     weight_shape : sequence of three ints

@@ -835,7 +835,7 @@ class StreamingConvTranspose1d(_Stream):
 
 def _snapshot(module: Any) -> Any:
     """Return a layer in eval mode that shares the parameters as they are now."""
-    copy = object.__new__(type(module))
-    gone = {"_kept": None, "weight_grad": None, "bias_grad": None}
-    copy.__dict__.update(module.__dict__, **gone)
+    copy = module._sharing_parameters()
+    if copy.algorithm == "winograd":  # whose bits depend on more than an output's window
+        copy.algorithm = "auto"
     return copy.eval()

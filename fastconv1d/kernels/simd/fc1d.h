@@ -106,6 +106,24 @@ typedef struct {
     const int32_t *place, *column;
 } fc1d_gradient;
 
+/* Minimal filtering: FILTER_STEP outputs of FILTER_STEP taps or less from n products; minimal.h has the formulas. */
+enum { FILTER_STEP = 4, FILTER_MOST = 7, FILTER_REACH = 64 /* largest dilation */, FILTER_PIECE = 256 };
+
+typedef struct {
+    const void *in;
+    void *out;
+    const void *matrix;                    /* split: n rows of n numbers; join: FILTER_STEP rows of n */
+    ptrdiff_t in_channel, out_channel;     /* elements between two channels */
+    ptrdiff_t in_component, out_component; /* and between two components, on the transformed side */
+    ptrdiff_t n, dilation, blocks;
+    ptrdiff_t start, length; /* split: input position of block 0, and the input's length; join: columns to write */
+    fc1d_activation step;    /* split: before, join: after */
+    const void *bias, *residual;
+    ptrdiff_t residual_channel;
+    double residual_scale;
+    int residual_last;
+} fc1d_filter;
+
 typedef struct {
     void (*run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
@@ -117,6 +135,8 @@ typedef struct {
     /* n_rows rows of n elements, in place: row i is channel i % channels; residual NULL or laid out as rows */
     void (*finish_rows)(const fc1d_activation *f, void *rows, const void *residual, ptrdiff_t n_rows, ptrdiff_t n,
                         ptrdiff_t channels, double residual_scale, int residual_last);
+    void (*split_row)(const fc1d_filter *q, ptrdiff_t channel, void *scratch);
+    void (*join_row)(const fc1d_filter *q, ptrdiff_t channel, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */

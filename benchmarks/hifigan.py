@@ -2,10 +2,10 @@
 
     python benchmarks/hifigan.py [--frames 200] [--rounds 7] [--no-compile]
 
-All compute the network of examples/hifigan.py with the same random weights; torch eagerly and
-compiled. Every output is compared with ours before anything is timed; then the contestants take
-turns, and medians of wall time and of CPU time are printed. Peers that are not installed are left
-out.
+All compute the network of examples/hifigan.py with the same random weights: this library as it is
+and with algorithm="winograd" in the residual blocks, torch eagerly and compiled. Every output is
+compared with ours before anything is timed; then the contestants take turns, and medians of wall
+time and of CPU time are printed. Peers that are not installed are left out.
 """
 
 import argparse
@@ -130,11 +130,18 @@ def add_openvino(contestants: Contestants, x: np.ndarray, onnx: Path) -> None:
 
 
 def gather(frames: int, compiled: bool, folder: Path) -> Contestants:
-    rng = np.random.default_rng(0)
-    net = hifigan.generator(rng)
-    x = rng.standard_normal((1, hifigan.MEL_BINS, frames), dtype=np.float32)
-    out = net(x)
-    contestants: Contestants = {"fastconv1d": lambda: net(x, out=out)}
+    nets = {
+        name: hifigan.generator(np.random.default_rng(0), algorithm=name)
+        for name in ("auto", "winograd")
+    }
+    net = nets["auto"]
+    shape = (1, hifigan.MEL_BINS, frames)
+    x = np.random.default_rng(1).standard_normal(shape, dtype=np.float32)
+    outs = {name: each(x) for name, each in nets.items()}
+    contestants: Contestants = {
+        "fastconv1d": lambda: net(x, out=outs["auto"]),
+        "winograd": lambda: nets["winograd"](x, out=outs["winograd"]),
+    }
     onnx = folder / "hifigan.onnx"
     for name, add in {
         "torch": lambda: add_torch(contestants, hifigan.to_official(net), x, compiled, onnx),

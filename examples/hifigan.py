@@ -1,6 +1,6 @@
 """HiFi-GAN V1's generator: 80 mel bins a frame become 256 samples of audio.
 
-    python examples/hifigan.py [--frames 200] [--seed 0]
+    python examples/hifigan.py [--frames 200] [--seed 0] [--algorithm winograd]
 
 builds the network with random weights, prints what it costs and how fast it runs. `load_official`
 takes the weights of the authors' checkpoints, whose key 'generator' is a state dict.
@@ -12,6 +12,7 @@ Synthesis", 2020; https://github.com/jik876/hifi-gan, config_v1.json.
 import argparse
 import time
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -38,10 +39,10 @@ LAST_SLOPE = 0.01  # torch's default, before the last convolution
 
 
 def conv(
-    rng: np.random.Generator, c_in: int, c_out: int, kernel_size: int, dilation: int = 1
+    rng: np.random.Generator, c_in: int, c_out: int, kernel_size: int, **options: Any
 ) -> Conv1d:
     """A convolution that keeps the length, and about the size, of its input."""
-    layer = Conv1d(c_in, c_out, kernel_size, padding="same", dilation=dilation, rng=rng)
+    layer = Conv1d(c_in, c_out, kernel_size, padding="same", rng=rng, **options)
     layer.weight = layer.weight * np.float32(1.5)
     return layer
 
@@ -54,28 +55,36 @@ def upsampling(rng: np.random.Generator, c_in: int, rate: int, kernel_size: int)
     return layer
 
 
-def resblock(rng: np.random.Generator, channels: int, kernel_size: int) -> Sequential:
+def resblock(
+    rng: np.random.Generator, channels: int, kernel_size: int, algorithm: str
+) -> Sequential:
     """Three residual blocks of two convolutions each, the first of them dilated."""
+    sizes, options = (channels, channels, kernel_size), {"algorithm": algorithm}
     return Sequential(
         *(
             Residual(
                 LeakyReLU(SLOPE),
-                conv(rng, channels, channels, kernel_size, dilation),
+                conv(rng, *sizes, dilation=dilation, **options),
                 LeakyReLU(SLOPE),
-                conv(rng, channels, channels, kernel_size),
+                conv(rng, *sizes, **options),
             )
             for dilation in DILATIONS
         )
     )
 
 
-def generator(rng: np.random.Generator, channels: int = CHANNELS) -> Sequential:
-    """The network for input (N, 80, frames) and output (N, 1, 256*frames), with random weights."""
+def generator(
+    rng: np.random.Generator, channels: int = CHANNELS, algorithm: str = "auto"
+) -> Sequential:
+    """The network for input (N, 80, frames) and output (N, 1, 256*frames), with random weights.
+
+    With ``algorithm="winograd"`` the residual blocks take fewer multiplications.
+    """
     layers: list = [conv(rng, MEL_BINS, channels, 7)]
     for rate, kernel_size in UPSAMPLING:
         layers += [LeakyReLU(SLOPE), upsampling(rng, channels, rate, kernel_size)]
         channels //= 2
-        layers.append(Mean(*(resblock(rng, channels, size) for size in KERNEL_SIZES)))
+        layers.append(Mean(*(resblock(rng, channels, size, algorithm) for size in KERNEL_SIZES)))
     return Sequential(*layers, LeakyReLU(LAST_SLOPE), conv(rng, channels, 1, 7), Tanh())
 
 
@@ -120,9 +129,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--algorithm", choices=("auto", "winograd"), default="auto")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
-    net = generator(rng)
+    net = generator(rng, algorithm=options.algorithm)
     mel = rng.standard_normal((1, MEL_BINS, options.frames), dtype=np.float32)
     costs = summary(net, mel.shape).total
     print(f"{costs.parameters:,} parameters, {costs.flops / 1e9:.1f} GFLOP")

@@ -6,18 +6,15 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from . import functional, geometry
+from . import functional, fused, geometry
+from .activations import parse_activation
+from .kernels import direct_engine
 from .modules import IncompatibleKeys, load_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
-
-# Elements that an activation takes at once, so that what lies between its steps stays in L2.
-_CHUNK = 1 << 15
-
-_GELU_SCALE = np.sqrt(2 / np.pi)
 
 _Layer = TypeVar("_Layer", bound="ActivationLayer")
 
@@ -31,6 +28,13 @@ class ActivationLayer:
         Whether the layer keeps its input for `backward`.
     """
 
+    _revision = 0  # how often an attribute was set
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name not in ("training", "_kept"):
+            super().__setattr__("_revision", self._revision + 1)
+
     def __init__(self) -> None:
         self.training = False
         self._kept: NDArray[Any] | None = None
@@ -40,20 +44,16 @@ class ActivationLayer:
         """The activation as the convolutions' ``activation=`` takes it."""
         raise NotImplementedError
 
-    def _values(self, x: NDArray[Any]) -> NDArray[Any]:
-        raise NotImplementedError
-
-    def _slopes(self, x: NDArray[Any]) -> NDArray[Any]:
-        raise NotImplementedError
-
     def apply(self, x: NDArray[Any], out: NDArray[Any]) -> None:
-        """Write the activation of `x` (N, C, L) to `out`, which may be `x` itself."""
-        n_batch, channels, length = x.shape
-        columns = max(16, _CHUNK // max(1, n_batch * channels))
-        with np.errstate(all="ignore"):
-            for begin in range(0, length, columns):
-                part = slice(begin, begin + columns)
-                out[:, :, part] = self._values(x[:, :, part])
+        """Write the activation of `x` (N, C, L) to `out`, contiguous, which may be `x` itself."""
+        step = parse_activation(self.activation)
+        assert step is not None
+        if x.dtype.char in "fd":
+            if out is not x:
+                np.copyto(out, x)
+            direct_engine.finish(step, out, None, 1.0, False)
+        else:
+            np.copyto(out, fused.activate(step, x, "NCL"))
 
     def forward(self, input: ArrayLike) -> NDArray[Any]:
         """Return the activation of every element; in train mode, keep the input for `backward`.
@@ -61,7 +61,7 @@ class ActivationLayer:
         Parameters
         ----------
         input : ndarray of shape (N, C, L) or (C, L)
-            Of dtype float32 or float64.
+            Of dtype float32 or float64, or of 16 bits.
 
         Returns
         -------
@@ -95,11 +95,11 @@ class ActivationLayer:
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Raise what is wrong with an input of a shape (N, C, L) and a dtype."""
-        if dtype.kind != "f":
+        if dtype.kind != "f" and not fused.half_of(dtype):
             name = functional._TORCH_NAMES.get(dtype.name, dtype.name)
             raise TypeError(
                 f"\"{type(self).__name__}\" not implemented for '{name}': the dtype should be "
-                f"float32 or float64, got an input of dtype {dtype}"
+                f"float32, float64 or of 16 bits, got an input of dtype {dtype}"
             )
 
     def backward(self, grad_output: ArrayLike) -> NDArray[Any]:
@@ -143,7 +143,9 @@ class ActivationLayer:
             batched,
         )
         with np.errstate(all="ignore"):
-            grad_input = (g * self._slopes(self._kept)).astype(g.dtype, copy=False)
+            step = parse_activation(self.activation)
+            assert step is not None
+            grad_input = g * step.derivative(self._kept)
         return grad_input if batched else grad_input[0]
 
     def train(self: _Layer, mode: bool = True) -> _Layer:
@@ -212,12 +214,6 @@ class ReLU(ActivationLayer):
     def activation(self) -> str:
         return "relu"
 
-    def _values(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.maximum(x, 0)
-
-    def _slopes(self, x: NDArray[Any]) -> NDArray[Any]:
-        return (x > 0).astype(x.dtype)
-
 
 class LeakyReLU(ActivationLayer):
     """``x`` where it is positive, otherwise ``negative_slope * x``, as ``torch.nn.LeakyReLU``.
@@ -241,12 +237,6 @@ class LeakyReLU(ActivationLayer):
     @property
     def activation(self) -> tuple[str, float]:
         return "leaky_relu", self.negative_slope
-
-    def _values(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.where(x > 0, x, x * x.dtype.type(self.negative_slope))
-
-    def _slopes(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.where(x > 0, x.dtype.type(1), x.dtype.type(self.negative_slope))
 
     def extra_repr(self) -> str:
         return f"negative_slope={self.negative_slope}"
@@ -274,12 +264,6 @@ class ELU(ActivationLayer):
     @property
     def activation(self) -> tuple[str, float]:
         return "elu", self.alpha
-
-    def _values(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.where(x > 0, x, x.dtype.type(self.alpha) * np.expm1(x))
-
-    def _slopes(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.where(x > 0, x.dtype.type(1), x.dtype.type(self.alpha) * np.exp(x))
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}"
@@ -314,24 +298,6 @@ class GELU(ActivationLayer):
     def activation(self) -> str | tuple[str, str]:
         return "gelu" if self.approximate == "none" else ("gelu", "tanh")
 
-    def _share(self, x: NDArray[Any]) -> NDArray[Any]:
-        if self.approximate == "tanh":
-            return (1 + np.tanh(_GELU_SCALE * (x + 0.044715 * x**3))) / 2
-        from scipy.special import ndtr
-
-        return ndtr(x)
-
-    def _values(self, x: NDArray[Any]) -> NDArray[Any]:
-        return x * self._share(x.astype(np.float64))
-
-    def _slopes(self, x: NDArray[Any]) -> NDArray[Any]:
-        wide = x.astype(np.float64)
-        share = self._share(wide)
-        if self.approximate == "tanh":
-            inner = _GELU_SCALE * (1 + 3 * 0.044715 * wide**2)
-            return share + 2 * wide * share * (1 - share) * inner
-        return share + wide * np.exp(-(wide**2) / 2) / np.sqrt(2 * np.pi)
-
     def extra_repr(self) -> str:
         return f"approximate={self.approximate!r}"
 
@@ -351,13 +317,6 @@ class SiLU(ActivationLayer):
     def activation(self) -> str:
         return "silu"
 
-    def _values(self, x: NDArray[Any]) -> NDArray[Any]:
-        return x / (1 + np.exp(-x))
-
-    def _slopes(self, x: NDArray[Any]) -> NDArray[Any]:
-        share = 1 / (1 + np.exp(-x))
-        return share * (1 + x * (1 - share))
-
 
 class Tanh(ActivationLayer):
     """The hyperbolic tangent, as ``torch.nn.Tanh``.
@@ -373,12 +332,6 @@ class Tanh(ActivationLayer):
     @property
     def activation(self) -> str:
         return "tanh"
-
-    def _values(self, x: NDArray[Any]) -> NDArray[Any]:
-        return np.tanh(x)
-
-    def _slopes(self, x: NDArray[Any]) -> NDArray[Any]:
-        return 1 - np.tanh(x) ** 2
 
 
 class Sigmoid(ActivationLayer):
@@ -396,21 +349,14 @@ class Sigmoid(ActivationLayer):
     def activation(self) -> str:
         return "sigmoid"
 
-    def _values(self, x: NDArray[Any]) -> NDArray[Any]:
-        return 1 / (1 + np.exp(-x))
-
-    def _slopes(self, x: NDArray[Any]) -> NDArray[Any]:
-        share = 1 / (1 + np.exp(-x))
-        return share * (1 - share)
-
 
 class Snake(ActivationLayer):
-    """``x + sin(alpha*x)**2 / alpha``, with an alpha for each channel.
+    """``x + sin(alpha*x)**2 / (alpha + 1e-9)``, with an alpha for each channel.
 
     Parameters
     ----------
     alpha : array-like of shape (C,) or (1, C, 1)
-        Without zeros. `backward` computes no gradient by it.
+        `backward` computes no gradient by it.
 
     References
     ----------
@@ -436,8 +382,6 @@ class Snake(ActivationLayer):
                 "alpha should have the shape [channels] or [1, channels, 1], "
                 f"got {list(values.shape)}"
             )
-        if not values.all():
-            raise ValueError(f"alpha should not be zero, got {geometry.shown(values)}")
         self.alpha = values.astype(values.dtype if values.dtype.kind == "f" else np.float32)
 
     @property
@@ -454,13 +398,6 @@ class Snake(ActivationLayer):
                 f"Snake should have an alpha for each of {shape[1]} channels, "
                 f"got alpha of size {list(self.alpha.shape)}"
             )
-
-    def _values(self, x: NDArray[Any]) -> NDArray[Any]:
-        alpha = self.alpha.astype(x.dtype).reshape(-1, 1)
-        return x + np.sin(alpha * x) ** 2 / alpha
-
-    def _slopes(self, x: NDArray[Any]) -> NDArray[Any]:
-        return 1 + np.sin(2 * self.alpha.astype(x.dtype).reshape(-1, 1) * x)
 
     def extra_repr(self) -> str:
         return str(self.alpha.size)

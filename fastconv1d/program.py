@@ -9,14 +9,15 @@ layers needs two, and a chain of residual blocks three.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import functional, geometry
+from . import functional, fused, geometry
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -27,19 +28,46 @@ _CHUNK = 1 << 15
 
 
 class Convolve:
-    """``target = layer(source)``."""
+    """``target = layer(source)``, with steps of its neighbours and a residual where `fuse` says."""
 
     in_place = False
 
     def __init__(self, name: str, layer: Any, source: int, target: int) -> None:
         self.name, self.layer = name, layer
-        self.sources, self.target = (source,), target
+        self.sources: tuple[int, ...] = (source,)
+        self.target = target
+        self.before: Any = None  # activation layers
+        self.after: Any = None
+        self.residual_scale, self.residual_position = 1.0, "before"
+        self._fused: tuple[Any, Any] = (None, None)
 
     def shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
         return output_shape(self.layer, shapes[0], dtype)
 
     def run(self, arrays: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        _convolve(self.layer, arrays[0], out)
+        layer = self._with_steps() if self.fused else self.layer
+        layer(arrays[0], residual=arrays[1] if len(arrays) > 1 else None, out=out)
+
+    @property
+    def fused(self) -> bool:
+        return len(self.sources) > 1 or self.before is not None or self.after is not None
+
+    def _with_steps(self) -> Any:
+        """Return a layer with the same parameters, and the neighbours' steps."""
+        layer, steps = self.layer, (self.before, self.after)
+        revisions = [step._revision for step in (layer, *steps) if step is not None]
+        key = (id(layer._weight), id(layer._bias), revisions)  # `made` keeps the arrays alive
+        known, made = self._fused
+        if known != key:
+            made = layer._sharing_parameters()
+            if self.before is not None:
+                made.pre_activation = self.before.activation
+            if self.after is not None:
+                made.activation = self.after.activation
+            made.residual_scale = self.residual_scale
+            made.residual_position = self.residual_position
+            self._fused = (key, made)
+        return made
 
 
 class Activate:
@@ -108,19 +136,90 @@ class Combine:
 Operation = Convolve | Activate | Combine
 
 
+def fuse(operations: Sequence[Operation]) -> list[Operation]:
+    """Return the operations with element-wise ones made part of the convolutions beside them.
+
+    An activation goes into the convolution that makes its input if nothing else reads that,
+    otherwise into the convolutions that read its output; an addition into the convolution that
+    makes its first term. The numbers of values stay. The operations are changed.
+    """
+    uses = Counter(value for operation in operations for value in operation.sources)
+    makers = {operation.target: operation for operation in operations}
+    kept: list[Operation] = []
+    for operation in operations:
+        maker = makers.get(operation.sources[0])
+        if (
+            isinstance(maker, Convolve)
+            and uses[maker.target] == 1
+            and _absorb(maker, operation, makers, kept)
+        ):
+            del makers[maker.target]
+            maker.target = operation.target
+            makers[maker.target] = maker
+        else:
+            kept.append(operation)
+    for operation in [*kept]:
+        readers = [reader for reader in kept if operation.target in reader.sources]
+        if isinstance(operation, Activate) and readers and all(map(_takes_before, readers)):
+            if all(operation.target not in reader.sources[1:] for reader in readers):
+                for reader in readers:
+                    reader.before = operation.layer  # type: ignore[union-attr]
+                    reader.sources = (*operation.sources, *reader.sources[1:])
+                kept.remove(operation)
+    return kept
+
+
+def _absorb(
+    maker: Convolve, operation: Operation, makers: dict[int, Operation], done: list[Operation]
+) -> bool:
+    """Make `operation` the last step of `maker` if that has room for it."""
+    has_residual = len(maker.sources) > 1
+    if isinstance(operation, Activate):
+        if maker.after is not None or _own(maker, "activation") or maker.layer.dtype.kind == "c":
+            return False
+        maker.after = operation.layer
+        return True
+    if not isinstance(operation, Combine) or has_residual or operation.total != 1:
+        return False
+    if len(operation.sources) != 2:
+        return False
+    other = makers.get(operation.sources[1])
+    if other is not None and done.index(other) > done.index(maker):
+        return False
+    maker.sources += (operation.sources[1],)
+    maker.residual_scale = operation.last
+    after = maker.after is not None or _own(maker, "activation")
+    maker.residual_position = "after" if after else "before"
+    return True
+
+
+def _takes_before(reader: Operation) -> bool:
+    return (
+        isinstance(reader, Convolve)
+        and reader.before is None
+        and not _own(reader, "pre_activation")
+        and reader.layer.dtype.kind != "c"
+    )
+
+
+def _own(operation: Convolve, name: str) -> bool:
+    return getattr(operation.layer, name) is not None
+
+
 class Program:
     """Operations in order; the last one makes the result.
 
-    Its key changes with the attributes of a layer, on which the shapes depend.
+    `lowered` is what `operations` were before they were fused: one for each layer.
     """
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        self.operations = tuple(operations)
-        self.result = self.operations[-1].target if self.operations else 0
-        self._convolutions = [op.layer for op in self.operations if isinstance(op, Convolve)]
+    def __init__(self, lower: Callable[[], list[Operation]]) -> None:
+        self.lowered = lower()
+        self.operations = fuse(lower())
+        self.result = self.lowered[-1].target if self.lowered else 0
+        self._convolutions = [op.layer for op in self.lowered if isinstance(op, Convolve)]
 
     def key(self, x: NDArray[Any]) -> tuple[Any, ...]:
-        """Return what the buffers for an input depend on."""
+        """Return what the buffers for an input depend on: attributes of the layers, too."""
         return x.shape, x.dtype, [layer._revision for layer in self._convolutions]
 
     def run(self, x: NDArray[Any], buffers: Buffers, out: NDArray[Any]) -> None:
@@ -139,7 +238,7 @@ class Buffers:
     def __init__(self, program: Program, key: tuple[Any, ...]) -> None:
         self.key = key
         shape, dtype, _ = key
-        self.shapes = infer_shapes(program.operations, shape, dtype)
+        self.shapes = infer_shapes(program.lowered, shape, dtype)
         self.values: list[Any] = [None] * len(self.shapes)
         places, sizes = self._place(program)
         slabs = [functional._new((size,), dtype) for size in sizes]
@@ -203,7 +302,10 @@ def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -
     >>> output_shape(ConvTranspose1d(4, 6, 3, stride=2), (1, 4, 10))
     (1, 6, 21)
     """
-    if dtype is not None and dtype != layer.dtype:
+    if layer.layout != "NCL":
+        raise ValueError(f"layout should be 'NCL' inside of networks, got {layer.layout!r}")
+    half = dtype is not None and fused.half_of(dtype) and layer.dtype == np.float32
+    if dtype is not None and dtype != layer.dtype and not half:
         raise TypeError(f"Input type ({dtype}) and weight type ({layer.dtype}) should be the same")
     parameters = layer._parameters()
     shapes = shape, parameters["weight"].shape, layer.bias.shape if "bias" in parameters else None
@@ -215,18 +317,3 @@ def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -
         last = (dilation, layer.groups, layer.padding_mode)
         plan = geometry.conv_geometry(*shapes, stride, layer.padding, *last)
     return shape[0], plan[0], plan[1]
-
-
-def _convolve(layer: Any, x: NDArray[Any], out: NDArray[Any]) -> None:
-    operands = x, layer._weight, layer._bias, layer.stride[0], layer.padding
-    common = {
-        "dilation": layer.dilation[0],
-        "groups": layer.groups,
-        "padding_mode": layer.padding_mode,
-        "algorithm": layer.algorithm,
-        "out": out,
-    }
-    if layer.transposed:
-        functional.conv_transpose1d(*operands, layer.output_padding[0], **common)
-    else:
-        functional.conv1d(*operands, **common)

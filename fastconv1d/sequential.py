@@ -86,7 +86,7 @@ class _Container:
     def _evaluate(self, x: NDArray[Any], batched: bool, out: NDArray[Any] | None) -> NDArray[Any]:
         program = self._program
         if program is None:
-            program = self._program = Program(lowered(self))
+            program = self._program = Program(lambda: lowered(self))
         buffers = self._take_buffers(program, x)
         n_batch, channels, length = buffers.shapes[program.result]
         if out is None:
@@ -302,6 +302,7 @@ class Sequential(_Container):
 
     Notes
     -----
+    Activations and the additions of `Residual` become steps of the convolutions beside them.
     What lies between the layers is kept in buffers, two for a chain, three where there are
     residual blocks, each as large as the largest array that it holds. They stay for the next
     call; one of another shape replaces them. In eval mode a network may be called from several

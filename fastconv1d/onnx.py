@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
 from . import functional, geometry
+from .activations import parse_activation
 from .elementwise import ELU, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from .folding import fold_batch_norm
 from .modules import Conv1d, ConvTranspose1d
@@ -431,8 +432,9 @@ def _unsqueeze(node: _Node) -> _Built:
 
 def _activation(make: Callable[[_Node], Any]) -> Callable[[_Node], _Built]:
     def build(node: _Node) -> _Built:
-        layer = make(node)
-        return lambda x: layer._values(x).astype(x.dtype, copy=False), node.inputs
+        step = parse_activation(make(node).activation)
+        assert step is not None
+        return lambda x: step.apply(x).astype(x.dtype, copy=False), node.inputs
 
     return build
 

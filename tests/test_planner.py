@@ -85,7 +85,7 @@ def calls(algorithm, dtype=np.float32, **geometry):
 
 @pytest.mark.parametrize("algorithm", ["", "Direct", "mkl", None, 1, b"blas", ["auto"]])
 def test_unknown_algorithms(algorithm):
-    rule = r"algorithm should be one of 'auto', 'blas', 'direct', got "
+    rule = r"algorithm should be one of 'auto', 'blas', 'direct', 'winograd', got "
     with pytest.raises(ValueError, match=rule):
         checked_algorithm(algorithm)
     for name, call in calls(algorithm):

@@ -165,8 +165,8 @@ def test_no_tensor_is_copied(monkeypatch):
         def __init__(self, *args):
             self.layer = bridge.direct_engine.PreparedLayer(*args)
 
-        def __call__(self, x, threads):
-            y = self.layer(x, threads)
+        def __call__(self, x, *args):
+            y = self.layer(x, *args)
             seen.extend([x, y])
             return y
 
@@ -553,6 +553,38 @@ def test_calls_from_several_threads():
         for position, y in enumerate(results):
             assert torch.equal(y, expected[position // 5])
     assert len(outputs) == 4
+
+
+def test_the_memory_of_large_outputs_is_used_again():
+    model = nn.Conv1d(2, 64, 1).eval()
+    fast, _ = accelerate(model)
+    x = torch.randn(1, 2, 20000)
+    with torch.no_grad():
+        first, second = fast(x), fast(2 * x)
+        assert first.data_ptr() != second.data_ptr()
+        kept = first.numpy()
+        close(first, model(x))
+        close(second, model(2 * x))
+        address = second.data_ptr()
+        del second
+        part = first[:, 3:4]
+        del first
+        third = fast(3 * x)  # in the memory of the second
+        assert third.data_ptr() == address
+        close(third, model(3 * x))
+        close(part, model(x)[:, 3:4])
+        for scale in range(4, 7):
+            close(fast(scale * x), model(scale * x))
+        np.testing.assert_array_equal(kept[:, 3:4], part.numpy())
+        del third
+        close(fast(x[:, :, :17000]), model(x[:, :, :17000]))
+        assert sum(block.nbytes for block in bridge._spare) <= bridge._LARGE.stop
+    transposed = nn.ConvTranspose1d(2, 16, 4, stride=2, padding=1, output_padding=1).eval()
+    fast, _ = accelerate(transposed)
+    with torch.no_grad():
+        for _ in range(2):
+            wide = torch.randn(2, 2, 20000)
+            close(fast(wide), transposed(wide))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

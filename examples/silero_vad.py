@@ -47,8 +47,8 @@ class SileroVad:
     def __init__(self, weights: str | Path) -> None:
         state = load_weights(Path(weights))
         self.stft = Conv1d.from_state_dict(state, "stft_conv", stride=128)
-        self.conv1 = Conv1d.from_state_dict(state, "conv1", padding=1)
-        self.conv2 = Conv1d.from_state_dict(state, "conv2", padding=1, stride=2)
+        self.conv1 = Conv1d.from_state_dict(state, "conv1", padding=1, activation="relu")
+        self.conv2 = Conv1d.from_state_dict(state, "conv2", padding=1, stride=2, activation="relu")
         # A chunk has two frames here and then one: the other taps only ever meet padding.
         self.conv3 = _with_taps(state, "conv3", slice(1, 3))
         self.conv4 = _with_taps(state, "conv4", slice(1, 2))
@@ -97,7 +97,6 @@ class SileroVad:
         x = np.sqrt(real * real + imaginary * imaginary)
         for conv in (self.conv1, self.conv2, self.conv3, self.conv4):
             x = conv(x)
-            np.maximum(x, 0, out=x)
         return x[:, :, 0]
 
 
@@ -117,7 +116,8 @@ def load_weights(path: Path) -> dict[str, np.ndarray]:
 
 def _with_taps(state: dict[str, np.ndarray], prefix: str, taps: slice) -> Conv1d:
     weight = state[prefix + ".weight"][:, :, taps]
-    return Conv1d.from_state_dict({"weight": weight, "bias": state[prefix + ".bias"]})
+    parameters = {"weight": weight, "bias": state[prefix + ".bias"]}
+    return Conv1d.from_state_dict(parameters, activation="relu")
 
 
 def package_file(name: str) -> Path:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
 from . import functional, geometry
-from .activations import parse_activation
+from .activations import SNAKE_EPSILON, Activation, parse_activation
 from .elementwise import ELU, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from .folding import fold_batch_norm
 from .modules import Conv1d, ConvTranspose1d
@@ -535,7 +535,9 @@ class _Writer:
         if isinstance(operation, Convolve):
             self._convolution(name, operation.layer, sources[0], target)
         elif isinstance(operation, Activate):
-            self._activation(name, operation.layer, sources[0], target)
+            activation = parse_activation(operation.layer.activation)
+            assert activation is not None
+            self._activation(name, activation, sources[0], target)
         elif isinstance(operation, Combine):
             self._sum(name, operation, sources, target)
 
@@ -551,6 +553,12 @@ class _Writer:
     def _convolution(self, name: str, layer: Any, source: str, target: str) -> None:
         if layer.dtype.kind != "f":
             raise OnnxError(f"layer {name}: ONNX has no convolution of dtype {layer.dtype}")
+        if layer.layout != "NCL":
+            raise OnnxError(f"layer {name}: ONNX has no layout {layer.layout}")
+        before = parse_activation(layer.pre_activation)
+        after = parse_activation(layer.activation)
+        if before is not None:
+            source = self._activation(f"{name}.pre", before, source, f"{target}.pre")
         stride, dilation, kernel = layer.stride[0], layer.dilation[0], layer.kernel_size[0]
         attributes: dict[str, Any] = {
             "strides": [stride],
@@ -579,7 +587,11 @@ class _Writer:
         if layer.bias is not None:
             inputs.append(self._constant(f"{name}.bias", layer.bias))
         op = "ConvTranspose" if layer.transposed else "Conv"
-        self._node(op, name, inputs, target, **attributes)
+        convolved = self._node(
+            op, name, inputs, target if after is None else f"{target}.sum", **attributes
+        )
+        if after is not None:
+            self._activation(name, after, convolved, target)
 
     def _padded(self, name: str, mode: str, pads: list[int], source: str) -> str:
         if mode not in _MODE_NAMES or min(pads) < 0:
@@ -587,30 +599,29 @@ class _Writer:
         widths = self._constant(f"{name}.pads", [0, 0, pads[0], 0, 0, pads[1]], np.int64)
         return self._node("Pad", name, [source, widths], f"{name}.padded", mode=_MODE_NAMES[mode])
 
-    def _activation(self, name: str, layer: Any, source: str, target: str) -> None:
-        activation = layer.activation
-        kind, parameter = activation if isinstance(activation, tuple) else (activation, None)
+    def _activation(self, name: str, activation: Activation, source: str, target: str) -> str:
+        kind = activation.name
         if kind in ("relu", "tanh", "sigmoid"):
-            self._node(kind.capitalize(), name, [source], target)
-        elif kind in ("leaky_relu", "elu"):
+            return self._node(kind.capitalize(), name, [source], target)
+        if kind in ("leaky_relu", "elu"):
             op = {"leaky_relu": "LeakyRelu", "elu": "Elu"}[kind]
-            self._node(op, name, [source], target, alpha=float(parameter))
-        elif kind == "gelu":
-            self._node("Gelu", name, [source], target, approximate=parameter or "none")
-        elif kind == "silu":
+            return self._node(op, name, [source], target, alpha=activation.parameter)
+        if kind in ("gelu", "gelu_tanh"):
+            approximate = "tanh" if kind == "gelu_tanh" else "none"
+            return self._node("Gelu", name, [source], target, approximate=approximate)
+        if kind == "silu":
             share = self._node("Sigmoid", name, [source], f"{target}.sigmoid")
-            self._node("Mul", name, [source, share], target)
-        elif kind == "snake":
-            alpha = np.asarray(parameter).reshape(-1, 1)
+            return self._node("Mul", name, [source, share], target)
+        if kind == "snake" and activation.alpha is not None:
+            alpha = activation.alpha.reshape(-1, 1)
             factor = self._constant(f"{name}.alpha", alpha)
-            inverse = self._constant(f"{name}.inverse", 1 / alpha)
+            inverse = self._constant(f"{name}.inverse", 1 / (alpha + SNAKE_EPSILON))
             scaled = self._node("Mul", name, [source, factor], f"{target}.scaled")
             sine = self._node("Sin", name, [scaled], f"{target}.sine")
             square = self._node("Mul", name, [sine, sine], f"{target}.square")
             wave = self._node("Mul", name, [square, inverse], f"{target}.wave")
-            self._node("Add", name, [source, wave], target)
-        else:
-            raise OnnxError(f"layer {name}: no counterpart of {kind} in ONNX")
+            return self._node("Add", name, [source, wave], target)
+        raise OnnxError(f"layer {name}: no counterpart of {kind} in ONNX")
 
     def _sum(self, name: str, operation: Any, sources: list[str], target: str) -> None:
         *first, last = sources

@@ -372,6 +372,21 @@ def networks():
             fastconv1d.Tanh(),
             fastconv1d.Sigmoid(),
         ),
+        "fused": Sequential(
+            conv(4, 6, 3, padding=1, activation=("leaky_relu", 0.2), pre_activation="silu"),
+            conv(
+                6,
+                4,
+                3,
+                padding=1,
+                padding_mode="reflect",
+                pre_activation=("elu", 0.5),
+                activation=("snake", np.linspace(0.5, 2, 4)),
+            ),
+            ConvTranspose1d(
+                4, 4, 4, stride=2, pre_activation=("gelu", "tanh"), activation="gelu", rng=rng
+            ),
+        ),
         "snake": Sequential(conv(4, 3, 1), fastconv1d.Snake([0.5, 1.0, -2.0])),
         "residual": Residual(
             conv(4, 4, 3, padding=1), fastconv1d.ReLU(), shortcut=conv(4, 4, 1), residual_scale=0.5
@@ -394,8 +409,9 @@ def test_to_onnx(name):
     model = to_onnx(network)
     onnx.checker.check_model(model, full_check=True)
     for length in (13, 20):
-        x = random(2, 4, length)
-        y = network(x)
+        x = y = random(2, 4, length)
+        for layer in network if type(network) is Sequential else [network]:
+            y = layer(y)
         (wanted,) = expected(model, x)
         assert wanted.shape == y.shape
         np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)
@@ -422,6 +438,7 @@ def test_to_onnx_in_double_precision():
             ConvTranspose1d(1, 1, 3, padding=1, padding_mode="reflect"),
             "no padding_mode='reflect'",
         ),
+        (Conv1d(1, 1, 3, layout="NLC"), "ONNX has no layout NLC"),
         (fastconv1d.ReLU(), "a network without a convolution has no dtype"),
     ],
 )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import functional
+from . import config, functional
 from .activations import Steps
 from .kernels.direct_engine import PreparedLayer, filter_join, filter_split
 
@@ -116,8 +116,11 @@ class MinimalLayer:
     ) -> NDArray[Any] | None:
         """Return the output for arrays of the layer's dtype, otherwise None.
 
-        None is also the answer where the sizes do not fit, so that the general path explains it.
+        None is also the answer where the sizes do not fit, so that the general path explains it,
+        and in deterministic mode, which promises that a prefix keeps its bits.
         """
+        if config.are_deterministic_algorithms_enabled():
+            return None
         dtype, (c_in, c_out) = self._split.dtype, self._channels
         array = functional._operand(x)
         if array.dtype != dtype or array.ndim not in (2, 3) or array.size == 0:

@@ -739,9 +739,9 @@ class Conv1d(_Convolution):
         Which engine computes, see `fastconv1d.conv1d`. With 'winograd' a layer in eval mode takes
         about half the multiplications where that is faster: stride 1, one group, zero padding,
         3 to 32 taps, dilation up to 64, a real dtype, and ``min(C_in, C_out) * K >= 192``. It is
-        'auto' elsewhere. The error is then a few times as large, and relative to the largest
-        output rather than to each; an output's bits, and whether it is finite, may depend on up to
-        ``4*dilation`` inputs beside its own window.
+        'auto' elsewhere, and in deterministic mode. The error is a few times as large, and relative
+        to the largest output rather than to each; an output's bits, and whether it is finite, may
+        depend on up to ``4*dilation`` inputs beside its own window.
     activation, pre_activation, residual_scale, residual_position, layout
         What happens around the sums and the layout of inputs and outputs, as in
         `fastconv1d.conv1d`; `forward` takes the residual.

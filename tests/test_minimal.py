@@ -145,6 +145,31 @@ def test_other_layers_are_computed_directly(shape, options):
     assert layer(x).tobytes() == other(x).tobytes()
 
 
+def test_deterministic_mode_is_computed_directly(deterministic):
+    rng = np.random.default_rng(6)
+    layer, direct = _layer((64, 64, 3), rng=rng), Conv1d(64, 64, 3)
+    direct.load_state_dict(layer.state_dict())
+    x = rng.standard_normal((64, 500), np.float32)
+    residual = rng.standard_normal((64, 498), np.float32)
+    assert layer(x).tobytes() == direct(x).tobytes()
+    assert layer(x, residual=residual).tobytes() == direct(x, residual=residual).tobytes()
+    fastconv1d.use_deterministic_algorithms(False)
+    assert layer(x).tobytes() != direct(x).tobytes()
+
+
+def test_a_stream_is_computed_directly():
+    rng = np.random.default_rng(7)
+    layer, direct = (
+        _layer((64, 64, 3), rng=rng, padding="causal"),
+        Conv1d(64, 64, 3, padding="causal"),
+    )
+    direct.load_state_dict(layer.state_dict())
+    x = rng.standard_normal((64, 300), np.float32)
+    stream = layer.stream()
+    parts = [stream(x[:, :100]), stream(x[:, 100:])]
+    assert np.concatenate(parts, axis=-1).tobytes() == direct(x).tobytes()
+
+
 def test_any_layout_has_the_same_bits():
     rng = np.random.default_rng(1)
     layer = _layer((64, 64, 3), rng=rng, padding=1)

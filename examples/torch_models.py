@@ -1,10 +1,10 @@
 """Four torch models before and after `fastconv1d.torch.accelerate`, with random weights.
 
     pip install 'fastconv1d[torch]'
-    python examples/torch_models.py [MODEL ...] [--seconds 1.0] [--threads 1] [--rounds 7]
+    python examples/torch_models.py [MODEL ...] [--seconds 1.0] [--rounds 7] [--winograd]
 
-For each model it prints torch's time, the accelerated time and the largest difference between the
-two outputs, taken in turns in one process.
+For each model it prints torch's time, the accelerated time, taken in turns in one process, and the
+largest difference between the two outputs, as a part of the largest output.
 """
 
 from __future__ import annotations
@@ -187,16 +187,17 @@ def wav2vec2(seconds):
 MODELS = {make.__name__: make for make in (conv_tasnet, wavenet, hifi_gan, wav2vec2)}
 
 
-def compare(make, seconds, rounds):
-    """Return torch's seconds, the accelerated seconds and the largest difference of the outputs."""
+def compare(make, seconds, rounds, algorithm):
+    """Return the seconds of torch, of fastconv1d, and the difference beside the largest output."""
     torch.manual_seed(0)
     model, x = make(seconds)
     model.eval()
-    fast, report = accelerate(model)
+    fast, report = accelerate(model, algorithm=algorithm)
     assert report.replaced and not report.left, report
     times = {model: [], fast: []}
     with torch.inference_mode():
-        difference = float((fast(x) - model(x)).abs().max())
+        y = model(x)
+        difference = float((fast(x) - y).abs().max() / y.abs().max())
         for _ in range(rounds):
             for contestant, taken in times.items():
                 start = time.perf_counter()
@@ -211,7 +212,9 @@ def main(arguments=None):
     parser.add_argument("--seconds", type=float, default=1.0, help="of audio")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--winograd", action="store_true", help="fewer multiplications")
     options = parser.parse_args(arguments)
+    algorithm = "winograd" if options.winograd else "auto"
     unknown = set(options.models) - set(MODELS)
     if unknown:
         parser.error(f"no model {', '.join(sorted(unknown))}: there are {', '.join(MODELS)}")
@@ -220,7 +223,7 @@ def main(arguments=None):
     print(f"{'model':12} {'torch ms':>9} {'fast ms':>9} {'faster':>7}  largest difference")
     ratios = []
     for name in options.models or MODELS:
-        slow, fast, difference = compare(MODELS[name], options.seconds, options.rounds)
+        slow, fast, difference = compare(MODELS[name], options.seconds, options.rounds, algorithm)
         ratios.append(slow / fast)
         print(
             f"{name:12} {1e3 * slow:9.1f} {1e3 * fast:9.1f} {slow / fast:6.2f}x  {difference:.1e}"

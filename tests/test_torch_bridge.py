@@ -555,6 +555,35 @@ def test_calls_from_several_threads():
     assert len(outputs) == 4
 
 
+def test_winograd(calls):
+    model = nn.Sequential(
+        nn.Conv1d(64, 64, 3, padding=1),
+        nn.Conv1d(64, 64, 7, padding="same", dilation=3),
+        nn.Conv1d(64, 64, 3, stride=2),
+        nn.Conv1d(64, 64, 3, padding=1, padding_mode="reflect"),
+        nn.ConvTranspose1d(64, 64, 4, stride=2),
+    ).eval()
+    fast, report = accelerate(model, algorithm="winograd")
+    assert len(report.replaced) == 5
+    x = torch.randn(2, 64, 100)
+    expected = model(x)
+    del calls[:]
+    with torch.no_grad():
+        for _ in range(2):
+            close(fast(x), expected)
+        kinds = [type(layer._pack.layer).__name__ for layer in fast]
+        assert kinds == ["MinimalLayer"] * 2 + ["PreparedLayer"] * 3
+        large = torch.randn(1, 64, 20000)
+        close(fast[0](large), model[0](large))
+        fast[0].bias += 1
+        close(fast[0](x), model[0](x) + 1)
+        fast.train()
+        close(fast[0](x), model[0](x) + 1)
+        assert copy.deepcopy(fast)[0].algorithm == "winograd"
+    with pytest.raises(ValueError, match="algorithm should be one of 'auto', 'winograd', got 'x'"):
+        accelerate(model, algorithm="x")
+
+
 def test_the_memory_of_large_outputs_is_used_again():
     model = nn.Conv1d(2, 64, 1).eval()
     fast, _ = accelerate(model)

@@ -24,7 +24,8 @@ typedef struct {
 
 static NAME(finish) NAME(finish_of)(const fc1d_activation *f, const T *residual, ptrdiff_t ldr, double scale, int last)
 {
-    const int rectifier = f->function <= FC1D_LEAKY_RELU;
+    const int rectifier = f->function < FC1D_LEAKY_RELU ||
+                          (f->function == FC1D_LEAKY_RELU && f->parameter >= 0 && f->parameter <= 1);
     const NAME(finish) e = {
         .f = *f, .residual = residual, .ldr = ldr, .active = residual || f->function, .scale = (T)scale, .last = last, .in_tile = rectifier,
         .slope = f->function == FC1D_IDENTITY ? 1 : (T)f->parameter,
@@ -33,12 +34,12 @@ static NAME(finish) NAME(finish_of)(const fc1d_activation *f, const T *residual,
     return e;
 }
 
-/* v where it is positive or NaN, slope*v where it is negative; 0 there for relu. */
+/* The larger of v and slope*v, 0 <= slope <= 1 (0 and v for relu), and NaN for NaN: one multiplication and one maximum. */
 static inline __attribute__((always_inline)) V NAME(rectify)(V v, T slope, TINT keep)
 {
 #if LANES > 1
-    const V zero = {0};
-    return SELECT(v < zero, (V)((MASK)(v * slope) & keep), v);
+    const V scaled = (V)((MASK)(v * slope) & keep);
+    return SELECT(scaled > v, scaled, v);
 #else
     return v < 0 ? (keep ? v * slope : 0) : v;
 #endif
@@ -208,6 +209,10 @@ static NOINLINE V NAME(through_wide)(V v, int function, double a, double b)
 static V NAME(curve)(V v, int function, T a, double b)
 {
     switch (function) {
+    case FC1D_LEAKY_RELU: { /* with another slope than those of rectify */
+        const V zero = {0};
+        return SELECT(v < zero, v * a, v);
+    }
     case FC1D_ELU: {
         const V zero = {0};
         return SELECT(v < zero, NAME(expm1)(SELECT(v < zero, v, zero)) * a, v);
@@ -231,6 +236,8 @@ static double NAME(curve_of)(double v, int function, double a, double b)
     const double below = v < -1e4 ? -1e4 : v; /* keeps -inf times 0 out of the limits */
     double u;
     switch (function) {
+    case FC1D_LEAKY_RELU:
+        return v < 0 ? a * v : v;
     case FC1D_ELU:
         return v < 0 ? a * expm1(v) : v;
     case FC1D_GELU:
@@ -260,37 +267,52 @@ static V NAME(curve)(V v, int function, T a, double b)
 }
 #endif
 
-/* One row of n elements of one channel, in place. */
+/* n elements of one channel, in place, with what does not change along a row known to the compiler. */
+static inline __attribute__((always_inline)) void NAME(finish_span)(const NAME(finish) * e, T a, double b, T *row,
+                                                                  const T *residual, ptrdiff_t n, const int in_tile,
+                                                                  const int add, const int last)
+{
+    for (ptrdiff_t i = 0; i < n; i += LANES) {
+        V v = LOAD(row + i);
+        if (add && !last)
+            v = v + LOAD(residual + i) * e->scale;
+        v = in_tile ? NAME(rectify)(v, e->slope, e->keep) : NAME(curve)(v, e->f.function, a, b);
+        if (add && last)
+            v = v + LOAD(residual + i) * e->scale;
+        STORE(row + i, v);
+    }
+}
+
+static void NAME(finish_vectors)(const NAME(finish) * e, T a, double b, T *row, const T *residual, ptrdiff_t n)
+{
+    if (!e->in_tile && residual)
+        NAME(finish_span)(e, a, b, row, residual, n, 0, 1, e->last);
+    else if (!e->in_tile)
+        NAME(finish_span)(e, a, b, row, residual, n, 0, 0, 0);
+    else if (residual && e->last)
+        NAME(finish_span)(e, a, b, row, residual, n, 1, 1, 1);
+    else if (residual)
+        NAME(finish_span)(e, a, b, row, residual, n, 1, 1, 0);
+    else
+        NAME(finish_span)(e, a, b, row, residual, n, 1, 0, 0);
+}
+
+/* One row of n elements of one channel, in place; the last ones go through the same instructions in a vector of their
+ * own. */
 static void NAME(finish_row)(const NAME(finish) * e, ptrdiff_t channel, T *row, const T *residual, ptrdiff_t n)
 {
     const int function = e->f.function;
     const T a = function == FC1D_SNAKE ? ((const T *)e->f.alpha)[channel] : (T)e->f.parameter;
     const double b = 1 / ((double)a + 1e-9); /* of snake: torch implementations add 1e-9, which allows alpha = 0 */
-    for (ptrdiff_t i = 0; i < n; i += LANES) {
-        const ptrdiff_t count = n - i < LANES ? n - i : LANES;
-        T part[LANES] = {0}, more[LANES] = {0}, *at = row + i;
-        const T *add = residual ? residual + i : NULL;
-        if (count < LANES) { /* the same instructions for the last elements */
-            memcpy(part, row + i, count * sizeof(T));
-            at = part;
-            if (residual) {
-                memcpy(more, residual + i, count * sizeof(T));
-                add = more;
-            }
-        }
-        V v = LOAD(at);
-        if (e->in_tile)
-            v = NAME(rectified)(e, v, add);
-        else {
-            if (add && !e->last)
-                v = v + LOAD(add) * e->scale;
-            v = NAME(curve)(v, function, a, b);
-            if (add && e->last)
-                v = v + LOAD(add) * e->scale;
-        }
-        STORE(at, v);
-        if (count < LANES)
-            memcpy(row + i, part, count * sizeof(T));
+    const ptrdiff_t whole = n / LANES * LANES, rest = n - whole;
+    NAME(finish_vectors)(e, a, b, row, residual, whole);
+    if (rest) {
+        T part[LANES] = {0}, more[LANES] = {0};
+        memcpy(part, row + whole, (size_t)rest * sizeof(T));
+        if (residual)
+            memcpy(more, residual + whole, (size_t)rest * sizeof(T));
+        NAME(finish_vectors)(e, a, b, part, residual ? more : NULL, LANES);
+        memcpy(row + whole, part, (size_t)rest * sizeof(T));
     }
 }
 

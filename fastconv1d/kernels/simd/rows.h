@@ -135,51 +135,51 @@ static void NAME(load_row)(T *dst, ptrdiff_t n, const void *src, ptrdiff_t step,
         NAME(widen)(dst + i, from + i * step, 1, half);
 }
 
-/* dst[c*pitch + i] = src[c*sc + i*sl] for m channels and n positions. */
+/* dst[c*pitch + i] = src[c*sc + i*sl] for m channels and n positions. Channels side by side go through squares of
+ * LANES, all channels of some positions after another, as they lie in memory. */
 static void NAME(load_rows)(T *dst, ptrdiff_t pitch, ptrdiff_t m, ptrdiff_t n, const void *src, ptrdiff_t sc,
                             ptrdiff_t sl, int half)
 {
-    ptrdiff_t c = 0;
+    ptrdiff_t i = 0, c = 0;
 #if LANES > 1
-    if (sc == 1 && sl != 1) /* channels side by side: LANES of them at a time */
-        for (; c + LANES <= m; c += LANES) {
-            const void *from = NAME(at)(src, c, half);
-            ptrdiff_t i = 0;
-            for (; i + LANES <= n; i += LANES) {
-                const T *square = (const T *)from + i * sl;
-                ptrdiff_t square_pitch = sl;
-                T wide[LANES * LANES];
-                if (half) {
-                    for (ptrdiff_t r = 0; r < LANES; r++)
-                        NAME(widen)(wide + r * LANES, (const uint16_t *)from + (i + r) * sl, LANES, half);
-                    square = wide;
-                    square_pitch = LANES;
-                }
-                NAME(transpose_square)(dst + c * pitch + i, pitch, square, square_pitch);
+    const ptrdiff_t whole = sc == 1 && sl != 1 ? m / LANES * LANES : 0;
+    for (; whole && i + LANES <= n; i += LANES)
+        for (c = 0; c < whole; c += LANES) {
+            const void *from = NAME(at)(src, c + i * sl, half);
+            const T *square = (const T *)from;
+            ptrdiff_t square_pitch = sl;
+            T wide[LANES * LANES];
+            if (half) {
+                for (ptrdiff_t r = 0; r < LANES; r++)
+                    NAME(widen)(wide + r * LANES, (const uint16_t *)from + r * sl, LANES, half);
+                square = wide;
+                square_pitch = LANES;
             }
-            for (ptrdiff_t u = 0; u < LANES && i < n; u++)
-                NAME(load_row)(dst + (c + u) * pitch + i, n - i, NAME(at)(from, u + i * sl, half), sl, half);
+            NAME(transpose_square)(dst + c * pitch + i, pitch, square, square_pitch);
         }
+    for (c = 0; c < whole; c++)
+        NAME(load_row)(dst + c * pitch + i, n - i, NAME(at)(src, c + i * sl, half), sl, half);
 #endif
     for (; c < m; c++)
         NAME(load_row)(dst + c * pitch, n, NAME(at)(src, c * sc, half), sl, half);
 }
 
-/* dst[c*sc + i*sl] = src[c*pitch + i] for m channels and n positions. */
+/* dst[c*sc + i*sl] = src[c*pitch + i] for m channels and n positions, in the same order. */
 static void NAME(store_rows)(void *dst, ptrdiff_t sc, ptrdiff_t sl, const T *src, ptrdiff_t pitch, ptrdiff_t m,
                              ptrdiff_t n, int half)
 {
-    ptrdiff_t i = 0;
+    ptrdiff_t i = 0, whole = 0;
 #if LANES > 1
-    if (sc == 1 && sl != 1 && m == LANES)
-        for (; i + LANES <= n; i += LANES) {
+    whole = sc == 1 && sl != 1 ? m / LANES * LANES : 0;
+    for (; whole && i + LANES <= n; i += LANES)
+        for (ptrdiff_t c = 0; c < whole; c += LANES) {
             T square[LANES * LANES];
-            void *to = NAME(at)(dst, i * sl, half);
+            void *to = NAME(at)(dst, c + i * sl, half);
             if (!half) {
-                NAME(transpose_square)((T *)to, sl, src + i, pitch);
+                NAME(transpose_square)((T *)to, sl, src + c * pitch + i, pitch);
                 continue;
             }
-            NAME(transpose_square)(square, LANES, src + i, pitch);
+            NAME(transpose_square)(square, LANES, src + c * pitch + i, pitch);
             for (ptrdiff_t r = 0; r < LANES; r++)
                 NAME(narrow)((uint16_t *)to + r * sl, square + r * LANES, LANES, half);
         }
@@ -187,15 +187,16 @@ static void NAME(store_rows)(void *dst, ptrdiff_t sc, ptrdiff_t sl, const T *src
     for (ptrdiff_t c = 0; c < m; c++) {
         const T *row = src + c * pitch;
         void *to = NAME(at)(dst, c * sc, half);
+        const ptrdiff_t first = c < whole ? i : 0;
         if (half && sl == 1)
-            NAME(narrow)((uint16_t *)to + i, row + i, n - i, half);
+            NAME(narrow)((uint16_t *)to + first, row + first, n - first, half);
         else if (half)
-            for (ptrdiff_t j = i; j < n; j++)
+            for (ptrdiff_t j = first; j < n; j++)
                 NAME(narrow)((uint16_t *)to + j * sl, row + j, 1, half);
         else if (sl == 1)
-            NAME(gather)((T *)to + i, n - i, row + i, 1);
+            NAME(gather)((T *)to + first, n - first, row + first, 1);
         else
-            for (ptrdiff_t j = i; j < n; j++)
+            for (ptrdiff_t j = first; j < n; j++)
                 ((T *)to)[j * sl] = row[j];
     }
 }

@@ -189,11 +189,11 @@ static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t co, ptrdiff_t
             PREFETCH_WRITE(y + i * ldy + j);
     if (sink) {
         finish = sink->finish;
-        if (finish.residual) {
+        if (finish.residual) { /* and what the next strip adds, which is too much for the hardware to foresee */
             finish.residual += co * finish.ldr + q;
             for (ptrdiff_t i = 0; i < rows; i++)
                 for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
-                    PREFETCH(finish.residual + i * finish.ldr + j);
+                    PREFETCH(finish.residual + i * finish.ldr + nv * LANES + j);
         }
     }
     const int in_tile = sink && whole && finish.in_tile;
@@ -275,7 +275,7 @@ static void NAME(emit)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t group, ptrd
         const ptrdiff_t channel = first + co / p->fused, left = (co1 - co) / p->fused;
         const ptrdiff_t y = n * p->yn + channel * p->yc + lo * p->yl, r = n * p->rn + channel * p->rc + lo * p->rl;
         const T *from = stage + (co - co0) * p->stage_pitch, *residual = p->residual ? more : NULL;
-        m = p->plain ? 1 : left < p->emit_rows ? left : p->emit_rows;
+        m = p->plain ? 1 : step == 1 && !p->residual ? left : left < p->emit_rows ? left : p->emit_rows;
         T *to = p->plain ? (T *)p->y + y : step == 1 ? stage + (co - co0) * p->stage_pitch : rows;
         if (p->plain && residual)
             residual = (const T *)p->residual + r;

@@ -302,7 +302,9 @@ class _Convolution:
         if layer is None:
             return None
         output = layer(input, config.get_num_threads, residual, out)
-        if output is None and all(a is None or fused.is_bfloat16(a) for a in (input, residual, out)):
+        if output is None and all(
+            a is None or fused.is_bfloat16(a) for a in (input, residual, out)
+        ):
             arrays = [fused.as_bits(a) for a in (input, residual, out)]
             output = layer(arrays[0], config.get_num_threads, *arrays[1:], True)
             if output is not None:

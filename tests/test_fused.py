@@ -8,7 +8,15 @@ import pytest
 from layers import DTYPES
 from scipy import special
 
-from fastconv1d import Conv1d, ConvTranspose1d, conv1d, conv1d_backward, conv_transpose1d, reference
+from fastconv1d import (
+    Conv1d,
+    ConvTranspose1d,
+    conv1d,
+    conv1d_backward,
+    conv_transpose1d,
+    num_threads,
+    reference,
+)
 from fastconv1d.activations import Activation, parse_activation, parse_steps
 from fastconv1d.fused import activate
 from fastconv1d.kernels import direct_engine
@@ -475,3 +483,34 @@ def test_activate_is_for_real_dtypes_and_layouts(dtype):
         return
     relu = parse_activation("relu")
     assert_same_bits(activate(relu, x, "NLC"), np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_depthwise_layers_with_channels_side_by_side(dtype, isa, share):
+    rng = np.random.default_rng(10)
+    for _ in range(int(600 * share)):
+        channels, kernel_size = int(rng.integers(2, 70)), int(rng.integers(1, 200))
+        dilation, stride = int(rng.integers(1, 4)), int(rng.integers(1, 4))
+        length = int(rng.integers(1, 300)) + dilation * kernel_size
+        padding = tuple(int(p) for p in rng.integers(0, 6, 2))
+        x = rng.standard_normal((int(rng.integers(1, 4)), channels, length)).astype(dtype)
+        w = rng.standard_normal((channels, 1, kernel_size)).astype(dtype)
+        b = rng.standard_normal(channels).astype(dtype) if rng.random() < 0.7 else None
+        layer = {"stride": stride, "padding": padding, "dilation": dilation, "groups": channels}
+        layer["padding_mode"] = str(rng.choice(["zeros", "reflect", "replicate", "circular"]))
+        options = {"activation": random_function(rng, channels)}
+        expected = conv1d(x, w, b, **layer, **options)
+        assert_same_bits(
+            as_nlc(conv1d(as_nlc(x), w, b, **layer, **options, layout="NLC")), expected
+        )
+        residual = rng.standard_normal(expected.shape).astype(dtype)
+        options |= {
+            "residual_scale": 0.5,
+            "residual_position": str(rng.choice(["before", "after"])),
+        }
+        expected = conv1d(x, w, b, **layer, **options, residual=residual)
+        with num_threads(int(rng.integers(1, 4))):
+            result = conv1d(
+                as_nlc(x), w, b, **layer, **options, residual=as_nlc(residual), layout="NLC"
+            )
+        assert_same_bits(as_nlc(result), expected)

@@ -60,6 +60,8 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t n_runs, row_pitch
         ptrdiff_t tile_cols, items_per_unit, item_pitch, groups_per_unit, co_unit, co_block
         ptrdiff_t n_tiles, n_item_units, n_group_units, n_co_units
+        const ptrdiff_t* pos
+        ptrdiff_t x_base
         int by_rows, plain, staged
         ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch
 
@@ -94,6 +96,7 @@ cdef extern from "simd/fc1d.h" nogil:
                              const ptrdiff_t*, void*) noexcept nogil
         int (*all_finite)(const void*, ptrdiff_t) noexcept nogil
         void (*run_gradient)(const fc1d_gradient*, ptrdiff_t, void*) noexcept nogil
+        void (*run_positions)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
         void (*step)(ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const void*, const void**, const void*,
                      void*) noexcept nogil
         void (*finish_rows)(const fc1d_activation*, void*, const void*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double,
@@ -579,6 +582,7 @@ cdef class PreparedLayer:
     cdef void* tables
     cdef void* packed
     cdef object bias, alphas
+    cdef cnp.ndarray by_tap  # the weight of a depthwise layer as (K, C), made by the first call that needs it
     cdef readonly bint transposed
     cdef ptrdiff_t stride, dilation, span, pad_left, pad_right, output_padding
     cdef ptrdiff_t itemsize
@@ -687,6 +691,8 @@ cdef class PreparedLayer:
             p.rl = residual.strides[2] // stored
         if p.n_batch == 0 or p.l_out == 0:
             return 0
+        if self._side_by_side(&p):
+            return self._run_positions(&p, -pad_left, threads)
         if self.transposed:
             q_low = pad_left // p.y_step - (1 if pad_left % p.y_step < 0 else 0)
             p.y_shift = pad_left - q_low * p.y_step
@@ -714,6 +720,35 @@ cdef class PreparedLayer:
                                     n_threads)
         finally:
             free(tables)
+        if failed:
+            raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
+        return 0
+
+    cdef bint _side_by_side(self, const fc1d_problem* p) noexcept:
+        """Whether this is a depthwise correlate whose steps are vectors along the channels."""
+        return (not self.transposed and p.c_in * p.c_out == 1 and p.groups > 1 and p.xc == 1 and p.yc == 1
+                and (p.residual == NULL or p.rc == 1) and not p.half and p.before.function == 0
+                and p.after.alpha == NULL)
+
+    cdef int _run_positions(self, fc1d_problem* p, ptrdiff_t base, threads) except -1:
+        cdef double macs = <double> p.n_batch * p.groups * p.l_out * p.kernel_size
+        cdef int n_threads = 1, failed
+        cdef size_t scratch_bytes = p.kernel_size * sizeof(void*) + p.groups * self.itemsize
+        cdef cnp.npy_intp shape[2]
+        if self.by_tap is None:
+            shape[0], shape[1] = p.groups, p.kernel_size  # the packed weight
+            packed = cnp.PyArray_SimpleNewFromData(2, shape, self.typenum, self.packed)
+            self.by_tap = np.ascontiguousarray(packed.T) if p.kernel_size > 1 else packed.T.copy()
+        if macs >= SERIAL_MACS:
+            n_threads = threads if isinstance(threads, int) else threads()
+        p.w, p.pos, p.x_base, p.n_cols = cnp.PyArray_DATA(self.by_tap), self.taps.pos, base, p.l_out
+        p.tile_cols = max(1, min(p.l_out, <ptrdiff_t> (p.l_out * min(1., SIGNAL_MACS * p.n_batch / macs))))
+        while n_threads > 1 and p.n_batch * _ceil(p.l_out, p.tile_cols) < 4 * n_threads and p.tile_cols > 16:
+            p.tile_cols = _ceil(p.tile_cols, 2)
+        p.n_tiles = _ceil(p.l_out, p.tile_cols)
+        with nogil:
+            failed = _run_units(<unit_fn> self.kernels.run_positions, p, p.n_batch * p.n_tiles, macs, scratch_bytes,
+                                n_threads)
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0

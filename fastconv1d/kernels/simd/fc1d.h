@@ -78,6 +78,8 @@ typedef struct {
     /* tiles: a unit is (items, groups, output channels, columns) */
     ptrdiff_t tile_cols, items_per_unit, item_pitch, groups_per_unit, co_unit, co_block;
     ptrdiff_t n_tiles, n_item_units, n_group_units, n_co_units;
+    const ptrdiff_t *pos;    /* input position of each tap for column 0 of padding 0 (correlate) */
+    ptrdiff_t x_base;        /* of column 0 */
     int by_rows;             /* the window stays in L1: write the output row by row */
     int plain;               /* y has unit stride and the kernels' type */
     int staged;              /* outputs pass through a staging tile (phases, several items, or y is not plain) */
@@ -130,6 +132,8 @@ typedef struct {
                          const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed);
     int (*all_finite)(const void *numbers, ptrdiff_t n);
     void (*run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scratch);
+    /* a unit of a depthwise correlate whose channels lie side by side: tile_cols columns of one item, see step.h */
+    void (*run_positions)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     void (*step)(ptrdiff_t channels, ptrdiff_t pitch, ptrdiff_t taps, ptrdiff_t chain, const void *w,
                  const void *const *x, const void *bias, void *y); /* a column of a depthwise correlate, see step.h */
     /* n_rows rows of n elements, in place: row i is channel i % channels; residual NULL or laid out as rows */

@@ -498,7 +498,7 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 #include "step.h"
 
 static const fc1d_kernels NAME(kernels) = {
-    NAME(run_unit), NAME(pack_weights), NAME(all_finite), NAME(run_gradient), NAME(step), NAME(finish_rows),
-    NAME(split_row), NAME(join_row), NAME(fma_loop), LANES, ROWS, NAME(vectors)};
+    NAME(run_unit), NAME(pack_weights), NAME(all_finite), NAME(run_gradient), NAME(run_positions), NAME(step),
+    NAME(finish_rows), NAME(split_row), NAME(join_row), NAME(fma_loop), LANES, ROWS, NAME(vectors)};
 
 #undef V

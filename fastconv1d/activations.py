@@ -1,5 +1,7 @@
 """Element-wise functions that the kernels apply before and after the sums, and their reference.
 
+And which dtypes are stored in 16 bits.
+
 Each has a name, at most one parameter, a formula in NumPy (`Activation.apply`, the oracle of the
 compiled one) and a derivative, which a layer's backward needs.
 """
@@ -36,6 +38,27 @@ _DEFAULTS = {"leaky_relu": 0.01, "elu": 1.0}
 RESIDUAL_POSITIONS = ("before", "after")
 # What implementations of snake add to alpha before they divide by it.
 SNAKE_EPSILON = 1e-9
+
+
+# What the kernels call the storage types.
+FLOAT16, BFLOAT16 = 1, 2
+
+
+def half_of(dtype: np.dtype[Any]) -> int:
+    """Return 1 for float16, 2 for ml_dtypes' bfloat16, otherwise 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d.activations import half_of
+    >>> half_of(np.dtype(np.float16)), half_of(np.dtype(np.float32))
+    (1, 0)
+    """
+    if dtype.itemsize != 2:
+        return 0
+    if dtype.kind == "f":
+        return FLOAT16
+    return BFLOAT16 if dtype.name == "bfloat16" else 0
 
 
 class Activation(NamedTuple):

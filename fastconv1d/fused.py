@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import functional, geometry, planner
-from .activations import Activation, Steps, parse_steps
+from .activations import BFLOAT16, Activation, Steps, half_of, parse_steps
 from .config import execution
 from .kernels import direct_engine
 
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 LAYOUTS = ("NCL", "NLC")
-# What `direct_engine` calls the storage types.
-_FLOAT16, _BFLOAT16 = 1, 2
 
 
 class Options(NamedTuple):
@@ -36,23 +34,6 @@ class Options(NamedTuple):
     residual_scale: Any = 1.0
     residual_position: Any = "before"
     layout: Any = "NCL"
-
-
-def half_of(dtype: np.dtype[Any]) -> int:
-    """Return 1 for float16, 2 for ml_dtypes' bfloat16, otherwise 0.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastconv1d.fused import half_of
-    >>> half_of(np.dtype(np.float16)), half_of(np.dtype(np.float32))
-    (1, 0)
-    """
-    if dtype.itemsize != 2:
-        return 0
-    if dtype.kind == "f":
-        return _FLOAT16
-    return _BFLOAT16 if dtype.name == "bfloat16" else 0
 
 
 def is_stored_half(value: Any) -> bool:
@@ -68,7 +49,7 @@ def is_stored_half(value: Any) -> bool:
 def is_bfloat16(value: Any) -> bool:
     """Whether `value` is an array of ml_dtypes' bfloat16."""
     dtype = getattr(value, "dtype", None)
-    return isinstance(dtype, np.dtype) and half_of(dtype) == _BFLOAT16
+    return isinstance(dtype, np.dtype) and half_of(dtype) == BFLOAT16
 
 
 def as_bits(array: NDArray[Any] | None) -> NDArray[Any] | None:

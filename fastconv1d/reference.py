@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from .activations import half_of, parse_steps
+
 Array: TypeAlias = npt.NDArray[Any]
 Gradients: TypeAlias = tuple[Array | None, Array | None, Array | None]
 
@@ -62,8 +64,11 @@ def conv1d(
     groups: Any = 1,
     *,
     padding_mode: str = "zeros",
+    **options: Any,
 ) -> Array:
     """Compute ``y[n,co,l] = b[co] + sum_{ci,k} w[co,ci,k] * x[n,ci,l*stride + k*dilation - left]``.
+
+    `options` are activation, pre_activation, residual, residual_scale, residual_position, layout.
 
     Examples
     --------
@@ -71,16 +76,17 @@ def conv1d(
     >>> conv1d(np.arange(5.0)[None, None], np.array([[[1.0, 0.0, -1.0]]]))
     array([[[-2., -2., -2.]]])
     """
-    x, w, b, batched = _operands("conv1d", input, weight, bias)
+    around = _Around(**options)
+    x, w, b, batched = _operands("conv1d", around.channels_first(input), weight, bias)
     s, d, groups = _positive(stride=stride, dilation=dilation, groups=groups)
     _check_channels(x.shape, w.shape, groups, w.shape[0], w.shape[1] * groups, b)
     left, right = _pads(padding, w.shape[2], s, d, x.shape[2])
     l_out = _conv_length(x.shape[2], w.shape[2], s, left, right, d)
     _check_mode(padding_mode, x.shape, left, right)
-    y = _correlate(_wide(x), _wide(w), l_out, s, left, d, groups, padding_mode)
+    y = _correlate(around.before(_wide(x)), _wide(w), l_out, s, left, d, groups, padding_mode)
     if x.shape[1] == 0:  # as torch: without input channels there are no output channels
         y, b = y[:, :0], None
-    return _finish(y, b, x, batched)
+    return around.finish(y, b, x, batched)
 
 
 def conv_transpose1d(
@@ -94,6 +100,7 @@ def conv_transpose1d(
     dilation: Any = 1,
     *,
     padding_mode: str = "zeros",
+    **options: Any,
 ) -> Array:
     """Compute ``y[n,co,l*stride + k*dilation - left] += w[ci,co,k] * x[n,ci,l]`` from ``y = b``.
 
@@ -105,14 +112,15 @@ def conv_transpose1d(
     >>> conv_transpose1d(np.array([[[1.0, 2.0]]]), np.array([[[1.0, 1.0]]]), stride=2)
     array([[[1., 1., 2., 2.]]])
     """
-    x, w, b, batched = _operands("conv_transpose1d", input, weight, bias)
+    around = _Around(**options)
+    x, w, b, batched = _operands("conv_transpose1d", around.channels_first(input), weight, bias)
     s, d, groups = _positive(stride=stride, dilation=dilation, groups=groups)
     _check_channels(x.shape, w.shape, groups, w.shape[1] * groups, w.shape[0], b)
     left, right = _crops(padding, w.shape[2], s, d)
     l_out = _conv_transpose_length(x.shape[2], w.shape[2], s, left, right, output_padding, d)
     _check_mode(padding_mode, (*x.shape[:1], w.shape[1] * groups, l_out), left, right)
-    y = _scatter(_wide(x), _wide(w), l_out, s, left, d, groups, padding_mode)
-    return _finish(y, b, x, batched)
+    y = _scatter(around.before(_wide(x)), _wide(w), l_out, s, left, d, groups, padding_mode)
+    return around.finish(y, b, x, batched)
 
 
 def conv1d_backward(
@@ -148,7 +156,7 @@ def conv1d_backward(
     dx = dw = db = None
     if output_mask[0]:
         dx = _scatter(_wide(g), _wide(w).conj(), x.shape[2], s, left, d, groups, padding_mode)
-        dx = _finish(dx, None, x, batched)
+        dx = _delivered(dx, x, batched)
     if output_mask[1]:
         dw = _weight_gradient(_wide(g), _wide(x), w.shape, s, left, d, groups, padding_mode)
         dw = dw.astype(_native(x))
@@ -190,7 +198,7 @@ def conv_transpose1d_backward(
     dx = dw = db = None
     if output_mask[0]:
         dx = _correlate(_wide(g), _wide(w).conj(), x.shape[2], s, left, d, groups, padding_mode)
-        dx = _finish(dx, None, x, batched)
+        dx = _delivered(dx, x, batched)
     if output_mask[1]:
         # dw[ci,co,k] = sum conj(x[n,ci,l]) * g[n,co,l*s + k*d - left]: g and x exchanged.
         dw = _weight_gradient(_wide(x), _wide(g), w.shape, s, left, d, groups, padding_mode)
@@ -225,7 +233,7 @@ def unfold1d(
     cols = np.zeros((n_batch, c, kernel, l_out), x.dtype)
     for k in range(kernel):
         cols[:, :, k] = _tap(x, k * d - left, s, l_out, "zeros")
-    return _finish(cols.reshape(n_batch, c * kernel, l_out), None, x, batched)
+    return _delivered(cols.reshape(n_batch, c * kernel, l_out), x, batched)
 
 
 def fold1d(
@@ -267,7 +275,7 @@ def fold1d(
     y = np.zeros((n_batch, rows // kernel, l_out), taps.dtype)
     for k in range(kernel):
         _add_tap(y, taps[:, :, k], k * d - left, s, "zeros")
-    return _finish(y, None, cols, batched)
+    return _delivered(y, cols, batched)
 
 
 def _correlate(
@@ -349,6 +357,8 @@ def _source(position: Array, length: int, mode: str) -> tuple[Array, Array]:
 def _wide(array: Array) -> Array:
     if array.dtype.kind in "iu":
         return array.astype(np.int64)
+    if half_of(array.dtype):
+        return array.astype(np.float64)
     return array.astype(np.result_type(array.dtype, np.float64))
 
 
@@ -356,11 +366,44 @@ def _native(array: Array) -> np.dtype[Any]:
     return array.dtype.newbyteorder("=")
 
 
-def _finish(y: Array, bias: Array | None, like: Array, batched: bool) -> Array:
-    if bias is not None:
-        y = y + _wide(bias)[:, None]
-    y = y.astype(_native(like))
+def _delivered(y: Array, like: Array, batched: bool) -> Array:
+    with np.errstate(over="ignore"):
+        y = y.astype(_native(like))
     return y if batched else y[0]
+
+
+class _Around:
+    """What happens before and after the sums, in the accumulator's dtype."""
+
+    def __init__(
+        self,
+        activation: Any = None,
+        pre_activation: Any = None,
+        residual: npt.ArrayLike | None = None,
+        residual_scale: float = 1.0,
+        residual_position: str = "before",
+        layout: str = "NCL",
+    ) -> None:
+        steps = parse_steps(pre_activation, activation, residual_scale, residual_position)
+        self._steps, self._layout = steps, layout
+        self._residual = None if residual is None else _wide(self.channels_first(residual))
+
+    def channels_first(self, array: npt.ArrayLike) -> Array:
+        array = np.asarray(array)
+        return array.swapaxes(-1, -2) if self._layout == "NLC" else array
+
+    def before(self, x: Array) -> Array:
+        return x if self._steps.before is None else self._steps.before.apply(x)
+
+    def finish(self, y: Array, bias: Array | None, like: Array, batched: bool) -> Array:
+        if bias is not None:
+            y = y + _wide(bias)[:, None]
+        more = 0 if self._residual is None else self._steps.residual_scale * self._residual
+        y = y + (0 if self._steps.residual_last else more)
+        if self._steps.after is not None:
+            y = self._steps.after.apply(y)
+        y = y + (more if self._steps.residual_last else 0)
+        return self.channels_first(_delivered(y, like, batched))
 
 
 def _operands(
@@ -374,7 +417,7 @@ def _operands(
         raise ValueError(f"expected a 3D weight for {name}, got {w.ndim} dimensions")
     b = None if bias is None else np.asarray(bias)
     for other, array in (("weight", w), ("bias", b)):
-        if array is not None and _native(array) != _native(x):
+        if array is not None and _native(array) != _native(x) and not half_of(x.dtype):
             raise TypeError(
                 f"Input type ({x.dtype}) and {other} type ({array.dtype}) should be the same"
             )
@@ -383,7 +426,7 @@ def _operands(
 
 def _batched(name: str, input: npt.ArrayLike) -> tuple[Array, bool]:
     x = np.asarray(input)
-    if x.dtype.kind not in "iufc":
+    if x.dtype.kind not in "iufc" and not half_of(x.dtype):
         raise TypeError(f"{name} takes numbers, got dtype {x.dtype}")
     if x.ndim not in (2, 3):
         raise ValueError(

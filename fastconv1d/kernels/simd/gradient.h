@@ -35,40 +35,49 @@ static inline __attribute__((always_inline)) V NAME(sum_lanes)(V *v)
     return v[0];
 }
 
-/* One step of the MR*NR dot products; READ(p) reads the next vector of a row. */
-#define DOT_STEP(MR, NR, READ)                                                                                         \
+/* One step of the MR*NR dot products, added to sums[]; READ(p) reads the next vector of a row. */
+#define DOT_STEP(MR, NR, READ, SUMS)                                                                                   \
     V xv[NR];                                                                                                          \
     _Pragma("GCC unroll 16") for (int j = 0; j < NR; j++) xv[j] = READ(xp[j] + q);                                     \
     _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                              \
     {                                                                                                                  \
         const V gv = READ(g + i * gc + q);                                                                             \
-        _Pragma("GCC unroll 16") for (int j = 0; j < NR; j++) acc[i * NR + j] += gv * xv[j];                           \
+        _Pragma("GCC unroll 16") for (int j = 0; j < NR; j++) (SUMS)[i * NR + j] += gv * xv[j];                        \
     }
 #define READ_PART(p) LOAD_PART(p, c->cols - q)
 
-/* dw[i*ldw + j] (+)= sum over items and columns q of g[i][q] * x[tap[j] + q]. */
-#define DOTS(MR, NR)                                                                                                   \
+/* dw[i*ldw + j] (+)= sum over items and columns q of g[i][q] * x[tap[j] + q]. CHAINS accumulators of each sum take turns:
+ * about eight are in flight on two units. */
+#define DOTS(MR, NR, CHAINS)                                                                                           \
     static void NAME(dots_##MR##x##NR)(const NAME(chunk) *restrict c, const T *restrict g, const T *restrict x,        \
                                        const int32_t *restrict tap, T *restrict dw)                                    \
     {                                                                                                                  \
         enum { SUMS = (MR * NR + LANES - 1) / LANES * LANES };                                                         \
-        V acc[SUMS] = {{0}};                                                                                           \
+        V acc[CHAINS][SUMS] = {{{0}}};                                                                                 \
         const ptrdiff_t gc = c->gc;                                                                                    \
         const T *xp[NR];                                                                                               \
         _Pragma("GCC unroll 16") for (int j = 0; j < NR; j++) xp[j] = x + tap[j];                                      \
         for (ptrdiff_t n = 0; n < c->items; n++) {                                                                     \
             ptrdiff_t q = 0;                                                                                           \
+            while (CHAINS > 1 && q + CHAINS * LANES <= c->cols) {                                                      \
+                _Pragma("GCC unroll 4") for (int u = 0; u < CHAINS; u++, q += LANES)                                   \
+                {                                                                                                      \
+                    DOT_STEP(MR, NR, LOAD, acc[u])                                                                     \
+                }                                                                                                      \
+            }                                                                                                          \
             for (; q + LANES <= c->cols; q += LANES) {                                                                 \
-                DOT_STEP(MR, NR, LOAD)                                                                                 \
+                DOT_STEP(MR, NR, LOAD, acc[0])                                                                         \
             }                                                                                                          \
             if (q < c->cols) {                                                                                         \
-                DOT_STEP(MR, NR, READ_PART)                                                                            \
+                DOT_STEP(MR, NR, READ_PART, acc[0])                                                                    \
             }                                                                                                          \
             g += c->gn;                                                                                                \
             _Pragma("GCC unroll 16") for (int j = 0; j < NR; j++) xp[j] += c->xn;                                      \
         }                                                                                                              \
+        _Pragma("GCC unroll 4") for (int u = 1; u < CHAINS; u++)                                                       \
+            _Pragma("GCC unroll 16") for (int s = 0; s < MR * NR; s++) acc[0][s] += acc[u][s];                         \
         T sums[SUMS];                                                                                                  \
-        _Pragma("GCC unroll 32") for (int s = 0; s < SUMS; s += LANES) STORE(sums + s, NAME(sum_lanes)(acc + s));      \
+        _Pragma("GCC unroll 32") for (int s = 0; s < SUMS; s += LANES) STORE(sums + s, NAME(sum_lanes)(acc[0] + s));   \
         for (int i = 0; i < MR; i++)                                                                                   \
             for (int j = 0; j < NR; j++) {                                                                             \
                 T *out = dw + i * c->ldw + j;                                                                          \
@@ -76,12 +85,11 @@ static inline __attribute__((always_inline)) V NAME(sum_lanes)(V *v)
             }                                                                                                          \
     }
 
-#define DOTS_1(MR) DOTS(MR, 1)
-#define DOTS_2(MR) DOTS_1(MR) DOTS(MR, 2)
-#define DOTS_3(MR) DOTS_2(MR) DOTS(MR, 3)
-#define DOTS_4(MR) DOTS_3(MR) DOTS(MR, 4)
-#define DOTS_6(MR) DOTS_4(MR) DOTS(MR, 5) DOTS(MR, 6)
-#define DOTS_8(MR) DOTS_6(MR) DOTS(MR, 7) DOTS(MR, 8)
+#define DOTS_1(MR) DOTS(MR, 1, 1)
+#define DOTS_2(MR) DOTS_1(MR) DOTS(MR, 2, 1)
+#define DOTS_3(MR) DOTS_2(MR) DOTS(MR, 3, 1)
+#define DOTS_4(MR) DOTS_3(MR) DOTS(MR, 4, 1)
+#define DOTS_6(MR) DOTS_4(MR) DOTS(MR, 5, 1) DOTS(MR, 6, 1)
 
 #define DOT_ROW_3(MR) {0, NAME(dots_##MR##x1), NAME(dots_##MR##x2), NAME(dots_##MR##x3)}
 #define DOT_ROW_4(MR) {0, NAME(dots_##MR##x1), NAME(dots_##MR##x2), NAME(dots_##MR##x3), NAME(dots_##MR##x4)}
@@ -93,7 +101,8 @@ static inline __attribute__((always_inline)) V NAME(sum_lanes)(V *v)
      NAME(dots_##MR##x6), NAME(dots_##MR##x7), NAME(dots_##MR##x8)}
 
 /* Pointers limit a row to 8 taps: each needs a general register. */
-DOTS_8(1) DOTS_6(2) DOTS_4(3)
+DOTS(1, 1, 4) DOTS(1, 2, 4) DOTS(1, 3, 3) DOTS(1, 4, 2) DOTS(1, 5, 2) DOTS(1, 6, 2) DOTS(1, 7, 1) DOTS(1, 8, 1)
+DOTS_6(2) DOTS_4(3)
 #if ROWS == 4
 DOTS_3(4)
 static const NAME(dots_fn) NAME(dots)[ROWS + 1][9] = {{0}, DOT_ROW_8(1), DOT_ROW_6(2), DOT_ROW_4(3), DOT_ROW_3(4)};
@@ -316,10 +325,9 @@ static void NAME(run_chunk)(const fc1d_gradient *q, ptrdiff_t group, ptrdiff_t c
                              (q->gc > 0 ? (co1 - 1) * q->gc : co0 * q->gc);
     const int unsafe = q->gl != 1 || (c.cols % LANES && g + beyond > (const T *)q->g_end);
     T *copy = unsafe ? scratch + q->copy_offset : NULL;
-    if (q->fetch && group + 1 < p->groups) {
+    const int fetch = q->fetch && group + 1 < p->groups;
+    if (fetch)
         NAME(fetch_rows)(g + q->gc, c.items, q->gn, c.cols);
-        NAME(fetch_rows)(x + p->xc + q0 * p->x_step, c.items, p->xn, c.cols * p->x_step);
-    }
     if (!dw) {
         NAME(run_dots)(q, c, co0, co1, g, NULL, 0, NULL, db, copy);
         return;
@@ -331,6 +339,8 @@ static void NAME(run_chunk)(const fc1d_gradient *q, ptrdiff_t group, ptrdiff_t c
     for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
         NAME(pack_window)(p, x - (const T *)p->x, 0, c.items, ci, n_ci, q0, c.cols, scratch);
+        if (fetch)
+            NAME(fetch_rows)(x + p->xc + q0 * p->x_step, c.items, p->xn, c.cols * p->x_step);
         NAME(run_dots)(q, c, co0, co1, g, scratch, n_ci * p->kernel_size, dw + ci * p->kernel_size, ci == 0 ? db : NULL,
                        copy);
     }

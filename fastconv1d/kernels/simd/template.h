@@ -91,6 +91,32 @@ static const NAME(tile_fn) NAME(tiles)[ROWS + 1][13] = {{0},      ROW_12(1), ROW
 static const ptrdiff_t NAME(vectors)[ROWS + 1] = {0, 12, 12, 8, 6, 5, 4, 3, 3};
 #endif
 
+/* One row with few terms: the weights stay in registers while all columns pass, n of them in whole vectors. The sums are
+ * those of a register tile. */
+typedef void (*NAME(row_fn))(const T *w, const T *x, const int32_t *tap, T *y, ptrdiff_t n, const T *bias);
+
+#define ROW(TERMS)                                                                                                     \
+    static void NAME(row_##TERMS)(const T *restrict w, const T *restrict x, const int32_t *restrict tap, T *restrict y,\
+                                  ptrdiff_t n, const T *restrict bias)                                                 \
+    {                                                                                                                  \
+        V wv[TERMS];                                                                                                   \
+        const T *xp[TERMS];                                                                                            \
+        _Pragma("GCC unroll 8") for (int t = 0; t < TERMS; t++)                                                        \
+        {                                                                                                              \
+            wv[t] = w[t] - (V){0};                                                                                     \
+            xp[t] = x + tap[t];                                                                                        \
+        }                                                                                                              \
+        for (ptrdiff_t q = 0; q < n; q += LANES) {                                                                     \
+            V acc = {0};                                                                                               \
+            _Pragma("GCC unroll 8") for (int t = 0; t < TERMS; t++) acc += wv[t] * LOAD(xp[t] + q);                    \
+            STORE(y + q, bias ? acc + bias[0] : acc);                                                                  \
+        }                                                                                                              \
+    }
+ROW(1) ROW(2) ROW(3) ROW(4) ROW(5) ROW(6) ROW(7) ROW(8)
+enum { NAME(row_terms) = 8 };
+static const NAME(row_fn) NAME(row)[NAME(row_terms) + 1] = {0,           NAME(row_1), NAME(row_2), NAME(row_3), NAME(row_4),
+                                                            NAME(row_5), NAME(row_6), NAME(row_7), NAME(row_8)};
+
 /* ---- the window ---------------------------------------------------------------------------------------------- */
 
 /* The input position that padding `mode` puts at position i outside [0, n); clamped, because masked columns may ask for
@@ -224,6 +250,14 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
     const ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
     const ptrdiff_t strips = (n_vec + widest - 1) / widest, sweeps = by_rows ? (co1 - co0) / rows : 1;
     const ptrdiff_t sweep = (co1 - co0) / sweeps;
+    if (rows == 1 && kc > 0 && kc <= NAME(row_terms) && !accumulate && !sink) {
+        const ptrdiff_t whole = padded ? n_vec * LANES : cols / LANES * LANES;
+        NAME(fetch_ahead)(ahead, 0, 1);
+        NAME(row)[kc](w + co0 * kc, window, tap, y + co0 * ldy, whole, bias ? bias + co0 : NULL);
+        if (whole < cols)
+            NAME(run_tile)(1, 1, co0, whole, cols, kc, w, window, tap, y, ldy, 0, bias, 0, NULL);
+        return;
+    }
     for (ptrdiff_t c0 = co0; c0 < co1; c0 += sweep)
         for (ptrdiff_t s = 0, v0 = 0, nv; s < strips; s++, v0 += nv) {
             nv = (n_vec - v0) / (strips - s);
@@ -296,15 +330,19 @@ static void NAME(emit)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t group, ptrd
     }
 }
 
-/* What comes after channel block ci of the tile at q0: the next block, or the first block of the next tile. */
-static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t ci, ptrdiff_t q0)
+/* What comes after channel block ci of the tile at q0: the next block, or the first block of the next group in the unit,
+ * or of the next tile. */
+static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t ci, ptrdiff_t q0, int more_groups)
 {
     NAME(ahead) a = {0};
     ptrdiff_t start = q0 * p->x_step + p->runs[0].start, end;
     ci += p->ci_block;
     if (ci >= p->c_in) {
         ci = 0;
-        start += p->tile_cols * p->x_step;
+        if (more_groups)
+            x += p->c_in * p->xc;
+        else
+            start += p->tile_cols * p->x_step;
     }
     end = start + p->tile_cols * p->x_step;
     start = start < 0 ? 0 : start;
@@ -319,7 +357,7 @@ static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_
 }
 
 static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items, ptrdiff_t g, ptrdiff_t co0,
-                            ptrdiff_t co1, ptrdiff_t q0, T *window)
+                            ptrdiff_t co1, ptrdiff_t q0, int more_groups, T *window)
 {
     const ptrdiff_t item_cols = p->n_cols - q0 < p->tile_cols ? p->n_cols - q0 : p->tile_cols;
     const ptrdiff_t cols = (items - 1) * p->item_pitch + item_cols;
@@ -337,7 +375,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
     for (ptrdiff_t ci = 0; ci == 0 || ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
         NAME(pack_window)(p, x, g * p->c_in, items, ci, n_ci, q0, width, window);
-        NAME(ahead) ahead = NAME(look_ahead)(p, x, ci, q0);
+        NAME(ahead) ahead = NAME(look_ahead)(p, x, ci, q0, more_groups);
         for (ptrdiff_t r = 0; r < p->n_phases; r++) {
             const ptrdiff_t taps = p->phase_start[r + 1] - p->phase_start[r];
             T *base = p->staged ? stage + r * phase_pitch - co0 * p->stage_pitch : y;
@@ -379,8 +417,9 @@ static void NAME(run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
     const ptrdiff_t n0 = unit * p->items_per_unit;
     const ptrdiff_t items = p->n_batch - n0 < p->items_per_unit ? p->n_batch - n0 : p->items_per_unit;
     const ptrdiff_t co1 = p->c_out - co0 < p->co_unit ? p->c_out : co0 + p->co_unit;
-    for (ptrdiff_t g = g0; g < p->groups && g < g0 + p->groups_per_unit; g++)
-        NAME(run_group)(p, n0, items, g, co0, co1, tile * p->tile_cols, (T *)scratch);
+    const ptrdiff_t g1 = p->groups - g0 < p->groups_per_unit ? p->groups : g0 + p->groups_per_unit;
+    for (ptrdiff_t g = g0; g < g1; g++)
+        NAME(run_group)(p, n0, items, g, co0, co1, tile * p->tile_cols, g + 1 < g1, (T *)scratch);
 }
 
 /* ---- weights ------------------------------------------------------------------------------------------------- */

@@ -160,7 +160,7 @@ def parse_activation(
     >>> parse_activation(("gelu", "tanh")).name
     'gelu_tanh'
     """
-    if activation is None or activation == "identity":
+    if activation is None or (isinstance(activation, str) and activation == "identity"):
         return None
     if isinstance(activation, Activation):
         name: Any = activation.name
@@ -184,7 +184,7 @@ def parse_activation(
             f"tuple with its parameter, got {geometry.shown(activation)}"
         )
     if name == "gelu" and given:
-        if given[0] not in ("none", "tanh"):
+        if not isinstance(given[0], str) or given[0] not in ("none", "tanh"):
             raise ValueError(
                 "the parameter of 'gelu' should be 'none' or 'tanh', "
                 f"got {geometry.shown(given[0])}"
@@ -197,6 +197,27 @@ def parse_activation(
     if name not in _DEFAULTS:
         raise ValueError(f"{name!r} has no parameter, got {argument}={geometry.shown(activation)}")
     return Activation(name, _number(f"the parameter of {name!r}", given[0]))
+
+
+def own_activation(activation: Any) -> Any:
+    """Return the argument with a read-only copy of its array, so that no alias changes a layer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d.activations import own_activation
+    >>> own_activation(("snake", np.ones(2)))[1].flags.writeable
+    False
+    >>> own_activation("relu")
+    'relu'
+    """
+    if not isinstance(activation, (tuple, list)):
+        return activation
+    parts: list[Any] = [np.array(p) if isinstance(p, np.ndarray) else p for p in activation]
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            part.flags.writeable = False
+    return Activation(*parts) if isinstance(activation, Activation) else tuple(parts)
 
 
 def parse_steps(
@@ -214,7 +235,7 @@ def parse_steps(
     >>> parse_steps(None, "relu", 1.0, "after").residual_last
     True
     """
-    if residual_position not in RESIDUAL_POSITIONS:
+    if not isinstance(residual_position, str) or residual_position not in RESIDUAL_POSITIONS:
         raise ValueError(
             "residual_position should be 'before' or 'after' (the activation), "
             f"got {geometry.shown(residual_position)}"
@@ -241,6 +262,8 @@ def _snake_alpha(given: Sequence[Any], channels: int | None, argument: str) -> N
     if not given:
         raise ValueError(f"'snake' needs its alpha: {argument}=('snake', alpha), got no alpha")
     alpha = np.asarray(given[0])
+    if alpha.dtype.name == "bfloat16":  # of ml_dtypes
+        alpha = alpha.astype(np.float32)
     if alpha.dtype.kind not in "fiu":
         raise TypeError(f"the alpha of 'snake' should be real numbers, got dtype {alpha.dtype}")
     if alpha.ndim > 1:  # (1, C, 1) and (C, 1), as state dicts have it

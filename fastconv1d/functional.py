@@ -39,8 +39,6 @@ _TORCH_NAMES = {
 # Steps the exact test for overlapping memory may take before an overlap is assumed.
 _OVERLAP_WORK: Any = 10_000
 
-# The residual's scale and position and the layout of a plain convolution.
-_PLAIN = (1.0, "before", "NCL")
 _is_half = fused.is_stored_half
 
 # Elements of a temporary block: 2 MiB of float64.
@@ -165,11 +163,10 @@ def conv1d(
     >>> conv1d(x, w, padding=(1, 0), padding_mode="replicate")
     array([[[0., 1., 2., 3.]]])
     """
-    plain = activation is None and pre_activation is None and residual is None
-    if not plain or (residual_scale, residual_position, layout) != _PLAIN or _is_half(input):
-        options = fused.Options(
-            activation, pre_activation, residual, residual_scale, residual_position, layout
-        )
+    options = fused.Options(
+        activation, pre_activation, residual, residual_scale, residual_position, layout
+    )
+    if not fused.is_plain(options) or _is_half(input):
         plan_of = partial(
             _conv_plan, (stride, padding, dilation, groups, padding_mode), geometry.conv_geometry
         )
@@ -310,11 +307,10 @@ def conv_transpose1d(
     >>> conv_transpose1d(x, w, stride=2)
     array([[[  1.,  10., 102.,  20., 200.]]])
     """
-    plain = activation is None and pre_activation is None and residual is None
-    if not plain or (residual_scale, residual_position, layout) != _PLAIN or _is_half(input):
-        options = fused.Options(
-            activation, pre_activation, residual, residual_scale, residual_position, layout
-        )
+    options = fused.Options(
+        activation, pre_activation, residual, residual_scale, residual_position, layout
+    )
+    if not fused.is_plain(options) or _is_half(input):
         plan_of = partial(
             _conv_plan,
             (stride, padding, output_padding, groups, dilation, padding_mode),

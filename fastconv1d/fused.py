@@ -36,6 +36,24 @@ class Options(NamedTuple):
     layout: Any = "NCL"
 
 
+def is_plain(options: Options) -> bool:
+    """Whether a convolution with these options is nothing but sums.
+
+    Examples
+    --------
+    >>> from fastconv1d.fused import Options, is_plain
+    >>> is_plain(Options()), is_plain(Options(activation="relu"))
+    (True, False)
+    """
+    activation, before, residual, *others = options
+    # Of their types first: the comparison of an array is no bool, and its error another.
+    return (
+        (activation is before is residual is None)
+        and list(map(type, others)) == [float, str, str]
+        and others == [1.0, "before", "NCL"]
+    )
+
+
 def is_stored_half(value: Any) -> bool:
     """Whether `value` is an array of float16, bfloat16 or complex32."""
     dtype = getattr(value, "dtype", None)

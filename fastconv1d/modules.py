@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from . import config, functional, fused, geometry, minimal, planner, weights
-from .activations import parse_steps
+from .activations import own_activation, parse_steps
 from .kernels import direct_engine
 from .kernels.direct_engine import PreparedLayer
 from .minimal import MinimalLayer
@@ -100,7 +100,7 @@ class _Convolution:
         self.algorithm = planner.checked_algorithm(algorithm)
         self.activation, self.pre_activation = activation, pre_activation
         self.residual_scale, self.residual_position = residual_scale, residual_position
-        self.layout = fused.checked_layout(layout)
+        self.layout = layout
         self._steps()
         self.training = False
         self._packed: _Packed | None = None
@@ -161,6 +161,7 @@ class _Convolution:
 
     def _steps(self) -> Steps:
         """Return what happens around the sums; raises ValueError or TypeError for bad options."""
+        fused.checked_layout(self.layout)
         return parse_steps(
             self.pre_activation,
             self.activation,
@@ -312,6 +313,8 @@ class _Convolution:
         return output
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name in ("activation", "pre_activation"):
+            value = own_activation(value)
         super().__setattr__(name, value)
         if name in _PACKED_FROM:
             super().__setattr__("_packed", None)
@@ -448,6 +451,8 @@ class _Convolution:
             output = function(*arguments, **options, out=out)
             self._kept = (arguments, None, residual is not None)
             return output
+        if self.dtype.kind == "c":
+            raise TypeError(f"activations take real dtypes, got a layer of dtype {self.dtype}")
         options["activation"] = None
         if steps.residual_last:
             options["residual"] = None
@@ -459,14 +464,15 @@ class _Convolution:
             residual if steps.residual_last else None,
             steps.residual_scale,
         )
+        if out is not None:
+            batched = output.ndim == 3
+            shape = output.shape if batched else (1, *output.shape)
+            others = (None if a is None else np.asarray(a) for a in (*arguments[:3], residual))
+            target = functional._target(out, shape, batched, output, *others)
+            np.copyto(target, output)
+            output = functional._delivered(target, batched, out)
         self._kept = (arguments, before, residual is not None)
-        if out is None:
-            return output
-        batched = output.ndim == 3
-        shape = output.shape if batched else (1, *output.shape)
-        target = functional._target(out, shape, batched, output, np.asarray(arguments[0]))
-        np.copyto(target, output)
-        return functional._delivered(target, batched, out)
+        return output
 
     def _training_backward(self, function: Any, grad_output: ArrayLike) -> NDArray[Any]:
         """Go backward through activation, sums and pre_activation."""
@@ -476,19 +482,27 @@ class _Convolution:
         axis = -1 if channels_last else -2
         x = functional._operand(arguments[0])
         g = functional._operand(grad_output)
-        residual_grad = g if steps.residual_last else None
+        dtype = x.dtype
+        if g.dtype != dtype:
+            raise TypeError(
+                f"Input type ({dtype}) and grad_output type ({g.dtype}) should be the same"
+            )
+        if fused.half_of(dtype):  # in float32, and rounded once
+            x, g = x.astype(np.float32), g.astype(np.float32)
+            before = None if before is None else before.astype(np.float32)
+        by_output, residual_grad = g, None
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             if before is not None:
-                if g.shape != before.shape or g.dtype != before.dtype:
+                if g.shape != before.shape:
                     raise ValueError(
-                        "grad_output should have the size and dtype of the output, "
-                        f"{list(before.shape)} {before.dtype}, but got {list(g.shape)} {g.dtype}"
+                        "grad_output should have the size of the output, "
+                        f"{list(before.shape)}, but got {list(g.shape)}"
                     )
                 assert steps.after is not None
                 g = g * steps.after.derivative(before, axis)
             if has_residual:
                 scale = g.dtype.type(steps.residual_scale)
-                self.residual_grad = (g if residual_grad is None else residual_grad) * scale
+                residual_grad = (by_output if steps.residual_last else g) * scale
         inside = x if steps.before is None else fused.activate(steps.before, x, self.layout)
         if channels_last:
             g, inside = g.swapaxes(-1, -2), inside.swapaxes(-1, -2)
@@ -508,7 +522,9 @@ class _Convolution:
         if steps.before is not None:
             with np.errstate(over="ignore", under="ignore", invalid="ignore"):
                 grad_input *= steps.before.derivative(x, axis)
-        return grad_input
+        with np.errstate(over="ignore"):
+            self.residual_grad = None if residual_grad is None else residual_grad.astype(dtype)
+            return grad_input.astype(dtype, copy=False)
 
     def _accumulate(
         self, gradients: tuple[NDArray[Any] | None, NDArray[Any] | None, NDArray[Any] | None]

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import threading
 
 import numpy as np
 import pytest
@@ -422,6 +423,79 @@ def test_backward_by_finite_differences(kind, position, layout, function):
         np.testing.assert_allclose(along(direction), (gradient * direction).sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("function", FUNCTIONS, ids=str)
+def test_backward_of_half_inputs_is_rounded_once(function, dtype):
+    dtype = np.dtype(dtype if dtype == "float16" else pytest.importorskip("ml_dtypes").bfloat16)
+    rng = np.random.default_rng(10)
+    layer = Conv1d(4, 6, 3, activation=function, pre_activation=function, rng=rng).train()
+    x = rng.standard_normal((2, 4, 9)).astype(dtype)
+    g, residual = (rng.standard_normal((2, 6, 7)).astype(dtype) for _ in range(2))
+    layer(x, residual=residual)
+    grad, by_residual = layer.backward(g), layer.residual_grad
+    assert grad.dtype == by_residual.dtype == dtype and layer.weight_grad.dtype == np.float32
+    layer(x.astype(np.float32), residual=residual.astype(np.float32))
+    wide = layer.backward(g.astype(np.float32))
+    near = 0.02 if dtype == np.float16 else 0.1
+    np.testing.assert_allclose(grad.astype(np.float32), wide, rtol=near, atol=near)
+    layer(x)
+    layer.backward(g)
+    assert layer.residual_grad is None
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_a_scaled_residual_has_the_same_bits_everywhere(dtype, isa):
+    rng = np.random.default_rng(11)
+    for groups, length, position in ((1, 198, "before"), (8, 198, "after"), (8, 31, "before")):
+        x = rng.standard_normal((2, 32, length)).astype(dtype)
+        w = rng.standard_normal((40, 32 // groups, 6)).astype(dtype)
+        residual = rng.standard_normal((2, 40, length - 5)).astype(dtype)
+        options = {"groups": groups, "residual_scale": -1.3, "residual_position": position}
+        y = conv1d(x, w, residual=residual, activation=("leaky_relu", 0.3), **options)
+        options["activation"] = ("leaky_relu", 0.3)
+        last = conv1d(
+            as_nlc(x), w, residual=np.ascontiguousarray(as_nlc(residual)), layout="NLC", **options
+        )
+        assert_same_bits(as_nlc(y), last)
+        apart = np.repeat(residual, 2, axis=2)[:, :, ::2]  # strides of two elements
+        assert_same_bits(y, conv1d(x, w, residual=apart, **options))
+        for i in range(2):
+            assert_same_bits(y[i], conv1d(x[i], w, residual=residual[i], **options))
+
+
+def test_threads_make_the_first_steps_of_a_depthwise_layer():
+    x = np.random.default_rng(12).standard_normal((4, 50, 300)).astype(np.float32)
+    for _ in range(20):
+        layer = Conv1d(300, 300, 3, groups=300, layout="NLC")
+        expected = conv1d(x, layer.weight, layer.bias, groups=300, layout="NLC", algorithm="direct")
+        results = [None] * 4
+        barrier = threading.Barrier(4)
+
+        def work(i, layer=layer, results=results, barrier=barrier):
+            barrier.wait()
+            results[i] = layer(x)
+
+        threads = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for result in results:
+            assert_same_bits(result, expected)
+
+
+def test_no_alias_of_alpha_changes_a_layer():
+    alpha = np.ones(3, np.float32)
+    layer = Conv1d(2, 3, 1, activation=("snake", alpha), rng=np.random.default_rng(13))
+    x = np.ones((2, 4), np.float32)
+    y = layer(x)
+    alpha[:] = 2
+    assert_same_bits(layer(x), y)
+    assert_same_bits(layer(x.astype(">f4")), y)
+    with pytest.raises(ValueError, match="read-only"):
+        layer.activation[1][:] = 2
+
+
 # ---- errors --------------------------------------------------------------------------------------
 
 
@@ -529,3 +603,46 @@ def test_depthwise_layers_with_channels_side_by_side(dtype, isa, share):
                 as_nlc(x), w, b, **layer, **options, residual=as_nlc(residual), layout="NLC"
             )
         assert_same_bits(as_nlc(result), expected)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"residual_scale": np.ones(2)},
+        {"residual_position": np.ones(2)},
+        {"layout": np.ones(2)},
+        {"activation": np.ones(2)},
+        {"activation": ("gelu", np.ones(2))},
+    ],
+    ids=str,
+)
+def test_an_array_for_an_option(options):
+    with pytest.raises((TypeError, ValueError), match=r"should be .*, got "):
+        conv1d(np.ones((1, 3)), np.ones((1, 1, 2)), **options)
+
+
+def test_a_layout_set_later_is_checked():
+    layer = Conv1d(2, 3, 1)
+    layer.layout = "nlc"
+    with pytest.raises(ValueError, match="layout should be 'NCL' or 'NLC', got 'nlc'"):
+        layer(np.ones((2, 4), np.float32))
+
+
+def test_out_of_a_training_forward_is_checked_as_in_eval():
+    layer = Conv1d(2, 2, 1, activation="relu").train()
+    x, r = np.ones((2, 2), np.float32), np.ones((2, 2), np.float32)
+    for out, residual in ((r, r), (layer.weight[:, :, 0], None)):
+        with pytest.raises(ValueError, match="out should share no memory with an input"):
+            layer(x, residual=residual, out=out)
+
+
+def test_a_complex_layer_has_no_activation_in_training():
+    layer = Conv1d(2, 2, 1, dtype=np.complex64, activation="relu").train()
+    with pytest.raises(TypeError, match=r"activations take real dtypes, got .* complex64"):
+        layer(np.ones((2, 2), np.complex64))
+
+
+def test_alpha_of_another_number_of_channels_is_not_read():
+    activation = Activation("snake", 0.0, np.ones(2))
+    with pytest.raises(ValueError, match="broadcast"):
+        activate(activation, np.ones((3, 4)), "NCL")

@@ -15,6 +15,7 @@ import numpy as np
 
 from . import blas_engine
 
+cimport cython
 cimport numpy as cnp
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.math cimport INFINITY
@@ -214,6 +215,8 @@ cdef ptrdiff_t FEW_TERMS = 128
 cdef ptrdiff_t WINDOW_BYTES = 128 * 1024
 cdef ptrdiff_t WEIGHT_BYTES = 192 * 1024
 cdef ptrdiff_t STAGE_BYTES = 256 * 1024
+# Rows of y and residual on the way between a stage and arrays of other strides or storage.
+cdef ptrdiff_t EMIT_BYTES = 1024 * 1024
 # Scratch of one thread; a layer that needs more goes to the BLAS engine.
 cdef ptrdiff_t SCRATCH_BYTES = 4 * 1024 * 1024
 # Positions beyond this are left to the BLAS engine, whose index arithmetic is checked term by term.
@@ -376,7 +379,7 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     for j in range(p.n_runs):
         reach = max(reach, runs[j].extra)
     cdef ptrdiff_t shared = (budget - merged) // p.n_runs, apart = budget // p.kernel_size
-    p.plain = p.yl == 1 and p.half == 0
+    p.plain = p.yl == 1 and p.half == 0 and (p.residual == NULL or p.rl == 1)
     p.staged = p.y_step > 1 or not p.plain
     # the window of a correlate is packed once for all channels of the stage, so they should all fit
     cdef ptrdiff_t stage_rows = p.c_out if p.staged and p.y_step == 1 else p.n_phases * min(p.c_out, 32 * p.fused)
@@ -427,8 +430,10 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
                 tap[0] = <int32_t> (c * p.row_pitch + where[j])
                 tap += 1
     p.stage_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.staged else 0
-    p.emit_rows = min(lanes, p.c_out // p.fused)
     p.emit_pitch = 0 if p.plain else _odd_lines(p.tile_cols * p.y_step, itemsize)
+    p.emit_rows = min(lanes, p.c_out // p.fused)
+    if not p.plain:
+        p.emit_rows = max(1, min(p.emit_rows, EMIT_BYTES // (2 * itemsize * p.emit_pitch)))
     return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch)
 
 
@@ -479,14 +484,14 @@ cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, 
     return status
 
 
-cdef object _set_activation(fc1d_activation* f, activation, dtype):
+cdef object _set_activation(fc1d_activation* f, activation, ptrdiff_t channels, dtype):
     """Fill the C description of a fastconv1d.activations.Activation; returns the array that it points to."""
     if activation is None:
         return None
     f.function, f.parameter = activation.function, activation.parameter
     if activation.alpha is None:
         return None
-    alpha = np.array(activation.alpha, dtype, order="C")
+    alpha = np.array(np.broadcast_to(activation.alpha, (channels,)), dtype, order="C")
     f.alpha = cnp.PyArray_DATA(alpha)
     return alpha
 
@@ -502,7 +507,7 @@ def finish(activation, cnp.ndarray y not None, cnp.ndarray residual, double resi
     cdef void* rows = cnp.PyArray_DATA(y)
     cdef ptrdiff_t n_rows = y.shape[0] * y.shape[1], length = y.shape[2], channels = y.shape[1]
     memset(&f, 0, sizeof(f))
-    _alpha = _set_activation(&f, activation, y.dtype)  # kept while the kernel reads it
+    _alpha = _set_activation(&f, activation, channels, y.dtype)  # kept while the kernel reads it
     with nogil:
         kernels.finish_rows(&f, rows, more, n_rows, length, channels, residual_scale, residual_last)
 
@@ -520,7 +525,7 @@ def filter_split(cnp.ndarray x not None, cnp.ndarray d not None, cnp.ndarray mat
     q.in_, q.out, q.matrix = cnp.PyArray_DATA(x), cnp.PyArray_DATA(d), cnp.PyArray_DATA(matrix)
     q.in_channel, q.out_channel, q.out_component = x.strides[0] // size, d.strides[1] // size, d.strides[0] // size
     q.n, q.dilation, q.blocks, q.start, q.length = d.shape[0], dilation, d.shape[2] // dilation, start, x.shape[1]
-    _alpha = _set_activation(&q.step, before, x.dtype)
+    _alpha = _set_activation(&q.step, before, x.shape[0], x.dtype)
     cdef ptrdiff_t channels = x.shape[0]
     with nogil:
         run_units(<unit_fn> kernels.split_row, &q, 0, channels, NULL, 0, n_threads)
@@ -545,7 +550,7 @@ def filter_join(cnp.ndarray m not None, cnp.ndarray y not None, cnp.ndarray matr
     if residual is not None:
         q.residual, q.residual_channel = cnp.PyArray_DATA(residual), residual.strides[0] // size
     q.residual_scale, q.residual_last = residual_scale, residual_last
-    _alpha = _set_activation(&q.step, after, y.dtype)
+    _alpha = _set_activation(&q.step, after, y.shape[0], y.dtype)
     cdef ptrdiff_t channels = y.shape[0]
     with nogil:
         run_units(<unit_fn> kernels.join_row, &q, 0, channels, NULL, 0, n_threads)
@@ -627,8 +632,8 @@ cdef class PreparedLayer:
             self.bias = np.repeat(bias, p.fused)
             p.bias = cnp.PyArray_DATA(self.bias)
         if steps is not None:
-            self.alphas = (_set_activation(&p.before, steps.before, weight.dtype),
-                           _set_activation(&p.after, steps.after, weight.dtype))
+            self.alphas = (_set_activation(&p.before, steps.before, groups * p.c_in, weight.dtype),
+                           _set_activation(&p.after, steps.after, groups * p.c_out // p.fused, weight.dtype))
             p.residual_scale, p.residual_last = steps.residual_scale, steps.residual_last
 
     cdef int _prepare_taps(self) except -1:
@@ -681,14 +686,12 @@ cdef class PreparedLayer:
         p.xn, p.xc, p.xl = x.strides[0] // stored, x.strides[1] // stored, x.strides[2] // stored
         p.yn, p.yc, p.yl = y.strides[0] // stored, y.strides[1] // stored, y.strides[2] // stored
         p.n_batch, p.l_in, p.l_out = x.shape[0], x.shape[2], y.shape[2]
-        if p.l_out == 1:
-            p.yl = 1
         if residual is not None:
-            if p.yl == 1 and residual.strides[2] != stored:
-                residual = np.ascontiguousarray(residual)
             p.residual = cnp.PyArray_DATA(residual)
             p.rn, p.rc = residual.strides[0] // stored, residual.strides[1] // stored
             p.rl = residual.strides[2] // stored
+        if p.l_out == 1:
+            p.yl = p.rl = 1
         if p.n_batch == 0 or p.l_out == 0:
             return 0
         if self._side_by_side(&p):
@@ -728,20 +731,32 @@ cdef class PreparedLayer:
         """Whether this is a depthwise correlate whose steps are vectors along the channels."""
         return (not self.transposed and p.c_in * p.c_out == 1 and p.groups > 1 and p.xc == 1 and p.yc == 1
                 and (p.residual == NULL or p.rc == 1) and not p.half and p.before.function == 0
-                and p.after.alpha == NULL)
+                and p.after.alpha == NULL and self._positions_scratch() <= SCRATCH_BYTES)
+
+    cdef ptrdiff_t _positions_scratch(self) noexcept:
+        """Bytes: where the row of each tap is, and a row of zeros."""
+        return self.problem.kernel_size * sizeof(void*) + self.problem.groups * self.itemsize
+
+    cdef cnp.ndarray _weight_by_tap(self):
+        """The weight of a depthwise layer as (K, C), for the caller to keep: another thread may be making it, too."""
+        cdef cnp.npy_intp[2] shape
+        cdef cnp.ndarray by_tap
+        with cython.critical_section(self):
+            if self.by_tap is None:
+                shape[0], shape[1] = self.problem.groups, self.problem.kernel_size
+                packed = cnp.PyArray_SimpleNewFromData(2, shape, self.typenum, self.packed)
+                self.by_tap = packed.T.copy()
+            by_tap = self.by_tap
+        return by_tap
 
     cdef int _run_positions(self, fc1d_problem* p, ptrdiff_t base, threads) except -1:
         cdef double macs = <double> p.n_batch * p.groups * p.l_out * p.kernel_size
         cdef int n_threads = 1, failed
-        cdef size_t scratch_bytes = p.kernel_size * sizeof(void*) + p.groups * self.itemsize
-        cdef cnp.npy_intp shape[2]
-        if self.by_tap is None:
-            shape[0], shape[1] = p.groups, p.kernel_size  # the packed weight
-            packed = cnp.PyArray_SimpleNewFromData(2, shape, self.typenum, self.packed)
-            self.by_tap = np.ascontiguousarray(packed.T) if p.kernel_size > 1 else packed.T.copy()
+        cdef size_t scratch_bytes = self._positions_scratch()
+        cdef cnp.ndarray by_tap = self._weight_by_tap()
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
-        p.w, p.pos, p.x_base, p.n_cols = cnp.PyArray_DATA(self.by_tap), self.taps.pos, base, p.l_out
+        p.w, p.pos, p.x_base, p.n_cols = cnp.PyArray_DATA(by_tap), self.taps.pos, base, p.l_out
         p.tile_cols = max(1, min(p.l_out, <ptrdiff_t> (p.l_out * min(1., SIGNAL_MACS * p.n_batch / macs))))
         while n_threads > 1 and p.n_batch * _ceil(p.l_out, p.tile_cols) < 4 * n_threads and p.tile_cols > 16:
             p.tile_cols = _ceil(p.tile_cols, 2)

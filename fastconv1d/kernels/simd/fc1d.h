@@ -49,7 +49,7 @@ typedef struct {
 } fc1d_run;
 
 typedef struct {
-    /* operands: strides in elements, w is packed; outputs go straight to a y of unit stride `yl` and the kernels' type */
+    /* operands: strides in elements, w is packed; outputs go straight to a plain y */
     const void *x, *w, *bias;
     void *y;
     ptrdiff_t xn, xc, xl, yn, yc, yl;
@@ -57,7 +57,7 @@ typedef struct {
     /* around the sums: y = after(sums(before(x)) + bias [+ residual_scale*residual]) [+ residual_scale*residual] */
     fc1d_activation before, after;
     const void *residual;
-    ptrdiff_t rn, rc, rl; /* rl is 1 where yl is */
+    ptrdiff_t rn, rc, rl;
     double residual_scale;
     int residual_last;
     /* sizes; channels are per group */
@@ -81,7 +81,7 @@ typedef struct {
     const ptrdiff_t *pos;    /* input position of each tap for column 0 of padding 0 (correlate) */
     ptrdiff_t x_base;        /* of column 0 */
     int by_rows;             /* the window stays in L1: write the output row by row */
-    int plain;               /* y has unit stride and the kernels' type */
+    int plain;               /* y and residual have unit stride and the kernels' type */
     int staged;              /* outputs pass through a staging tile (phases, several items, or y is not plain) */
     ptrdiff_t stage_pitch;   /* elements of a staging row */
     ptrdiff_t window_elems;  /* scratch: window first, then the staging tile, then 2*emit_rows rows */

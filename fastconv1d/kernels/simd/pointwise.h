@@ -17,7 +17,8 @@ typedef struct {
     ptrdiff_t ldr;
     int active;     /* whether there is anything to do */
     T scale, slope; /* of the residual; of negative values */
-    TINT keep;      /* all bits, or none for a slope of 0: no -inf times 0 */
+    TINT keep;      /* all bits, or none for relu: no -inf times 0 */
+    TINT all;       /* all bits, which the compiler does not know */
     int last;       /* add the residual after the activation */
     int in_tile;    /* cheap enough to be done before a register tile is stored: `slope` says all */
 } NAME(finish);
@@ -25,16 +26,16 @@ typedef struct {
 static NAME(finish) NAME(finish_of)(const fc1d_activation *f, const T *residual, ptrdiff_t ldr, double scale, int last)
 {
     const int rectifier = f->function < FC1D_LEAKY_RELU ||
-                          (f->function == FC1D_LEAKY_RELU && f->parameter >= 0 && f->parameter <= 1);
+                          (f->function == FC1D_LEAKY_RELU && (T)f->parameter > 0 && f->parameter <= 1);
     const NAME(finish) e = {
-        .f = *f, .residual = residual, .ldr = ldr, .active = residual || f->function, .scale = (T)scale, .last = last, .in_tile = rectifier,
+        .f = *f, .residual = residual, .ldr = ldr, .active = residual || f->function, .scale = (T)scale,
         .slope = f->function == FC1D_IDENTITY ? 1 : (T)f->parameter,
-        .keep = f->function == FC1D_RELU ? 0 : -1,
+        .keep = f->function == FC1D_RELU ? 0 : -1, .all = f->function < 0 ? 0 : -1, .last = last, .in_tile = rectifier,
     };
     return e;
 }
 
-/* The larger of v and slope*v, 0 <= slope <= 1 (0 and v for relu), and NaN for NaN: one multiplication and one maximum. */
+/* The larger of v and slope*v, 0 < slope <= 1 (0 and v for relu), and NaN for NaN: one multiplication and one maximum. */
 static inline __attribute__((always_inline)) V NAME(rectify)(V v, T slope, TINT keep)
 {
 #if LANES > 1
@@ -45,13 +46,23 @@ static inline __attribute__((always_inline)) V NAME(rectify)(V v, T slope, TINT 
 #endif
 }
 
+/* v + scale*residual, both rounded: the mask keeps the compiler from fusing them, which it does in some callers only. */
+static inline __attribute__((always_inline)) V NAME(add_residual)(const NAME(finish) * e, V v, const T *residual)
+{
+#if LANES > 1
+    return v + (V)((MASK)(LOAD(residual) * e->scale) & e->all);
+#else
+    return v + LOAD(residual) * e->scale;
+#endif
+}
+
 static inline __attribute__((always_inline)) V NAME(rectified)(const NAME(finish) * e, V v, const T *residual)
 {
     if (residual && !e->last)
-        v = v + LOAD(residual) * e->scale;
+        v = NAME(add_residual)(e, v, residual);
     v = NAME(rectify)(v, e->slope, e->keep);
     if (residual && e->last)
-        v = v + LOAD(residual) * e->scale;
+        v = NAME(add_residual)(e, v, residual);
     return v;
 }
 
@@ -275,10 +286,10 @@ static inline __attribute__((always_inline)) void NAME(finish_span)(const NAME(f
     for (ptrdiff_t i = 0; i < n; i += LANES) {
         V v = LOAD(row + i);
         if (add && !last)
-            v = v + LOAD(residual + i) * e->scale;
+            v = NAME(add_residual)(e, v, residual + i);
         v = in_tile ? NAME(rectify)(v, e->slope, e->keep) : NAME(curve)(v, e->f.function, a, b);
         if (add && last)
-            v = v + LOAD(residual + i) * e->scale;
+            v = NAME(add_residual)(e, v, residual + i);
         STORE(row + i, v);
     }
 }

@@ -771,6 +771,8 @@ class Conv1d(_Convolution):
         As `weight`.
     weight_grad, bias_grad : ndarray or None
         Sums of the gradients of every `backward` since `zero_grad`.
+    residual_grad : ndarray or None
+        The gradient of the last `backward` by the residual, None where the forward had none.
     training : bool
         Whether the layer is in train mode.
 
@@ -1028,6 +1030,8 @@ class ConvTranspose1d(_Convolution):
         As `weight`.
     weight_grad, bias_grad : ndarray or None
         Sums of the gradients of every `backward` since `zero_grad`.
+    residual_grad : ndarray or None
+        The gradient of the last `backward` by the residual, None where the forward had none.
     training : bool
         Whether the layer is in train mode.
 

@@ -75,14 +75,6 @@ static void NAME(gather)(T *restrict dst, ptrdiff_t n, const T *restrict src, pt
     ptrdiff_t i = 0;
 #if LANES > 1
     if (step == 1 && n >= LANES) {
-        for (; i + 4 * LANES < n; i += 4 * LANES) { /* not one vector: GCC would make it a memcpy, which is slower */
-            const V a = LOAD(src + i), b = LOAD(src + i + LANES);
-            const V c = LOAD(src + i + 2 * LANES), d = LOAD(src + i + 3 * LANES);
-            STORE(dst + i, a);
-            STORE(dst + i + LANES, b);
-            STORE(dst + i + 2 * LANES, c);
-            STORE(dst + i + 3 * LANES, d);
-        }
         for (; i < n - LANES; i += LANES)
             STORE(dst + i, LOAD(src + i));
         STORE(dst + n - LANES, LOAD(src + n - LANES)); /* may write some elements again */

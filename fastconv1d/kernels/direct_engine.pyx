@@ -556,6 +556,7 @@ def filter_join(cnp.ndarray m not None, cnp.ndarray y not None, cnp.ndarray matr
         run_units(<unit_fn> kernels.join_row, &q, 0, channels, NULL, 0, n_threads)
 
 
+@cython.final
 cdef class PreparedLayer:
     """A layer's geometry and packed weights, for any number of calls.
 

@@ -88,7 +88,7 @@ static void NAME(split_row)(const fc1d_filter *q, ptrdiff_t channel, void *scrat
         memset(row, 0, low * sizeof(T));
         memcpy(row + low, x + first + low, (high - low) * sizeof(T));
         memset(row + high, 0, (wanted - high) * sizeof(T));
-        if (before.active)
+        if (q->step.function)
             NAME(finish_row)(&before, channel, row + low, NULL, high - low);
         if (dilation == 1)
             for (int j = 0; j < FILTER_STEP; j++)
@@ -135,7 +135,7 @@ static void NAME(join_row)(const fc1d_filter *q, ptrdiff_t channel, void *scratc
             for (ptrdiff_t i = 0; i < count; i += dilation)
                 for (int a = 0; a < FILTER_STEP; a++)
                     NAME(copy_run)(row + FILTER_STEP * i + a * dilation, phase[a] + i, dilation);
-        if (after.active)
+        if (residual || q->step.function)
             NAME(finish_row)(&after, channel, row, residual ? residual + first : NULL, wanted);
         memcpy(y + first, row, wanted * sizeof(T));
     }

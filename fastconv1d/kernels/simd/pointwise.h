@@ -15,7 +15,6 @@ typedef struct {
     fc1d_activation f;
     const T *residual; /* or NULL: of the tile's first channel and column */
     ptrdiff_t ldr;
-    int active;     /* whether there is anything to do */
     T scale, slope; /* of the residual; of negative values */
     TINT keep;      /* all bits, or none for relu: no -inf times 0 */
     TINT all;       /* all bits, which the compiler does not know */
@@ -28,7 +27,7 @@ static NAME(finish) NAME(finish_of)(const fc1d_activation *f, const T *residual,
     const int rectifier = f->function < FC1D_LEAKY_RELU ||
                           (f->function == FC1D_LEAKY_RELU && (T)f->parameter > 0 && f->parameter <= 1);
     const NAME(finish) e = {
-        .f = *f, .residual = residual, .ldr = ldr, .active = residual || f->function, .scale = (T)scale,
+        .f = *f, .residual = residual, .ldr = ldr, .scale = (T)scale,
         .slope = f->function == FC1D_IDENTITY ? 1 : (T)f->parameter,
         .keep = f->function == FC1D_RELU ? 0 : -1, .all = f->function < 0 ? 0 : -1, .last = last, .in_tile = rectifier,
     };

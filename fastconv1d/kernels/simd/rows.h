@@ -141,6 +141,11 @@ static void NAME(load_rows)(T *dst, ptrdiff_t pitch, ptrdiff_t m, ptrdiff_t n, c
                             ptrdiff_t sl, int half)
 {
     ptrdiff_t i = 0, c = 0;
+    if (!half && (sl == 1 || sc != 1)) { /* the most frequent case, for short rows as well */
+        for (; c < m; c++)
+            NAME(gather)(dst + c * pitch, n, (const T *)src + c * sc, sl);
+        return;
+    }
 #if LANES > 1
     const ptrdiff_t whole = sc == 1 && sl != 1 ? m / LANES * LANES : 0;
     for (; whole && i + LANES <= n; i += LANES)

@@ -65,7 +65,7 @@ static void NAME(run_positions)(const fc1d_problem *p, ptrdiff_t unit, void *scr
         T *y = (T *)p->y + n * p->yn + l * p->yl;
         const T *residual = p->residual ? (const T *)p->residual + n * p->rn + l * p->rl : NULL;
         NAME(step)(channels, channels, p->kernel_size, p->k_block, p->w, rows, p->bias, y);
-        if (residual || finish.active)
+        if (residual || p->after.function)
             NAME(finish_row)(&finish, 0, y, residual, channels);
     }
 }

@@ -131,7 +131,7 @@ static ptrdiff_t NAME(resolve)(ptrdiff_t i, ptrdiff_t n, int mode)
 }
 
 /* Elements [i0, i1) of a run that begins at position `start` outside the input; `x` is the channel's place in p->x. */
-static void NAME(fill)(const fc1d_problem *p, T *dst, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t start, ptrdiff_t x)
+static inline void NAME(fill)(const fc1d_problem *p, T *dst, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t start, ptrdiff_t x)
 {
     if (p->mode == FC1D_ZEROS || p->l_in == 0)
         for (ptrdiff_t i = i0; i < i1; i++)
@@ -150,7 +150,9 @@ static void NAME(pack_window)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t firs
                               ptrdiff_t n_ci, ptrdiff_t q0, ptrdiff_t width, T *window)
 {
     const ptrdiff_t step = p->x_step, l_in = p->l_in;
-    const NAME(finish) before = NAME(finish_of)(&p->before, NULL, 0, 0, 0);
+    NAME(finish) before;
+    if (p->before.function)
+        before = NAME(finish_of)(&p->before, NULL, 0, 0, 0);
     for (ptrdiff_t r = 0; r < p->n_runs; r++) {
         const fc1d_run *run = p->runs + r;
         const ptrdiff_t n = width + run->extra, start = q0 * step + run->start;
@@ -322,7 +324,7 @@ static void NAME(emit)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t group, ptrd
                               cols, row - lo);
             else if (p->plain)
                 NAME(gather)(row, cols, from, 1);
-            if (finish->active)
+            if (finish)
                 NAME(finish_row)(finish, channel + c, row, residual ? residual + c * p->emit_pitch : NULL, length);
         }
         if (!p->plain)
@@ -367,10 +369,14 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
     const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
     T *y = (T *)p->y + n * p->yn + g * p->c_out * p->yc + q0; /* where it is plain and not staged */
     const T *residual = p->residual && p->plain ? (const T *)p->residual + n * p->rn + g * p->c_out * p->rc + q0 : NULL;
-    NAME(sink) sink = {NAME(finish_of)(&p->after, residual, p->rc, p->residual_scale, p->residual_last), g * p->c_out};
+    const int active = p->residual || p->after.function;
+    NAME(sink) sink;
+    if (active) {
+        sink.finish = NAME(finish_of)(&p->after, residual, p->rc, p->residual_scale, p->residual_last);
+        sink.channel = g * p->c_out;
+    }
     const ptrdiff_t phase_pitch = (co1 - co0) * p->stage_pitch;
     T *stage = window + p->window_elems;
-    sink.finish.active |= p->residual != NULL; /* also where it is not plain */
 
     for (ptrdiff_t ci = 0; ci == 0 || ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
@@ -386,7 +392,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
                 const int32_t *tap = p->tap + p->phase_start[r] * p->ci_block + k;
                 const int accumulate = ci > 0 || k > 0;
                 const int last = ci + n_ci == p->c_in && k + n_k == taps;
-                const NAME(sink) *to = last && !p->staged && sink.finish.active ? &sink : NULL;
+                const NAME(sink) *to = last && !p->staged && active ? &sink : NULL;
                 for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block) {
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
                     const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
@@ -402,7 +408,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
     }
     for (ptrdiff_t i = 0; p->staged && i < items; i++)
         NAME(emit)(p, n + i, g, co0, co1, q0, item_cols, stage + i * p->item_pitch, phase_pitch, stage + p->stage_elems,
-                   &sink.finish);
+                   active ? &sink.finish : NULL);
 }
 
 /* One unit of work: some items, some groups, some output channels, one column tile. Units write disjoint outputs. */

@@ -71,7 +71,7 @@ def kernel(name, c_sources=()):
         [f"fastconv1d/kernels/{name}.pyx", *c_sources],
         include_dirs=[numpy.get_include()],
         define_macros=MACROS,
-        depends=SIMD_HEADERS,
+        depends=[*SIMD_HEADERS, "fastconv1d/kernels/atomics.h"],
     )
 
 

@@ -17,7 +17,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
 from cpython.pythread cimport (
     PyThread_acquire_lock,
-    PyThread_allocate_lock,
+    PyThread_get_thread_ident,
     PyThread_release_lock,
     PyThread_type_lock,
     WAIT_LOCK,
@@ -30,12 +30,29 @@ from fastconv1d.kernels.numeric cimport num_t
 from fastconv1d.kernels.pool cimport MAX_WORKERS, run_units, unit_fn
 from fastconv1d.kernels.unfold cimport ZEROS, Strided, Window, strided, unfold_tile
 
+cdef extern from "atomics.h":
+    long long fc1d_load(long long *at) nogil
+    long long fc1d_add(long long *at, long long n) nogil
+    long long fc1d_swap(long long *at, long long value) nogil
+
+cdef extern from "pythread.h":  # Cython declares that it needs the GIL
+    PyThread_type_lock PyThread_allocate_lock() nogil
+
 cdef extern from *:
     """
     #ifdef _WIN32
     #include <windows.h>
     #else
     #include <sys/mman.h>
+    #endif
+    #ifdef _WIN32
+    #define fastconv1d_yield() Sleep(0)
+    #define fastconv1d_at_fork(before, in_parent, in_child) 0
+    #else
+    #include <pthread.h>
+    #include <sched.h>
+    #define fastconv1d_yield() sched_yield()
+    #define fastconv1d_at_fork pthread_atfork
     #endif
     /* Not malloc: it may serve the request from address space it has reserved for itself. */
     static int fastconv1d_can_map(size_t n_bytes) {
@@ -50,6 +67,9 @@ cdef extern from *:
     }
     """
     int fastconv1d_can_map(size_t n_bytes) nogil
+    int fastconv1d_yield() nogil
+    int fastconv1d_at_fork(void (*)() noexcept nogil, void (*)() noexcept nogil,
+                           void (*)() noexcept nogil)
 
 cdef enum:
     ALIGNMENT = 64
@@ -90,17 +110,98 @@ cdef list _process_restore = []  # (set, previous)
 cdef Py_ssize_t _blas_calls = 0
 cdef Py_ssize_t _blas_workers = 0
 cdef bint _blas_mapped = False
+cdef long _blas_owner = 0  # the thread that holds _blas_lock
+cdef PyThread_type_lock _fork_gate = PyThread_allocate_lock()  # held while a process forks
+cdef long long _forking = 0
+cdef long long _jobs = 0  # that run
 
 
-def _after_fork_in_child():
-    global _blas_lock, _blas_calls, _blas_workers
+# The lock is its owner's again in a signal handler that calls while the owner is in Python code.
+# Returns whether it was taken, for _unlock_blas.
+cdef bint _lock_blas():
+    global _blas_owner
+    cdef long me = PyThread_get_thread_ident()
+    if _blas_owner == me:
+        return False
+    with nogil:  # the wait for it is then neither interrupted nor in anyone's way
+        PyThread_acquire_lock(_blas_lock, WAIT_LOCK)
+    _blas_owner = me
+    return True
+
+
+cdef _unlock_blas(bint taken):
+    global _blas_owner
+    if taken:
+        _blas_owner = 0
+        PyThread_release_lock(_blas_lock)
+
+
+# A fork must not find another thread inside OpenBLAS's locks: one around its thread count, which we
+# set, and one around the work buffer of each GEMM. The child would wait for them for ever (seen
+# twice in some 1,400 forks beside three busy threads). So a fork waits until no job runs, which is
+# less than 0.1 s, and jobs that would begin wait for the fork. No job needs the GIL, which whoever
+# forks has; and pthread_atfork, not os.register_at_fork: between its handlers no Python code runs,
+# which could be a signal's handler that calls or forks itself.
+cdef void _begin_job() noexcept nogil:
+    fc1d_add(&_jobs, 1)
+    while fc1d_load(&_forking):
+        fc1d_add(&_jobs, -1)
+        PyThread_acquire_lock(_fork_gate, WAIT_LOCK)
+        PyThread_release_lock(_fork_gate)
+        fc1d_add(&_jobs, 1)
+
+
+cdef void _end_job() noexcept nogil:
+    fc1d_add(&_jobs, -1)
+
+
+cdef void _before_fork() noexcept nogil:
+    PyThread_acquire_lock(_fork_gate, WAIT_LOCK)
+    fc1d_swap(&_forking, 1)
+    while fc1d_load(&_jobs):
+        fastconv1d_yield()
+
+
+cdef void _after_fork_in_parent() noexcept nogil:
+    fc1d_swap(&_forking, 0)
+    PyThread_release_lock(_fork_gate)
+
+
+cdef void _after_fork_in_child() noexcept nogil:
+    global _fork_gate
+    _fork_gate = PyThread_allocate_lock()
+    fc1d_swap(&_forking, 0)
+
+
+def _reset_in_child():
+    global _blas_lock, _blas_owner, _blas_calls, _blas_workers
     _blas_lock = PyThread_allocate_lock()
+    if _blas_owner == PyThread_get_thread_ident():  # a handler forked while this thread had it
+        PyThread_acquire_lock(_blas_lock, WAIT_LOCK)
+    else:
+        _blas_owner = 0
     _blas_calls = _blas_workers = 0
     _restore(_process_restore)
 
 
+fastconv1d_at_fork(_before_fork, _after_fork_in_parent, _after_fork_in_child)
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_reset_in_child)
+
+
+# OpenBLAS's function that sets the thread count, called without the GIL.
+cdef class _OpenBLASSetter:
+    cdef void (*function)(int) noexcept nogil
+
+    def __init__(self, function):
+        from ctypes import c_void_p, cast
+        self.function = <void (*)(int) noexcept nogil> <uintptr_t> cast(function, c_void_p).value
+
+    def __call__(self, int n_threads):
+        with nogil:
+            _begin_job()
+            self.function(n_threads)
+            _end_job()
 
 
 cdef _find_blas():
@@ -123,7 +224,7 @@ def _process_setter(library):
     for prefix, suffix in itertools.product(("", "scipy_"), ("", "64_", "_64")):
         name = f"{prefix}openblas_set_num_threads{suffix}"
         if library.internal_api == "openblas" and hasattr(library.dynlib, name):
-            return getattr(library.dynlib, name)
+            return _OpenBLASSetter(getattr(library.dynlib, name))
     return library.set_num_threads
 
 
@@ -158,7 +259,10 @@ cdef _map_first_buffer():
     zeros = <double *> PyMem_RawCalloc(3 * 128 * 128, sizeof(double))
     if zeros == NULL:
         raise MemoryError("no memory to set up BLAS")
-    gemm_add(False, 128, 128, 128, zeros, 128, zeros + 16384, 128, zeros + 32768, 128)
+    with nogil:
+        _begin_job()
+        gemm_add(False, 128, 128, 128, zeros, 128, zeros + 16384, 128, zeros + 32768, 128)
+        _end_job()
     PyMem_RawFree(zeros)
     _blas_mapped = True
 
@@ -170,8 +274,7 @@ cdef Py_ssize_t _enter_blas(Py_ssize_t n_workers, list restore) except -1:
     global _process_restore, _blas_calls, _blas_workers
     if _process_blas is None:
         _find_blas()
-    with nogil:  # the wait for it is then neither interrupted nor in anyone's way
-        PyThread_acquire_lock(_blas_lock, WAIT_LOCK)
+    cdef bint taken = _lock_blas()
     try:
         if _blas_calls == 0:
             _process_restore = _set_to_one(_process_blas)
@@ -189,24 +292,23 @@ cdef Py_ssize_t _enter_blas(Py_ssize_t n_workers, list restore) except -1:
             _end_call(restore)
             raise
     finally:
-        PyThread_release_lock(_blas_lock)
+        _unlock_blas(taken)
     return n_workers
 
 
 cdef _leave_blas(Py_ssize_t n_workers, list restore):
     global _blas_workers
-    with nogil:
-        PyThread_acquire_lock(_blas_lock, WAIT_LOCK)
+    cdef bint taken = _lock_blas()
     try:
-        _blas_workers -= n_workers
+        _blas_workers = max(0, _blas_workers - n_workers)  # a fork in between has set both to 0
         _end_call(restore)
     finally:
-        PyThread_release_lock(_blas_lock)
+        _unlock_blas(taken)
 
 
 cdef _end_call(list restore):
     global _blas_calls
-    _blas_calls -= 1
+    _blas_calls = max(0, _blas_calls - 1)
     if _blas_calls == 0:
         _restore(_process_restore)
     _restore(restore)
@@ -430,9 +532,11 @@ cdef void _correlate_tiles(
     const CorrelationJob *job, Py_ssize_t index, num_t *scratch
 ) noexcept nogil:
     cdef Py_ssize_t phase
+    _begin_job()
     for phase in range(job.n_phases):
         _correlate_tile(&job.phases[phase], &job.x, <const num_t *> job.w,
                         <const num_t *> job.bias, <num_t *> job.y, index, scratch)
+    _end_job()
 
 
 # The tiles of the largest phase, for all.
@@ -698,6 +802,7 @@ cdef void _gradient_block(
     out += channel * c.rows + row
     _fill(out, c.rows, n_channels, n_rows, <const num_t *> NULL)
     for step in range(part * share, min((part + 1) * share, n_steps)):
+        _begin_job()
         item = step // c.n_tiles
         first_column = step % c.n_tiles * c.tile
         width = min(c.tile, c.l_out - first_column)
@@ -706,6 +811,7 @@ cdef void _gradient_block(
         cols = _columns(&c.x, item, group * c.c_in, row, n_rows, first_column, width, width,
                         &c.window, scratch, c.tile_row, &cols_row)
         gemm_add(True, n_channels, n_rows, width, g_tile, g_row, cols, cols_row, out, c.rows)
+        _end_job()
 
 
 cdef _weight_gradient(

@@ -24,33 +24,15 @@ from cpython.pythread cimport (
     WAIT_LOCK,
 )
 
+cdef extern from "atomics.h":
+    long long fc1d_load(long long *at) nogil
+    long long fc1d_add(long long *at, long long n) nogil  # returns the value before
+    long long fc1d_swap(long long *at, long long value) nogil  # returns the value before
+    bint fc1d_swap_if(long long *at, long long old, long long value) nogil
+    void fc1d_relax() nogil
+
 cdef extern from *:
     """
-    #if defined(_MSC_VER) && !defined(__clang__)
-    #include <windows.h>
-    #define fc1d_load(at) InterlockedCompareExchange64((at), 0, 0)
-    #define fc1d_add(at, n) InterlockedExchangeAdd64((at), (n))
-    #define fc1d_swap(at, value) InterlockedExchange64((at), (value))
-    #define fc1d_swap_if(at, old, value) \\
-        (InterlockedCompareExchange64((at), (value), (old)) == (old))
-    #define fc1d_relax() YieldProcessor()
-    #else
-    #define fc1d_load(at) __atomic_load_n((at), __ATOMIC_SEQ_CST)
-    #define fc1d_add(at, n) __atomic_fetch_add((at), (n), __ATOMIC_SEQ_CST)
-    #define fc1d_swap(at, value) __atomic_exchange_n((at), (value), __ATOMIC_SEQ_CST)
-    static inline int fc1d_swap_if(long long *at, long long old, long long value) {
-        return __atomic_compare_exchange_n(
-            at, &old, value, 0, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);
-    }
-    #if defined(__x86_64__) || defined(__i386__)
-    #define fc1d_relax() __builtin_ia32_pause()
-    #elif defined(__aarch64__)
-    #define fc1d_relax() __asm__ volatile("isb")
-    #else
-    #define fc1d_relax() __asm__ volatile("" ::: "memory")
-    #endif
-    #endif
-
     #ifndef _WIN32
     #include <signal.h>
     #endif
@@ -65,11 +47,6 @@ cdef extern from *:
     #endif
     }
     """
-    long long fc1d_load(long long *at) nogil
-    long long fc1d_add(long long *at, long long n) nogil  # returns the value before
-    long long fc1d_swap(long long *at, long long value) nogil  # returns the value before
-    bint fc1d_swap_if(long long *at, long long old, long long value) nogil
-    void fc1d_relax() nogil
     void fc1d_block_signals() nogil
 
 cdef extern from "pythread.h":  # Cython's own declaration has the type of Python 2's

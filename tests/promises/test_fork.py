@@ -63,8 +63,11 @@ total = fastconv1d.conv1d(*long)
 children = []
 
 def fork(signum, frame):
+    if len(children) == 6:  # on a slow machine one call lasts long enough for hundreds
+        return
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a child forks no more, and does end
         signal.alarm(5)
         os._exit(0 if bits() == expected else 3)
     children.append(child)
@@ -73,7 +76,7 @@ signal.signal(signal.SIGALRM, fork)
 signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
 for _ in range(20):
     assert (fastconv1d.conv1d(*long) == total).all()
-    if len(children) > 5:
+    if len(children) == 6:
         break
 signal.setitimer(signal.ITIMER_REAL, 0)
 assert children

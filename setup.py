@@ -1,7 +1,8 @@
-"""Build the extensions: plain C flags, no -march, no -ffast-math, no OpenMP.
+"""Build the extensions: plain C flags, no -march, no -ffast-math.
 
 FASTCONV1D_DEBUG=1 builds without optimisation and with Cython's bounds checks.
 FASTCONV1D_SANITIZE=address,undefined builds with those sanitizers; .ci/sanitize runs such a build.
+FASTCONV1D_OPENMP=1 shares work by OpenMP instead of by worker threads of the library's own.
 FASTCONV1D_EMULATE_AVX512=1 compiles the AVX-512 kernels for AVX2, to test them without such a CPU.
 """
 
@@ -22,6 +23,10 @@ LINK_FLAGS = []
 if SANITIZE := os.environ.get("FASTCONV1D_SANITIZE", ""):
     UNIX_FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
     LINK_FLAGS = [f"-fsanitize={SANITIZE}"]
+OPENMP = os.environ.get("FASTCONV1D_OPENMP", "0") == "1"
+if OPENMP:
+    MSVC_FLAGS.append("/openmp")
+    UNIX_FLAGS.append("-fopenmp")
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
@@ -40,10 +45,10 @@ class BuildExt(build_ext):
     """build_ext that adds the compiler's flags."""
 
     def build_extensions(self):
-        flags = MSVC_FLAGS if self.compiler.compiler_type == "msvc" else UNIX_FLAGS
+        msvc = self.compiler.compiler_type == "msvc"
         for extension in self.extensions:
-            extension.extra_compile_args += flags
-            extension.extra_link_args += LINK_FLAGS
+            extension.extra_compile_args += MSVC_FLAGS if msvc else UNIX_FLAGS
+            extension.extra_link_args += LINK_FLAGS + (["-fopenmp"] if OPENMP and not msvc else [])
         super().build_extensions()
 
 

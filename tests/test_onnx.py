@@ -1,4 +1,4 @@
-"""from_onnx and to_onnx against ONNX Runtime where it is installed, onnx's reference otherwise."""
+"""from_onnx and to_onnx against ONNX Runtime, and onnx's reference for float64."""
 
 from pathlib import Path
 
@@ -21,7 +21,9 @@ except ImportError:
 def expected(model, *inputs):
     names = [v.name for v in model.graph.input if v.name not in initial(model)]
     feed = dict(zip(names, inputs, strict=True))
-    if onnxruntime is not None and inputs[0].dtype == np.float32:
+    if onnxruntime is None:
+        pytest.skip("needs onnxruntime: onnx's own reference is wrong for some attributes")
+    if inputs[0].dtype == np.float32:
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), providers=["CPUExecutionProvider"]
         )

@@ -10,6 +10,9 @@ threads), ends the process where a thread cannot be started, hangs in the childr
 makes a region wait for workers that have not woken up. Here, a worker that has not come by the end
 of the units is no longer waited for, and a thread that cannot be started is done without.
 
+Built with FASTCONV1D_OPENMP=1 the units are an OpenMP loop instead, for programs whose own OpenMP
+threads should do this work too; what is said of GCC's runtime above then holds.
+
 After a fork the child has no workers and starts its own. CPython's portable locks and threads are
 used throughout; workers never touch Python.
 """
@@ -23,6 +26,7 @@ from cpython.pythread cimport (
     PyThread_type_lock,
     WAIT_LOCK,
 )
+from cython.parallel cimport prange, threadid
 
 cdef extern from "atomics.h":
     long long fc1d_load(long long *at) nogil
@@ -33,6 +37,19 @@ cdef extern from "atomics.h":
 
 cdef extern from *:
     """
+    #ifdef _OPENMP
+    #include <omp.h>
+    #define FC1D_OPENMP 1
+    #else
+    #define FC1D_OPENMP 0
+    #endif
+    /* Idle threads end: a child could not use them. OpenMP 5.0; GCC has it since 9, and reports 4.5 still. */
+    static void fc1d_pause_openmp(void) {
+    #if defined(_OPENMP) && (_OPENMP >= 201811 || (__GNUC__ >= 9 && !defined(__clang__)))
+        omp_pause_resource_all(omp_pause_hard);
+    #endif
+    }
+
     #ifndef _WIN32
     #include <signal.h>
     #endif
@@ -48,6 +65,8 @@ cdef extern from *:
     }
     """
     void fc1d_block_signals() nogil
+    const bint FC1D_OPENMP
+    void fc1d_pause_openmp() nogil
 
 cdef extern from "pythread.h":  # Cython's own declaration has the type of Python 2's
     unsigned long PyThread_start_new_thread(void (*)(void *) noexcept nogil, void *)
@@ -258,6 +277,15 @@ cdef void _await_crew(Team *team, Worker *crew) noexcept nogil:
         PyThread_acquire_lock(team.done, WAIT_LOCK)
 
 
+cdef void _share_by_openmp(
+    unit_fn run, const void *job, Py_ssize_t first, Py_ssize_t last,
+    char *scratch, size_t slab, Py_ssize_t n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t unit
+    for unit in prange(first, last, num_threads=n_threads, schedule="dynamic"):
+        run(job, unit, scratch + threadid() * slab)
+
+
 # Runs run(job, unit, scratch + slab * i) for each unit from first to last - 1, on this thread and at
 # most n_threads - 1 workers, of which i is the number; returns when all are done.
 cdef void run_units(
@@ -269,6 +297,10 @@ cdef void run_units(
     cdef Team team
     cdef Py_ssize_t unit, members = 0
     n_threads = min(n_threads, last - first)
+    if FC1D_OPENMP and n_threads > 1:
+        n_threads = min(n_threads, _limit + 1)
+        _share_by_openmp(run, job, first, last, <char *> scratch, slab, n_threads)
+        return
     if n_threads > 1 and _lock != NULL:
         crew = _take(n_threads - 1)
     if crew == NULL:
@@ -318,6 +350,16 @@ def counts():
     return _limit, _started, idle
 
 
+def openmp_enabled():
+    """Whether this build shares units by OpenMP instead of by the workers here."""
+    return bool(FC1D_OPENMP)
+
+
+def _before_fork():
+    with nogil:
+        fc1d_pause_openmp()
+
+
 def _after_fork_in_child():
     # No worker lives here, and whoever held a lock is gone. The slots' locks are not used again.
     global _lock, _n_slots, _left, _idle, _started, _dismissed
@@ -330,4 +372,4 @@ def _after_fork_in_child():
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)

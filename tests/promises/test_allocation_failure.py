@@ -80,14 +80,14 @@ def test_no_more_threads_to_be_had():
     # What a container's limit on processes does; as root the limit does not hold.
     out = run("""
 import resource
+fastconv1d.set_num_threads(1)
+expected = bits()  # with all that is imported, which another user may not be able to read
 if os.getuid() == 0:
     try:
         os.setresuid(65534, 65534, 65534)
     except OSError:
         print("skip")
         sys.exit()
-fastconv1d.set_num_threads(1)
-expected = bits()
 fastconv1d.set_num_threads(8)
 soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
 resource.setrlimit(resource.RLIMIT_NPROC, (1, hard))

@@ -375,7 +375,9 @@ def test_torch_error_grid(case):
 def test_initialisation_has_the_same_bounds():
     # Uniform in (-sqrt(k), sqrt(k)), k = groups / (C_in * K): as torch, also when transposed.
     for name, fan_in in (("Conv1d", 3 * 7), ("ConvTranspose1d", 9 * 7)):
-        theirs, ours = (getattr(m, name)(6, 18, 7, groups=2) for m in (torch.nn, fastconv1d))
+        torch.manual_seed(0)  # of 18 biases, the largest is below 0.8 of the bound once in 55 times
+        theirs = getattr(torch.nn, name)(6, 18, 7, groups=2)
+        ours = getattr(fastconv1d, name)(6, 18, 7, groups=2, rng=np.random.default_rng(0))
         for key, value in ours.state_dict().items():
             for values in (value, to_numpy(theirs.state_dict()[key])):
                 assert np.max(np.abs(values)) <= fan_in**-0.5

@@ -1,7 +1,7 @@
 /* Element-wise steps before and after the sums, included by template.h.
  *
  * float32: tanh, sigmoid, silu and elu are computed in float32 from e^r - 1 on |r| <= ln(2)/2 (largest error found over
- * all arguments: below 2 ulp); gelu and snake in float64, because their arguments are rounded (below 0.51 ulp). Every
+ * every 1,999th number: below 2 ulp); gelu and snake in float64, because their arguments are rounded (below 0.51 ulp). Every
  * element goes through the same vector instructions wherever it stands, so its bits do not depend on its place.
  * float64 takes the C library's functions, element by element.
  */

@@ -20,10 +20,12 @@ Shape = tuple[int, ...]
 class Linear(NamedTuple):
     """A fully connected layer, described so that it can be compared with; it computes nothing.
 
-    Parameters
+    Attributes
     ----------
     in_features, out_features : int
+        Sizes of its input and output.
     bias : bool, default True
+        Whether it adds a bias.
 
     Examples
     --------

@@ -45,7 +45,24 @@ class ActivationLayer:
         raise NotImplementedError
 
     def apply(self, x: NDArray[Any], out: NDArray[Any]) -> None:
-        """Write the activation of `x` (N, C, L) to `out`, contiguous, which may be `x` itself."""
+        """Write the activation of an array to another.
+
+        Parameters
+        ----------
+        x : ndarray of shape (N, C, L)
+            Of dtype float32 or float64, or of 16 bits.
+        out : ndarray of the shape and dtype of `x`
+            Contiguous; may be `x` itself.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import ReLU
+        >>> x = np.array([[[-1.0, 2.0]]])
+        >>> ReLU().apply(x, out=x)
+        >>> x
+        array([[[0., 2.]]])
+        """
         step = parse_activation(self.activation)
         assert step is not None
         if x.dtype.char in "fd":
@@ -94,7 +111,28 @@ class ActivationLayer:
         return self.forward(input)
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-        """Raise what is wrong with an input of a shape (N, C, L) and a dtype."""
+        """Raise what is wrong with an input.
+
+        Parameters
+        ----------
+        shape : tuple of three ints
+            Its (N, C, L).
+        dtype : numpy.dtype
+            Its dtype.
+
+        Raises
+        ------
+        ValueError
+            If the number of channels is not that of a `Snake`.
+        TypeError
+            If the dtype is not real.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import ReLU
+        >>> ReLU().check((1, 4, 10), np.dtype(np.float32))
+        """
         if dtype.kind != "f" and not fused.half_of(dtype):
             name = functional._TORCH_NAMES.get(dtype.name, dtype.name)
             raise TypeError(
@@ -149,7 +187,21 @@ class ActivationLayer:
         return grad_input if batched else grad_input[0]
 
     def train(self: _Layer, mode: bool = True) -> _Layer:
-        """Go to train mode, or to eval mode, and return the layer itself.
+        """Go to train mode, or to eval mode.
+
+        Parameters
+        ----------
+        mode : bool, default True
+            False goes to eval mode.
+
+        Returns
+        -------
+        The layer itself.
+
+        Raises
+        ------
+        ValueError
+            If `mode` is not a bool.
 
         Examples
         --------
@@ -165,20 +217,75 @@ class ActivationLayer:
         return self
 
     def eval(self: _Layer) -> _Layer:
-        """Go to eval mode, that of a new layer, and return the layer itself."""
+        """Go to eval mode, that of a new layer.
+
+        Returns
+        -------
+        The layer itself.
+
+        Examples
+        --------
+        >>> from fastconv1d import ReLU
+        >>> ReLU().train().eval().training
+        False
+        """
         return self.train(False)
 
     def zero_grad(self) -> None:
-        """Do nothing: there are no gradients by parameters."""
+        """Do nothing: there are no gradients by parameters.
+
+        Examples
+        --------
+        >>> from fastconv1d import ReLU
+        >>> ReLU().zero_grad()
+        """
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return the parameters under torch's keys: none but the alpha of `Snake`."""
+        """Return the parameters under torch's keys: none but the alpha of `Snake`.
+
+        Returns
+        -------
+        dict of str to ndarray
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import ReLU, Snake
+        >>> ReLU().state_dict(), Snake(np.ones(2)).state_dict()
+        ({}, {'alpha': array([1., 1.])})
+        """
         return {name: value.copy() for name, value in self._parameters().items()}
 
     def load_state_dict(
         self, state_dict: Mapping[str, ArrayLike], strict: bool = True
     ) -> IncompatibleKeys:
-        """Copy the parameters out of a dict, as `fastconv1d.Conv1d.load_state_dict` does."""
+        """Copy the parameters out of a dict, as `fastconv1d.Conv1d.load_state_dict` does.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array-like
+            The parameters under their keys.
+        strict : bool, default True
+            Whether missing and unexpected keys are errors.
+
+        Returns
+        -------
+        IncompatibleKeys
+            ``missing_keys`` and ``unexpected_keys``.
+
+        Raises
+        ------
+        ValueError
+            If a shape does not fit or, with `strict`, keys do not.
+        TypeError
+            If `state_dict` is not a mapping.
+
+        Examples
+        --------
+        >>> from fastconv1d import ReLU
+        >>> ReLU().load_state_dict({})
+        IncompatibleKeys(missing_keys=[], unexpected_keys=[])
+        """
         return load_parameters(type(self).__name__, {"": self}, state_dict, strict)
 
     def _parameters(self) -> dict[str, NDArray[Any]]:
@@ -195,7 +302,18 @@ class ActivationLayer:
         return f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
-        """Return the arguments that `repr` shows, as torch's layers do."""
+        """Return the arguments that `repr` shows, as torch's layers do.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> from fastconv1d import LeakyReLU
+        >>> LeakyReLU(0.5).extra_repr()
+        'negative_slope=0.5'
+        """
         return ""
 
 

@@ -31,7 +31,17 @@ _MODE_NAMES = {"reflect": "reflect", "replicate": "edge"}
 
 
 class OnnxError(ValueError):
-    """A model that is not valid, or that holds what cannot be computed or written here."""
+    """A model that is not valid, or that holds what cannot be computed or written here.
+
+    Examples
+    --------
+    >>> from fastconv1d.onnx import OnnxError, from_onnx
+    >>> try:
+    ...     from_onnx(b"no model")
+    ... except OnnxError as error:
+    ...     print("refused")
+    refused
+    """
 
 
 class _Node:
@@ -85,10 +95,28 @@ class _Step(NamedTuple):
 class OnnxModel:
     """A graph as a function of its inputs; `from_onnx` makes it.
 
+    Parameters
+    ----------
+    graph : onnx.GraphProto
+        The graph of a checked model.
+
     Attributes
     ----------
     inputs, outputs : list of str
         Their names in the graph.
+
+    Raises
+    ------
+    OnnxError
+        If a node cannot be computed here.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d
+    >>> from fastconv1d.onnx import from_onnx, to_onnx
+    >>> model = from_onnx(to_onnx(Conv1d(4, 8, 3)))
+    >>> len(model.inputs), len(model.outputs)
+    (1, 1)
     """
 
     def __init__(self, graph: Any) -> None:

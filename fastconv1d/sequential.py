@@ -188,7 +188,11 @@ class _Container:
         return self
 
     def eval(self: _Network) -> _Network:
-        """Bring all layers to eval mode, that of new ones, and return the network itself.
+        """Bring all layers to eval mode, that of new ones.
+
+        Returns
+        -------
+        The network itself.
 
         Examples
         --------
@@ -283,7 +287,18 @@ class _Container:
         return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
 
     def extra_repr(self) -> str:
-        """Return what `repr` shows besides the layers."""
+        """Return what `repr` shows besides the layers.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> from fastconv1d import ReLU, Residual
+        >>> Residual(ReLU(), residual_scale=0.5).extra_repr()
+        'residual_scale=0.5'
+        """
         return ""
 
 
@@ -436,7 +451,6 @@ class Residual(Sequential):
         return g + (kept if shortcut is None else shortcut.backward(kept))
 
     def extra_repr(self) -> str:
-        """Return what `repr` shows besides the layers."""
         return "" if self.residual_scale == 1 else f"residual_scale={self.residual_scale}"
 
 

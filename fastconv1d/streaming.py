@@ -151,7 +151,16 @@ class _Stream:
         return functional._delivered(y, batched, out)
 
     def output_length(self, n_inputs: int) -> int:
-        """Return how many outputs the next chunk gives if it has `n_inputs` positions.
+        """Return how many outputs the next chunk gives.
+
+        Parameters
+        ----------
+        n_inputs : int
+            How many positions the chunk has.
+
+        Returns
+        -------
+        int
 
         Examples
         --------

@@ -46,7 +46,14 @@ _MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 
 
 class Report(NamedTuple):
-    """What `accelerate` did: names of the modules replaced, and of those left with the reason.
+    """What `accelerate` did.
+
+    Attributes
+    ----------
+    replaced : list of str
+        The names of the modules replaced.
+    left : dict of str to str
+        The names of the convolutions left to torch, with the reason.
 
     Examples
     --------
@@ -242,6 +249,23 @@ class _Fast(nn.Module):
     _pack = _Pack()  # the empty one; a packed layer has its own
 
     def train(self: Any, mode: bool = True) -> Any:
+        """Go to train mode, or to eval mode, and drop the packed weight.
+
+        Parameters
+        ----------
+        mode : bool, default True
+            False goes to eval mode.
+
+        Returns
+        -------
+        The layer itself.
+
+        Examples
+        --------
+        >>> from fastconv1d.torch import FastConv1d
+        >>> FastConv1d(4, 8, 3).train(False).training
+        False
+        """
         self.__dict__.pop("_pack", None)
         return super().train(mode)
 
@@ -394,6 +418,11 @@ def _torch_watches() -> bool:
 class FastConv1d(_Fast, nn.Conv1d):
     """`torch.nn.Conv1d` computed by fastconv1d; see `accelerate`.
 
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `torch.nn.Conv1d`.
+
     Examples
     --------
     >>> import torch
@@ -404,7 +433,29 @@ class FastConv1d(_Fast, nn.Conv1d):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        """Apply the layer, as `torch.nn.Conv1d` does."""
+        """Apply the layer, as `torch.nn.Conv1d` does.
+
+        Parameters
+        ----------
+        input : Tensor of shape (N, C_in, L_in) or (C_in, L_in)
+            Of any device and dtype: torch computes what is not float32 or float64 on the CPU.
+
+        Returns
+        -------
+        Tensor of shape (N, C_out, L_out) or (C_out, L_out)
+
+        Raises
+        ------
+        RuntimeError
+            As torch does.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from fastconv1d.torch import FastConv1d
+        >>> FastConv1d(4, 8, 3).forward(torch.zeros(4, 20)).shape
+        torch.Size([8, 18])
+        """
         output = self._forward(input)
         return super().forward(input) if output is None else output
 
@@ -432,6 +483,11 @@ class FastConv1d(_Fast, nn.Conv1d):
 class FastConvTranspose1d(_Fast, nn.ConvTranspose1d):
     """`torch.nn.ConvTranspose1d` computed by fastconv1d; see `accelerate`.
 
+    Parameters
+    ----------
+    *args, **kwargs
+        As for `torch.nn.ConvTranspose1d`.
+
     Examples
     --------
     >>> import torch
@@ -442,7 +498,31 @@ class FastConvTranspose1d(_Fast, nn.ConvTranspose1d):
     """
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Apply the layer, as `torch.nn.ConvTranspose1d` does."""
+        """Apply the layer, as `torch.nn.ConvTranspose1d` does.
+
+        Parameters
+        ----------
+        input : Tensor of shape (N, C_in, L_in) or (C_in, L_in)
+            Of any device and dtype: torch computes what is not float32 or float64 on the CPU.
+        output_size : list of int, optional
+            The output's length, in the place of `output_padding`.
+
+        Returns
+        -------
+        Tensor of shape (N, C_out, L_out) or (C_out, L_out)
+
+        Raises
+        ------
+        RuntimeError, ValueError
+            As torch does.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from fastconv1d.torch import FastConvTranspose1d
+        >>> FastConvTranspose1d(4, 8, 3, stride=2).forward(torch.zeros(4, 20), [42]).shape
+        torch.Size([8, 42])
+        """
         output = self._forward(input, output_size)
         return super().forward(input, output_size) if output is None else output
 

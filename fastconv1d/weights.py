@@ -44,7 +44,21 @@ _WEIGHT_NORMS = (
 
 
 class WeightFileError(ValueError):
-    """A file that does not hold a state dict: damaged, truncated, hostile or of another kind."""
+    """A file that does not hold a state dict: damaged, truncated, hostile or of another kind.
+
+    Examples
+    --------
+    >>> import os, tempfile
+    >>> from fastconv1d import WeightFileError, load_file
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = os.path.join(folder, "weights.npz")
+    ...     _ = open(path, "wb").close()
+    ...     try:
+    ...         load_file(path)
+    ...     except WeightFileError as error:
+    ...         print("refused")
+    refused
+    """
 
 
 def save_file(state_dict: Mapping[str, ArrayLike], path: str | os.PathLike[str]) -> None:

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 
-from fastconv1d.kernels import gemm
+from fastconv1d.kernels import blas_engine, gemm
 from fastconv1d.kernels.blas_engine import correlate, scatter, weight_gradient
 
 DTYPES = [np.float32, np.float64, np.complex64, np.complex128]
@@ -110,6 +110,25 @@ def test_random_layers_are_exact(dtype, mode):
         x, w, g, *geometry = random_case(rng, dtype, mode)
         bias = integers(rng, (len(w),), dtype) if case % 2 else None
         check_case(x, w, g, *geometry, mode, bias, 1 + case % 3, case % 5 == 0)
+
+
+@pytest.fixture(params=[1, 1e5])
+def most_work(request):
+    """As for so many multiply-adds that a job would keep a signal waiting."""
+    before = blas_engine.set_most_work(request.param)
+    yield
+    blas_engine.set_most_work(before)
+
+
+@pytest.mark.usefixtures("most_work")
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_jobs_cut_short_are_exact(dtype):
+    rng = np.random.default_rng(8)
+    for case in range(12):
+        x, w, g, *geometry = random_case(rng, dtype, ZEROS)
+        check_case(x, w, g, *geometry, ZEROS, None, 1 + case % 3, case % 2 == 0)
+    x, w = integers(rng, (2, 30, 620), dtype), integers(rng, (20, 30, 20), dtype)
+    check_case(x, w, integers(rng, (2, 20, 601), dtype), 1, 1, 0, 1, ZEROS, None, 2, False)
 
 
 @pytest.mark.parametrize("n_batch", [2, 5, 37])

@@ -380,6 +380,31 @@ def test_output_mask_does_not_change_bits(transposed):
                 assert result is None
 
 
+@pytest.fixture
+def many_passes():
+    """As for so many multiply-adds that a unit would keep a signal waiting."""
+    before = direct_engine.set_unit_macs(2e4)
+    yield
+    direct_engine.set_unit_macs(before)
+
+
+@pytest.mark.usefixtures("many_passes")
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("sizes", [(1, 3, 2, 9001, 5), (5, 40, 17, 701, 3), (33, 20, 12, 60, 3)])
+def test_passes_add_up(sizes, stride, dtype):
+    n_batch, c_in, c_out, l_out, kernel_size = sizes
+    rng = np.random.default_rng(16)
+    g = integers(rng, n_batch, c_out, l_out, dtype=dtype)
+    x = integers(rng, n_batch, c_in, (l_out - 1) * stride + kernel_size, dtype=dtype)
+    check(g, x, kernel_size, stride)
+    g, x = normals(rng, *g.shape, dtype=dtype), normals(rng, *x.shape, dtype=dtype)
+    bits = weight_gradient(g, x, kernel_size, stride)
+    in_threads = weight_gradient(g, x, kernel_size, stride, threads=3)
+    for result, expected in zip(in_threads, bits, strict=True):
+        assert_same_bits(result, expected, f"{sizes} stride {stride}")
+
+
 def test_nothing_to_sum_is_zero():
     for n_batch, l_out in ((0, 5), (3, 0)):
         g, x = np.empty((n_batch, 2, l_out), np.float32), np.ones((n_batch, 3, 9), np.float32)

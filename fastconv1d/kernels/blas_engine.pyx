@@ -94,6 +94,9 @@ cdef enum:
 cdef double MIN_PARALLEL_WORK = 3e6
 # Multiply-adds a worker does between two looks for a pending signal: 0.01 s at 50 GFLOP/s.
 cdef double SIGNAL_WORK = 2.5e8
+# And those of one job, at the most: of complex numbers some 0.1 s.
+cdef double MOST_WORK = 1e9
+cdef double _most_work = MOST_WORK
 
 
 # -------------------------------------------------------------------------------------------------
@@ -170,6 +173,7 @@ cdef void _after_fork_in_parent() noexcept nogil:
 cdef void _after_fork_in_child() noexcept nogil:
     global _fork_gate
     _fork_gate = PyThread_allocate_lock()
+    fc1d_swap(&_jobs, 0)  # a thread on its way to the gate may just have counted itself
     fc1d_swap(&_forking, 0)
 
 
@@ -228,20 +232,20 @@ def _process_setter(library):
     return library.set_num_threads
 
 
-cdef list _set_to_one(list libraries):
-    cdef list restore = []
+# Both of these may run a signal's handler, which may call or raise: what is not put back stays in the list.
+cdef _set_to_one(list libraries, list restore):
     for get_threads, set_threads in libraries:
         previous = get_threads()
         if previous is not None and previous > 1:
             restore.append((set_threads, previous))
             set_threads(1)
-    return restore
 
 
 cdef _restore(list restore):
     while restore:
-        set_threads, previous = restore.pop()
+        set_threads, previous = restore[len(restore) - 1]  # wraparound is off
         set_threads(previous)
+        restore.pop()
 
 
 # Whether so many more workers can start: OpenBLAS maps a work buffer for each GEMM that runs at the
@@ -275,10 +279,19 @@ cdef Py_ssize_t _enter_blas(Py_ssize_t n_workers, list restore) except -1:
     if _process_blas is None:
         _find_blas()
     cdef bint taken = _lock_blas()
+    cdef list process = []
     try:
+        try:
+            if _blas_calls == 0:
+                _restore(_process_restore)  # what is left if a handler raised meanwhile
+                _set_to_one(_process_blas, process)
+            _set_to_one(_thread_blas, restore)
+        except BaseException:
+            _restore(process)
+            _restore(restore)
+            raise
         if _blas_calls == 0:
-            _process_restore = _set_to_one(_process_blas)
-        restore += _set_to_one(_thread_blas)
+            _process_restore = process
         _blas_calls += 1
         try:
             if not _blas_mapped:
@@ -288,7 +301,7 @@ cdef Py_ssize_t _enter_blas(Py_ssize_t n_workers, list restore) except -1:
                 if _blas_workers > 0 and not _can_map(_blas_workers):
                     raise MemoryError("no memory for the work buffer of BLAS")
             _blas_workers += n_workers
-        except MemoryError:
+        except BaseException:
             _end_call(restore)
             raise
     finally:
@@ -420,7 +433,8 @@ cdef struct Correlation:
 
 
 # Tiles for correlation c, which stands for all phases: it has the largest rows and l_out of them.
-cdef void _plan_tiles(Correlation *c, Py_ssize_t itemsize) noexcept:
+cdef void _plan_tiles(Correlation *c, Py_ssize_t n_phases, Py_ssize_t itemsize) noexcept:
+    cdef Py_ssize_t most
     # The strided outputs of one tile should stay in cache from phase to phase.
     cdef Py_ssize_t widest = max(MIN_ROW_BYTES, ROW_BYTES // min(c.y_step, ROW_BYTES)) // itemsize
     if c.fixed:
@@ -434,7 +448,9 @@ cdef void _plan_tiles(Correlation *c, Py_ssize_t itemsize) noexcept:
     # Rows a power of two apart would share cache sets.
     c.tile_row = c.tile * c.items + ALIGNMENT // itemsize
     c.block_rows = _part(c.rows, MAX_ROWS, 1)
-    c.block_channels = _part(c.c_out, MAX_CHANNELS, 8)
+    # Fewer channels for more than 15,000 rows, or a job would keep signals and forks waiting.
+    most = <Py_ssize_t> (_most_work / (<double> c.tile * c.items * max(1, c.rows) * n_phases))
+    c.block_channels = _part(c.c_out, max(8, min(MAX_CHANNELS, most)), 8)
     c.n_tiles = _ceil_div(c.l_out, c.tile)
     c.n_channel_blocks = _ceil_div(c.c_out, c.block_channels)
 
@@ -546,7 +562,7 @@ cdef void _plan_phases(Correlation *phases, Py_ssize_t n_phases, Py_ssize_t item
     for i in range(1, n_phases):
         largest.rows = max(largest.rows, phases[i].rows)
         largest.l_out = max(largest.l_out, phases[i].l_out)
-    _plan_tiles(&largest, itemsize)
+    _plan_tiles(&largest, n_phases, itemsize)
     for i in range(n_phases):
         phases[i].tile, phases[i].tile_row = largest.tile, largest.tile_row
         phases[i].items = largest.items
@@ -756,8 +772,12 @@ cdef struct Gradient:
     Py_ssize_t n_tiles
     Py_ssize_t n_row_blocks
     Py_ssize_t n_channel_blocks
-    # The reduction over (item, tile) is cut into n_parts, each with a dw of its own.
+    # The reduction over (item, tile) is cut into n_parts, each with a dw of its own; of a part, the
+    # steps from first_step to last_step - 1 are next.
     Py_ssize_t n_parts
+    Py_ssize_t share  # steps of a part
+    Py_ssize_t first_step
+    Py_ssize_t last_step
     Py_ssize_t dw_size
     Strided g
     Strided x
@@ -778,11 +798,12 @@ cdef void _plan_gradient(Gradient *c, Py_ssize_t itemsize) noexcept:
     n_jobs = c.groups * c.n_row_blocks * c.n_channel_blocks
     c.n_parts = min(_ceil_div(MIN_GRADIENT_JOBS, n_jobs), c.n_batch * c.n_tiles)
     c.n_parts = max(1, min(c.n_parts, 1 + PARTIAL_BYTES // (c.dw_size * itemsize)))
+    c.share = _ceil_div(c.n_batch * c.n_tiles, c.n_parts)
 
 
 # Job `index` is (part, group, channel block, row block), the last fastest:
 #     dw[co, r] = sum_{item, l} g[item, co, l] * conj(cols[item, r, l]),  r = ci * kernel_size + k
-# over the part's items and tiles, in that order. Part 0 writes to dw, part i to partial i - 1.
+# over the part's items and tiles, in that order. Part 0 adds to dw, part i to partial i - 1.
 cdef void _gradient_block(
     const Gradient *c, Py_ssize_t index, num_t *scratch
 ) noexcept nogil:
@@ -793,15 +814,16 @@ cdef void _gradient_block(
     cdef Py_ssize_t channel = group * c.c_out + block * c.block_channels
     cdef Py_ssize_t n_channels = min(c.block_channels, c.c_out - block * c.block_channels)
     cdef Py_ssize_t n_rows = min(c.block_rows, c.rows - row)
-    cdef Py_ssize_t n_steps = c.n_batch * c.n_tiles, share = _ceil_div(n_steps, c.n_parts), step
+    cdef Py_ssize_t n_steps = min((part + 1) * c.share, c.n_batch * c.n_tiles), step
     cdef Py_ssize_t item, first_column, width, g_row = 0, cols_row = 0
     cdef num_t *out = (
         <num_t *> c.dw if part == 0 else <num_t *> c.partials + (part - 1) * c.dw_size)
     cdef const num_t *g_tile
     cdef const num_t *cols
     out += channel * c.rows + row
-    _fill(out, c.rows, n_channels, n_rows, <const num_t *> NULL)
-    for step in range(part * share, min((part + 1) * share, n_steps)):
+    if c.first_step == 0:
+        _fill(out, c.rows, n_channels, n_rows, <const num_t *> NULL)
+    for step in range(part * c.share + c.first_step, min(part * c.share + c.last_step, n_steps)):
         _begin_job()
         item = step // c.n_tiles
         first_column = step % c.n_tiles * c.tile
@@ -826,11 +848,13 @@ cdef _weight_gradient(
     c.identity.pad_left, c.identity.mode = 0, ZEROS
     _plan_gradient(&c, sizeof(num_t))
     cdef Py_ssize_t n_jobs = c.n_parts * groups * c.n_channel_blocks * c.n_row_blocks
-    cdef double work = (<double> c.block_channels * c.block_rows * c.n_batch * c.l_out) / c.n_parts
-    cdef Py_ssize_t n_workers = _count_workers(n_jobs, work, n_threads)
-    cdef Py_ssize_t jobs_a_round = _round(n_workers, n_jobs, work)
+    cdef double step_work = <double> c.block_channels * c.block_rows * c.tile
+    # A job is over before signals have waited for long, and goes on in the next pass over all jobs.
+    cdef Py_ssize_t steps = <Py_ssize_t> max(1., min(<double> c.share, _most_work / step_work))
+    cdef Py_ssize_t n_workers = _count_workers(n_jobs, step_work * c.share, n_threads)
+    cdef Py_ssize_t jobs_a_round = _round(n_workers, n_jobs, step_work * steps)
     cdef Py_ssize_t size = (c.block_rows + c.block_channels) * c.tile_row
-    cdef Py_ssize_t start = 0, stop, i, part
+    cdef Py_ssize_t start, stop, i, part
     cdef list restore = []
     cdef void *raw = NULL
     cdef num_t *dw_data = &dw[0, 0, 0]
@@ -842,13 +866,18 @@ cdef _weight_gradient(
     try:
         n_workers = _enter_blas(n_workers, restore)
         try:
-            while start < n_jobs:
-                stop = start + min(jobs_a_round, n_jobs - start)
-                with nogil:
-                    run_units(<unit_fn> _gradient_block[num_t], &c, start, stop, scratch,
-                              size * sizeof(num_t), n_workers)
-                PyErr_CheckSignals()
-                start = stop
+            c.first_step = 0
+            while c.first_step == 0 or c.first_step < c.share:
+                c.last_step = c.first_step + steps
+                start = 0
+                while start < n_jobs:
+                    stop = start + min(jobs_a_round, n_jobs - start)
+                    with nogil:
+                        run_units(<unit_fn> _gradient_block[num_t], &c, start, stop, scratch,
+                                  size * sizeof(num_t), n_workers)
+                    PyErr_CheckSignals()
+                    start = stop
+                c.first_step = c.last_step
         finally:
             _leave_blas(n_workers, restore)
         with nogil:
@@ -867,6 +896,13 @@ cdef Window _window(kernel_size, stride, dilation, pad_left, mode):
     window.kernel_size, window.stride, window.dilation = kernel_size, stride, dilation
     window.pad_left, window.mode = pad_left, mode
     return window
+
+
+def set_most_work(double work=MOST_WORK):
+    """Set the multiply-adds of one job (a hook for tests); returns those until now."""
+    global _most_work
+    previous, _most_work = _most_work, work
+    return previous
 
 
 def fixed_columns(Py_ssize_t itemsize):

@@ -17,6 +17,7 @@ from . import blas_engine
 
 cimport cython
 cimport numpy as cnp
+from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.math cimport INFINITY
 from libc.stddef cimport ptrdiff_t
@@ -73,7 +74,7 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t gn, gc, gl
         void* dw
         double* db
-        ptrdiff_t dw_part, db_part, parts, chunks
+        ptrdiff_t dw_part, db_part, parts, first_chunk, chunks
         int fetch
         ptrdiff_t panel, stride, sums_pitch, panel_offset, g_offset, sums_offset, copy_offset
         const int32_t* place
@@ -227,6 +228,9 @@ cdef ptrdiff_t MOST_PHASES = 1024
 cdef double SERIAL_MACS = 5e5
 # Multiply-adds a thread does between two looks for a pending signal: 0.01 s at 50 GFLOP/s.
 cdef double SIGNAL_MACS = 2.5e8
+# And those of one unit of a gradient, at the most: 0.1 to 0.2 s.
+cdef double UNIT_MACS = 4e9
+cdef double _unit_macs = UNIT_MACS
 
 
 cdef inline ptrdiff_t _ceil(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
@@ -1213,6 +1217,16 @@ cdef void _split_gradient(fc1d_gradient* q, const fc1d_kernels* kernels, int n_t
     p.n_group_units = _ceil(p.groups, p.groups_per_unit)
 
 
+cdef ptrdiff_t _count_passes(fc1d_gradient* q, const fc1d_kernels* kernels) noexcept nogil:
+    """Passes over the units, each with a share of the chunks: no unit keeps a signal waiting. From shapes alone."""
+    cdef fc1d_problem* p = &q.window
+    cdef ptrdiff_t co_unit = p.co_unit
+    _split_gradient(q, kernels, 1)  # more threads have more units
+    cdef double passes = 1 + _macs(p) / (_unit_macs * q.parts * p.n_co_units * p.n_group_units)
+    p.co_unit = co_unit
+    return <ptrdiff_t> min(passes, <double> (q.chunks // q.parts))
+
+
 cdef ptrdiff_t _lay_scratch(fc1d_gradient* q, const fc1d_kernels* kernels) noexcept nogil:
     """Places in scratch; returns its elements."""
     cdef fc1d_problem* p = &q.window
@@ -1254,6 +1268,22 @@ cdef int32_t* _gradient_tables(fc1d_gradient* q, const ptrdiff_t* where) noexcep
     return tap
 
 
+def _add_parts(sums, dw, again):
+    """dw = the sum of the parts, or dw += each part in order."""
+    if not again:
+        np.add.reduce(sums, axis=0, out=dw)
+        return
+    for part in sums:
+        np.add(dw, part, out=dw)
+
+
+def set_unit_macs(double macs=UNIT_MACS):
+    """Set the multiply-adds of one unit of a weight gradient (a hook for tests); returns those until now."""
+    global _unit_macs
+    previous, _unit_macs = _unit_macs, macs
+    return previous
+
+
 def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw not None, ptrdiff_t stride,
                     ptrdiff_t dilation, ptrdiff_t pad_left, int mode, ptrdiff_t groups, int n_threads,
                     deterministic=True, db=None, bint only_db=False):
@@ -1269,6 +1299,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     cdef fc1d_problem* p = &q.window
     cdef Taps taps
     cdef int failed
+    cdef ptrdiff_t chunks, passes, i
     cdef double macs
     if elements == 0 or cnp.PyArray_SIZE(g) == 0:
         if not only_db:
@@ -1303,6 +1334,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
         macs = _macs(p)
         if macs < SERIAL_MACS:
             n_threads = 1
+        chunks, passes = q.chunks, _count_passes(&q, kernels)
         _split_gradient(&q, kernels, n_threads)
         tap = _gradient_tables(&q, where)
         if tap == NULL:
@@ -1310,22 +1342,30 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
         q.fetch = p.c_in * p.c_out == 1 and size * (cnp.PyArray_SIZE(x) + cnp.PyArray_SIZE(g)) > FETCH_BYTES
         scratch_bytes = size * _lay_scratch(&q, kernels)
         # parts add up in order; a single one is the result itself
-        sums = dw[None] if q.parts == 1 or only_db else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
+        sums = dw[None] if only_db or q.parts * passes == 1 else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
         bias_sums = None if db is None else np.empty((q.parts, dw.shape[0]))
         if not only_db:
             q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements
         if db is not None:
             q.db, q.db_part = <double*> cnp.PyArray_DATA(bias_sums), dw.shape[0]
-        with nogil:
-            failed = _run_units(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units, macs,
-                                scratch_bytes, n_threads)
-        if failed:
-            raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
-        with np.errstate(all="ignore"):
-            if q.parts > 1 and not only_db:
-                np.add.reduce(sums, axis=0, out=dw)
-            if db is not None:
-                db[...] = np.add.reduce(bias_sums, axis=0)
+        bias_sum = 0
+        for i in range(passes):
+            if i:
+                PyErr_CheckSignals()
+            q.first_chunk = chunks * i // passes
+            q.chunks = chunks * (i + 1) // passes - q.first_chunk
+            with nogil:
+                failed = _run_units(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units,
+                                    macs / passes, scratch_bytes, n_threads)
+            if failed:
+                raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
+            with np.errstate(all="ignore"):
+                if q.parts * passes > 1 and not only_db:
+                    _add_parts(sums, dw, i > 0)
+                if db is not None:
+                    bias_sum = bias_sum + np.add.reduce(bias_sums, axis=0)
+        if db is not None:
+            db[...] = bias_sum
     finally:
         free(tap)
         free(tables)

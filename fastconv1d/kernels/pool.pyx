@@ -338,16 +338,16 @@ def set_limit(Py_ssize_t n):
 
 def counts():
     """The limit, how many workers there are, and how many of them are idle."""
-    cdef Py_ssize_t idle = 0
+    cdef Py_ssize_t idle = 0, limit, started
     cdef Worker *worker
     with nogil:
         PyThread_acquire_lock(_lock, WAIT_LOCK)
-        worker = _idle
+        limit, started, worker = _limit, _started, _idle
         while worker != NULL:
             idle += 1
             worker = worker.link
         PyThread_release_lock(_lock)
-    return _limit, _started, idle
+    return limit, started, idle
 
 
 def openmp_enabled():

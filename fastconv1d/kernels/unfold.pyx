@@ -1,8 +1,13 @@
 """Unfold (im2col) and fold (col2im, its adjoint) of one-dimensional windows."""
 
+from cpython.exc cimport PyErr_CheckSignals
 from libc.string cimport memcpy, memset
 
 from fastconv1d.kernels.numeric cimport num_t
+
+
+# Elements written between two looks for a pending signal: 0.02 to 0.1 s.
+cdef Py_ssize_t SIGNAL_ELEMENTS = 1 << 24
 
 
 cdef Strided strided(const num_t[:, :, :] x) noexcept:
@@ -135,31 +140,34 @@ cdef Window _window(rows, channels, stride, dilation, pad_left) except *:
     return window
 
 
-cdef void _unfold(const Strided *x, num_t[:, :, ::1] out, Window window) noexcept nogil:
-    cdef Py_ssize_t item
-    for item in range(x.shape[0]):
-        unfold_tile(x, item, 0, 0, out.shape[1], 0, out.shape[2], &window,
-                    &out[item, 0, 0], out.shape[2])
-
-
-cdef void _fold(const Strided *cols, num_t[:, :, ::1] out, Window window) noexcept nogil:
-    cdef Py_ssize_t item, channel
-    for item in range(out.shape[0]):
-        memset(&out[item, 0, 0], 0, out.shape[1] * out.shape[2] * sizeof(num_t))
-        for channel in range(out.shape[1]):
-            fold_tile(cols, item, channel, &window, &out[item, channel, 0], out.shape[2])
+# How many of `total` rows are done between two looks for a pending signal.
+cdef Py_ssize_t _rows_a_look(Py_ssize_t total, Py_ssize_t row) noexcept:
+    return max(1, min(total, SIGNAL_ELEMENTS // max(1, row)))
 
 
 cdef _unfold_array(const num_t[:, :, :] x, num_t[:, :, ::1] out, Window window):
     cdef Strided view = strided(x)
-    with nogil:
-        _unfold(&view, out, window)
+    cdef Py_ssize_t item, row, n_rows, step = _rows_a_look(out.shape[1], out.shape[2])
+    for item in range(x.shape[0]):
+        for row in range(0, out.shape[1], step):
+            n_rows = min(step, out.shape[1] - row)
+            with nogil:
+                unfold_tile(&view, item, 0, row, n_rows, 0, out.shape[2], &window,
+                            &out[item, row, 0], out.shape[2])
+            PyErr_CheckSignals()
 
 
 cdef _fold_array(const num_t[:, :, :] cols, num_t[:, :, ::1] out, Window window):
     cdef Strided view = strided(cols)
-    with nogil:
-        _fold(&view, out, window)
+    cdef Py_ssize_t work = max(out.shape[2], window.kernel_size * cols.shape[2])
+    cdef Py_ssize_t item, first, channel, step = _rows_a_look(out.shape[1], work)
+    for item in range(out.shape[0]):
+        for first in range(0, out.shape[1], step):
+            with nogil:
+                for channel in range(first, min(first + step, out.shape[1])):
+                    memset(&out[item, channel, 0], 0, out.shape[2] * sizeof(num_t))
+                    fold_tile(&view, item, channel, &window, &out[item, channel, 0], out.shape[2])
+            PyErr_CheckSignals()
 
 
 def unfold(x, out, stride, dilation, pad_left):

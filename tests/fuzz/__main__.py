@@ -18,6 +18,7 @@ parser.add_argument("--kinds", default=",".join(cases.KINDS), help="of %(default
 parser.add_argument(
     "--memory", type=int, default=512, help="MiB a child may take, 0 for no limit (sanitizers)"
 )
+parser.add_argument("--slow", type=float, default=1.0, help="times as much time for a case")
 parser.add_argument("--case", type=int, help="run this one here and show what it raises")
 
 
@@ -33,7 +34,7 @@ def main():
         cases.run(kinds, seed, given.case)
         print("passed")
         return 0
-    options = runner.Options(kinds, seed, given.memory)
+    options = runner.Options(kinds, seed, given.memory, given.slow)
     if given.cases is None and given.minutes is None:
         given.minutes = 1.0
     end = float("inf") if given.minutes is None else time.monotonic() + 60 * given.minutes

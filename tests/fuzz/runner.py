@@ -28,6 +28,7 @@ class Options:
     kinds: list
     seed: int
     memory: int = 512  # MiB of address space beyond what a child starts with; 0 for no limit
+    slow: float = 1.0  # times as much time for a case
 
 
 class Progress:
@@ -45,8 +46,9 @@ class Progress:
 
 def child(options, first, last, path):
     """Run cases first to last, and print a line of JSON for each that fails."""
-    from . import cases
+    from . import cases, hostile
 
+    hostile.SECONDS *= options.slow
     warnings.simplefilter("error")
     for number in range(3):  # warm, before memory is limited
         try:
@@ -106,7 +108,7 @@ def run_batch(options, first, last, path, progress):
             cwd=path.parent,
             env={**os.environ, "PYTHONPATH": search_path()},
         )
-        hung = watch(process, progress)
+        hung = watch(process, progress, PATIENCE * options.slow)
         output.seek(0)
         lines = output.read().splitlines()
     findings = [json.loads(line) for line in lines if line.startswith('{"case"')]
@@ -129,14 +131,14 @@ def exit_text(status):
     return f"exit status {status}" if status >= 0 else signal.Signals(-status).name
 
 
-def watch(process, progress):
+def watch(process, progress, patience):
     """Wait for a child to end; kill it and return True if it stays at one case."""
     seen, since = progress.get(), time.monotonic()
     while process.poll() is None:
         time.sleep(0.05)
         if progress.get() != seen:
             seen, since = progress.get(), time.monotonic()
-        elif time.monotonic() - since > PATIENCE:
+        elif time.monotonic() - since > patience:
             process.kill()
             process.wait()
             return True

@@ -33,6 +33,20 @@ def bits():
     direct = y.tobytes(), *(g.tobytes() for g in fastconv1d.conv1d_backward(y, x, w))
     return *direct, fastconv1d.conv1d(xc, wc).tobytes()
 """
+# What the promises of times are measured with on a machine that others use.
+WAITING = """
+def waited():
+    '''Seconds that the threads of this process have waited for a CPU: 0 where the kernel does not say.'''
+    total = 0
+    for task in os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else ():
+        try:
+            with open(f"/proc/self/task/{task}/schedstat") as stat:
+                total += int(stat.read().split()[1])
+        except OSError:  # it has just ended, or no such file
+            pass
+    return total * 1e-9
+
+"""
 
 
 def run(code, *arguments, timeout=60, **environment):

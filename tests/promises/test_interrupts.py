@@ -1,6 +1,6 @@
 """Row 24: Ctrl-C ends a long call within 0.5 s, and leaves everything as it was.
 
-The time is CPU time a thread, which other processes on the machine do not lengthen.
+The time is that of the clock, less what the kernel counts as waiting for a CPU: others use the machine too.
 """
 
 import signal
@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from promises.children import run
+from promises.children import WAITING, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 
@@ -28,6 +28,9 @@ CALLS = {
     "blas backward": "fastconv1d.conv1d_backward(X, X, W, padding=15, algorithm='blas')",
     "blas transposed": "fastconv1d.conv_transpose1d(X, W, algorithm='blas')",
     "complex": "fastconv1d.conv1d(XC, WC)",
+    "complex backward": "fastconv1d.conv1d_backward(XC, XC, WC, padding=15)",
+    "unfold": "fastconv1d.unfold1d(X, 31)",
+    "fold": "fastconv1d.fold1d(C, 40000, 31)",
 }
 SETUP = """
 X, W = np.ones((4, 256, 40000), np.float32), np.ones((256, 256, 31), np.float32)
@@ -35,6 +38,7 @@ Y = np.empty((4, 256, 39970), np.float32)
 D, V = np.ones((2, 256, 400000), np.float32), np.ones((256, 1, 256), np.float32)
 L, LW = np.ones((1, 16, 300000), np.float32), np.ones((64, 16, 2000), np.float32)
 XC, WC = X[:1].astype(np.complex64), W.astype(np.complex64)
+C = np.zeros((4, 256 * 31, 39970), np.float32) if "fold1d" in "CALL" else None
 module = fastconv1d.Conv1d(256, 256, 31).eval()
 
 def call():
@@ -45,21 +49,26 @@ def rss():
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 """
 
-INTERRUPT = """
+INTERRUPT = (
+    WAITING
+    + """
 import random
+def clock():
+    return time.monotonic() - waited()
+
 fastconv1d.set_num_threads(int(sys.argv[2]))
-expected, sent, late, none = bits(), [], [], 0
+expected, sent, late = bits(), [], []
 random.seed(24)
 for i in range(int(sys.argv[1])):
     timer = threading.Timer(random.uniform(0.02, 0.6), lambda: (
-        sent.append(time.process_time()), os.kill(os.getpid(), signal.SIGINT)))
+        sent.append(clock()), os.kill(os.getpid(), signal.SIGINT)))
     try:
         timer.start()
         call()
         timer.join()
         time.sleep(1)  # the call was shorter than the timer
     except KeyboardInterrupt:
-        late.append((time.process_time() - sent[-1]) / int(sys.argv[2]))
+        late.append(clock() - sent[-1])
     timer.join()
     assert bits() == expected
     if i == 0:
@@ -69,6 +78,7 @@ started = pool.counts()[1]
 assert pool.counts()[2] == started  # every worker is back
 print(max(late), (rss() - before) / 2**20)
 """
+)
 
 
 @pytest.mark.parametrize("n_threads", [1, 2])

@@ -7,7 +7,7 @@ import sysconfig
 
 import pytest
 
-from promises.children import ENVIRONMENT, LAYERS, run
+from promises.children import ENVIRONMENT, LAYERS, WAITING, run
 
 CONCURRENT = """
 import concurrent.futures
@@ -83,34 +83,47 @@ assert seen == [True] and subnormals_are_kept()
 """)
 
 
-@pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("algorithm", ["direct", "blas"])
-def test_the_gil_is_free_during_a_call(backward, algorithm):
-    # The ticker's gaps are counted in CPU time of the process: other processes lengthen none.
-    name = "conv1d_backward(x, x, w, padding=4" if backward else "conv1d(x, w, padding=4"
-    gap, ticks = map(
-        float,
-        run(f"""
-x, w = np.ones((4, 128, 60000), np.float32), np.ones((128, 128, 9), np.float32)
+TICKER = """
+x, w = np.ones((8, 128, 60000), np.float32), np.ones((128, 128, 9), np.float32)
 fastconv1d.set_num_threads(1)
 ticks, over = [], threading.Event()
 
 def tick():
     while not over.is_set():
-        ticks.append(time.process_time())
+        ticks.append(time.monotonic() - waited())
         time.sleep(0.001)
 
-ticker = threading.Thread(target=tick)
-ticker.start()
-time.sleep(0.05)
-fastconv1d.{name}, algorithm="{algorithm}")
-over.set()
-ticker.join()
-print(max(b - a for a, b in zip(ticks, ticks[1:])), len(ticks))
-""").split(),
-    )
+def longest_gap(call):
+    ticks.clear()
+    over.clear()
+    ticker = threading.Thread(target=tick)
+    ticker.start()
+    time.sleep(0.05)
+    call()
+    over.set()
+    ticker.join()
+    return max(b - a for a, b in zip(ticks, ticks[1:]))
+
+gaps = []
+for _ in range(3):
+    idle = longest_gap(lambda: time.sleep(0.5))
+    gaps.append(longest_gap(lambda: CALL) - idle)
+    if gaps[-1] < 0.02:
+        break
+print(min(gaps), len(ticks))
+"""
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("algorithm", ["direct", "blas"])
+def test_the_gil_is_free_during_a_call(backward, algorithm):
+    # Clock time less what the threads waited for a CPU, and less the longest gap beside a sleep:
+    # others use the machine too. Three attempts, as only what holds the GIL is late in each.
+    name = "conv1d_backward(x, x, w, padding=4" if backward else "conv1d(x, w, padding=4"
+    call = f"fastconv1d.{name}, algorithm={algorithm!r})"
+    gap, ticks = map(float, run(WAITING + TICKER.replace("CALL", call)).split())
     assert ticks > 100
-    assert gap < 0.1  # 0.02 on a core of its own: the ticker, too, has to wait for one
+    assert gap < 0.02
 
 
 RUNTIMES = {

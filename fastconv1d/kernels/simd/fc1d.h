@@ -90,7 +90,7 @@ typedef struct {
 
 /* The weight gradient: dw[co][ci, k] = sum over items and columns of g[co] * window[ci, k].
  * `window` describes the input's windows as in correlate (tile_cols, items_per_unit, runs, tap with ci-major taps).
- * Chunks (items x column tiles) are dealt to `parts` partial sums, each with its own dw (and db). */
+ * `chunks` (items x column tiles) from first_chunk on are dealt to `parts` partial sums, each with its own dw (and db). */
 typedef struct {
     fc1d_problem window;
     const void *g, *g_end;      /* g_end is past the last element in memory */
@@ -98,7 +98,7 @@ typedef struct {
     void *dw;                   /* may be NULL, as db */
     double *db;
     ptrdiff_t dw_part, db_part; /* elements between two parts */
-    ptrdiff_t parts, chunks;
+    ptrdiff_t parts, first_chunk, chunks;
     int fetch; /* fetch the rows of the next group ahead */
     /* Panels of `panel` channels instead of dot products, if not 0. Then window.x_step is 1: the window has all
      * positions, of which column q of tap k needs the one at q*stride. `place` has the panel's element for each element

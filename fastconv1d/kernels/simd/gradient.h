@@ -358,8 +358,8 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
     for (ptrdiff_t group = g0; group < p->groups && group < g0 + p->groups_per_unit; group++) {
         T *dw = q->dw ? (T *)q->dw + part * q->dw_part + group * p->c_out * ldw : NULL;
         double *db = q->db ? q->db + part * q->db_part + group * p->c_out : NULL;
-        const ptrdiff_t first = q->chunks * part / q->parts;
-        for (ptrdiff_t i = first; i < q->chunks * (part + 1) / q->parts; i++)
+        const ptrdiff_t first = q->first_chunk + q->chunks * part / q->parts;
+        for (ptrdiff_t i = first; i < q->first_chunk + q->chunks * (part + 1) / q->parts; i++)
             NAME(run_chunk)(q, group, co0, co1, i, i > first, dw, db, (T *)scratch);
         for (ptrdiff_t co = co0; q->panel && dw && co < co1; co++)
             NAME(transpose_sums)((const T *)scratch + q->sums_offset + (co - co0) * q->sums_pitch,

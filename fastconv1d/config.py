@@ -1,6 +1,6 @@
 """Threads, determinism and what `show_config` prints.
 
-What the environment may say, read once at import (but for the last two, which a build reads):
+What the environment may say, read once at import (but for the last four, which a build reads):
 
 ==========================  ===================================================================
 FASTCONV1D_NUM_THREADS      Threads of a call, 1 to 1024; as `set_num_threads`.
@@ -9,6 +9,7 @@ FASTCONV1D_MAX_WORKERS      Worker threads of the process, 0 to 1023; as `set_ma
 FASTCONV1D_ISA              The instruction set: base, avx2, avx512; never one the CPU lacks.
 FASTCONV1D_DEBUG            A build: 1 for no optimisation, and bounds checks.
 FASTCONV1D_SANITIZE         A build: what to hand to the compiler's -fsanitize.
+FASTCONV1D_OPENMP           A build: 1 for OpenMP's threads instead of the library's own.
 FASTCONV1D_EMULATE_AVX512   A build: 1 compiles the AVX-512 kernels for AVX2.
 ==========================  ===================================================================
 
@@ -35,6 +36,7 @@ ENVIRONMENT = (
     "FASTCONV1D_ISA",
     "FASTCONV1D_DEBUG",
     "FASTCONV1D_SANITIZE",
+    "FASTCONV1D_OPENMP",
     "FASTCONV1D_EMULATE_AVX512",
 )
 

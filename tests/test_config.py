@@ -3,10 +3,12 @@
 import contextvars
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -243,3 +245,13 @@ def test_fork_after_a_threaded_call():
                 os._exit(0 if same else 3)
             assert os.waitpid(child, 0)[1] == 0
             np.testing.assert_array_equal(fastconv1d.conv1d(x, w), expected)
+
+
+def test_every_variable_of_the_environment_is_documented():
+    package = Path(fastconv1d.__file__).parent
+    setup = package.with_name("setup.py")  # not beside an installed package
+    files = [*package.rglob("*.py"), *package.rglob("*.pyx"), *([setup] if setup.exists() else [])]
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    names = set(re.findall(r"FASTCONV1D_[A-Z0-9_]+", text)) - {"FASTCONV1D_BENCH_CHILD"}  # internal
+    assert names <= set(config.ENVIRONMENT)
+    assert all(re.search(rf"^{name} ", config.__doc__, re.MULTILINE) for name in config.ENVIRONMENT)

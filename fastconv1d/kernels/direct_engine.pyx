@@ -133,6 +133,11 @@ cdef extern from *:
     const char* FC1D_COMPILER
     const char* FC1D_COMPILER_NAME
 
+cdef extern from "atomics.h" nogil:
+    long long fc1d_load(long long* at)
+    long long fc1d_swap(long long* at, long long value)
+    bint fc1d_swap_if(long long* at, long long old, long long value)
+
 cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals"() noexcept  # -1: a handler raised, and the exception is set
 
@@ -443,16 +448,18 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
 
 # ---- running ---------------------------------------------------------------------------------------------------------
 
-cdef size_t _largest_scratch = 0
+cdef long long _largest_scratch = 0
+
+
+cdef void _note_scratch(long long n_bytes) noexcept nogil:
+    cdef long long seen = fc1d_load(&_largest_scratch)
+    while n_bytes > seen and not fc1d_swap_if(&_largest_scratch, seen, n_bytes):
+        seen = fc1d_load(&_largest_scratch)
 
 
 def largest_scratch(reset=False):
     """Bytes of scratch that any thread has had so far; with ``reset`` counting starts again (for tests)."""
-    global _largest_scratch
-    bytes_ = _largest_scratch
-    if reset:
-        _largest_scratch = 0
-    return bytes_
+    return fc1d_swap(&_largest_scratch, 0) if reset else fc1d_load(&_largest_scratch)
 
 
 cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, size_t scratch_bytes,
@@ -461,13 +468,12 @@ cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, 
 
     Returns -1 when scratch cannot be had; raises what a signal's handler raises.
     """
-    global _largest_scratch
     cdef ptrdiff_t first = 0, last, batch
     cdef size_t slab = (scratch_bytes + 4096 + 63) // 64 * 64
     cdef int status = 0
     n_threads = <int> max(1, min(<ptrdiff_t> n_threads, units))
     batch = max(<ptrdiff_t> n_threads, <ptrdiff_t> (units * min(1., n_threads * SIGNAL_MACS / max(1., macs))))
-    _largest_scratch = max(_largest_scratch, slab)
+    _note_scratch(slab)
     cdef char* memory = <char*> malloc(slab * n_threads + 64)
     if memory == NULL and n_threads > 1:
         n_threads = 1

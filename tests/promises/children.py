@@ -36,7 +36,7 @@ def bits():
 # What the promises of times are measured with on a machine that others use.
 WAITING = """
 def waited():
-    '''Seconds that the threads of this process have waited for a CPU: 0 where the kernel does not say.'''
+    '''Seconds that this process's threads have waited for a CPU; 0 where no kernel says so.'''
     total = 0
     for task in os.listdir("/proc/self/task") if os.path.isdir("/proc/self/task") else ():
         try:

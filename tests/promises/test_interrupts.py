@@ -1,6 +1,6 @@
 """Row 24: Ctrl-C ends a long call within 0.5 s, and leaves everything as it was.
 
-The time is that of the clock, less what the kernel counts as waiting for a CPU: others use the machine too.
+The time is the clock's, less what the kernel counts as waiting for a CPU: others use it too.
 """
 
 import signal

@@ -11,7 +11,7 @@ from primitives import in_subprocess
 
 import fastconv1d
 from fastconv1d.kernels import blas_engine, direct_engine
-from fastconv1d.planner import ALGORITHMS, checked_algorithm, choose_engine
+from fastconv1d.planner import ALGORITHMS, checked_algorithm, choose_engine, explain
 
 FAR = 1 << 40
 
@@ -211,3 +211,53 @@ def print_peak_of_a_long_layer():
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/status")
 def test_peak_of_a_long_layer():
     assert float(in_subprocess("test_planner", "print_peak_of_a_long_layer")) < 8
+
+
+# ---- explain -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (fastconv1d.Conv1d(64, 128, 3), (2, 64, 1000)),
+        (fastconv1d.Conv1d(1, 40, 10, stride=5), (1, 1, 3000)),
+        (fastconv1d.Conv1d(16, 16, 5, padding="same_lower", stride=2), (64, 16, 12)),
+        (fastconv1d.Conv1d(6, 8, 7, layout="NLC"), (3, 50, 6)),
+        (fastconv1d.ConvTranspose1d(32, 16, 8, stride=4, padding="causal"), (1, 32, 100)),
+        (fastconv1d.ConvTranspose1d(8, 8, 3, stride=2, dilation=2, groups=4), (1, 8, 100)),
+    ],
+    ids=repr,
+)
+def test_explain_tells_the_scratch_that_a_call_takes(layer, shape):
+    plan = explain(layer, shape, threads=1)
+    direct_engine.largest_scratch(reset=True)
+    with fastconv1d.num_threads(1):
+        layer(np.ones(shape, np.float32))
+    spare = direct_engine.largest_scratch() - plan["scratch_bytes"]
+    assert 4096 <= spare < 4096 + 64  # a page apart, whole cache lines
+    assert (plan["engine"], plan["isa"], plan["threads"]) == ("direct", direct_engine.isa(), 1)
+
+
+def test_explain_gives_blocks_by_the_layer_and_units_by_the_threads():
+    layer = fastconv1d.Conv1d(300, 128, 3)
+    one, many = (explain(layer, (n, 300, 4000), threads=n) for n in (1, 8))
+    assert one["ci_block"] == many["ci_block"] < 300 and one["k_block"] == many["k_block"] == 3
+    assert many["units"] >= 4 * 8
+    assert one["tiles"] * one["tile_cols"] >= 3998 > (one["tiles"] - 1) * one["tile_cols"]
+
+
+def test_explain_names_the_other_ways():
+    conv = fastconv1d.Conv1d
+    assert explain(conv(4, 4, 3, dtype=np.complex64), (1, 4, 9)) == {"engine": "blas"}
+    assert explain(conv(64, 64, 5, algorithm="winograd"), (1, 64, 90)) == {"engine": "winograd"}
+    depthwise = explain(conv(8, 8, 3, groups=8, layout="NLC"), (1, 9, 8))
+    assert depthwise["kernel"] == "run_positions"
+    assert explain(conv(4, 4, 3), (1, 4, 90))["threads"] == 1  # below the work worth sharing
+
+
+def test_explain_refuses():
+    layer = fastconv1d.Conv1d(4, 4, 3)
+    with pytest.raises(ValueError, match="Kernel size can't be greater"):
+        explain(layer, (1, 4, 2))
+    with pytest.raises(ValueError, match="got one in train mode"):
+        explain(layer.train(), (1, 4, 9))

@@ -684,11 +684,12 @@ cdef class PreparedLayer:
         PyMem_Free(self.packed)
 
     cpdef int run(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t pad_left, threads, cnp.ndarray residual=None,
-                  int half=0) except -1:
+                  int half=0, dict plan=None) except -1:
         """y = layer(x) for x (N, C_in, L_in) and y (N, C_out, L_out), strides of whole elements.
 
         Column 0 of y is the one that pad_left says. With ``half`` (1 float16, 2 bfloat16 as uint16) x, y and the
-        residual have elements of 16 bits. The residual has the shape of y.
+        residual have elements of 16 bits. The residual has the shape of y. With ``plan`` nothing is computed, and the
+        dict gets what would be done.
         """
         cdef fc1d_problem p = self.problem  # a copy a call: calls on one layer may run at the same time
         cdef ptrdiff_t size = self.itemsize, stored = 2 if half else self.itemsize, q_low = 0, base, scratch_bytes
@@ -706,6 +707,9 @@ cdef class PreparedLayer:
         if p.n_batch == 0 or p.l_out == 0:
             return 0
         if self._side_by_side(&p):
+            if plan is not None:
+                plan["kernel"] = "run_positions"
+                return 0
             return self._run_positions(&p, -pad_left, threads)
         if self.transposed:
             q_low = pad_left // p.y_step - (1 if pad_left % p.y_step < 0 else 0)
@@ -729,14 +733,53 @@ cdef class PreparedLayer:
                 scratch_bytes = _plan(&p, &self.taps, base, self.kernels, size, n_threads,
                                       <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
                                       <int32_t*> (tables + where_bytes + run_bytes))
-                failed = _run_units(<unit_fn> self.kernels.run_unit, &p,
-                                    p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs, scratch_bytes,
-                                    n_threads)
+                if plan is None:
+                    failed = _run_units(<unit_fn> self.kernels.run_unit, &p,
+                                        p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
+                                        scratch_bytes, n_threads)
         finally:
             free(tables)
+        if plan is not None:
+            plan.update(self._told(&p), threads=n_threads, scratch_bytes=scratch_bytes)
+            return 0
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
+
+    cdef dict _told(self, const fc1d_problem* p):
+        """What `_block_channels` and `_plan` chose, under the names that `fastconv1d.planner.explain` documents."""
+        cdef ptrdiff_t rows = min(p.c_out, self.kernels.rows)
+        return {
+            "kernel": "run_unit",
+            "register_tile": (rows, self.kernels.vectors[rows] * self.kernels.lanes),
+            "phases": p.n_phases,
+            "fused_phases": p.fused,
+            "ci_block": p.ci_block,
+            "k_block": min(p.k_block, p.kernel_size),
+            "tile_cols": p.tile_cols,
+            "tiles": p.n_tiles,
+            "items_per_unit": p.items_per_unit,
+            "co_unit": min(p.co_unit, p.c_out),
+            "groups_per_unit": p.groups_per_unit,
+            "units": p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units,
+            "window_runs": p.n_runs,
+            "window_bytes": p.window_elems * self.itemsize,
+            "by_rows": bool(p.by_rows),
+            "staged": bool(p.staged),
+        }
+
+    def plan(self, ptrdiff_t n_batch, ptrdiff_t l_in, ptrdiff_t l_out, ptrdiff_t pad_left, threads):
+        """Return what `run` would do for contiguous arrays of these sizes."""
+        cdef fc1d_problem* p = &self.problem
+        dtype = cnp.PyArray_DescrFromType(self.typenum)
+        shapes = (n_batch, p.c_in * p.groups, l_in), (n_batch, p.c_out // p.fused * p.groups, l_out)
+        if self.channels_last:
+            x, y = (np.empty((n, length, c), dtype).swapaxes(1, 2) for n, c, length in shapes)
+        else:
+            x, y = (np.empty(shape, dtype) for shape in shapes)
+        told = {"engine": "direct", "isa": self.isa}
+        self.run(x, y, pad_left, threads, plan=told)
+        return told
 
     cdef bint _side_by_side(self, const fc1d_problem* p) noexcept:
         """Whether this is a depthwise correlate whose steps are vectors along the channels."""

@@ -56,6 +56,7 @@ SIMD = "fastconv1d/kernels/simd"
 SIMD_HEADERS = [
     f"{SIMD}/{name}.h"
     for name in (
+        "across",
         "fc1d",
         "gradient",
         "half",

@@ -79,6 +79,26 @@ def test_every_register_tile_over_channel_blocks(dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+def test_every_tile_of_few_columns(dtype):
+    # Up to 4 vectors of 16 channels and 8 columns, with channels and columns left over, in one block
+    # of input channels and in several; the bits are those of the same columns of a long output.
+    rng = np.random.default_rng(3)
+    for c_in, c_out in itertools.product((2, 45), (*range(4, 35), 63, 64, 81, 97, 131, 132)):
+        x = integers(rng, 1, c_in, 43, dtype=dtype)
+        w = integers(rng, c_out, c_in, 4, dtype=dtype)
+        b = integers(rng, c_out, dtype=dtype)
+        y = slow_correlate(x, w, b, 40)
+        real = normals(rng, 1, c_in, 43, dtype=dtype), normals(rng, *w.shape, dtype=dtype)
+        long = correlate(*real, b, 40)
+        for l_out in range(1, 10):
+            cut = np.ascontiguousarray(x[:, :, : l_out + 3])
+            assert_exact(correlate(cut, w, b, l_out), y[:, :, :l_out], f"{c_out} x {l_out}")
+            cut = np.ascontiguousarray(real[0][:, :, : l_out + 3])
+            result = correlate(cut, real[1], b, l_out)
+            assert_same_bits(result, long[:, :, :l_out].copy(), f"{c_out} x {l_out}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stride", [1, 2, 3, 4, 8])
 def test_every_register_tile_of_scatter(dtype, stride):
     rng = np.random.default_rng(3)

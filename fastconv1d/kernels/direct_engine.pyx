@@ -667,7 +667,8 @@ cdef class PreparedLayer:
         cdef ptrdiff_t s0 = weight.strides[0] // self.itemsize, s1 = weight.strides[1] // self.itemsize
         cdef ptrdiff_t sk = weight.strides[2] // self.itemsize
         cdef const void* data = cnp.PyArray_DATA(weight)
-        self.packed = PyMem_Malloc(p.groups * p.c_out * p.c_in * p.kernel_size * self.itemsize)
+        # run_across loads up to a vector past the last weight
+        self.packed = PyMem_Malloc(p.groups * p.c_out * p.c_in * p.kernel_size * self.itemsize + 64)
         if self.packed == NULL:
             raise MemoryError("cannot allocate the packed weight")
         p.w = self.packed

@@ -242,6 +242,8 @@ static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t co, ptrdiff_t
                              finish.residual ? finish.residual + i * finish.ldr : NULL, whole ? nv * LANES : cols - q);
 }
 
+#include "across.h"
+
 /* All columns [0, cols) of output channels [co0, co1), `rows` (<= ROWS) at a time. Either the strip of the window that one
  * register tile needs stays in L1 while the weights stream past it, or, where the whole window stays in L1, the weights
  * of one register tile stay and the output is written row after row. */
@@ -249,6 +251,12 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
                            const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, int padded, const T *bias,
                            int accumulate, int by_rows, NAME(ahead) *ahead, const NAME(sink) * sink)
 {
+#if ACROSS_CHANNELS
+    if (rows == ROWS && cols <= NAME(few))
+        co0 = NAME(run_across)(co0, co1, cols, kc, w, window, tap, y, ldy, bias, accumulate, sink);
+    if (co0 == co1)
+        return;
+#endif
     const ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
     const ptrdiff_t strips = (n_vec + widest - 1) / widest, sweeps = by_rows ? (co1 - co0) / rows : 1;
     const ptrdiff_t sweep = (co1 - co0) / sweeps;

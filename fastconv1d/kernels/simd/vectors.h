@@ -63,6 +63,9 @@
 #define FAR4_16 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31
 #define NEAR8_16 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23
 #define FAR8_16 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31
+/* The first half of two vectors. */
+#define FIRST_HALVES_8 NEAR4_8
+#define FIRST_HALVES_16 NEAR8_16
 #define PICK3(list, lanes) list##_##lanes
 #define PICK(list, lanes) PICK3(list, lanes)
 #define EVEN PICK(EVEN, LANES)

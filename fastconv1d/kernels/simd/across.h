@@ -1,0 +1,98 @@
+/* Register tiles for few columns, included by template.h: vectors along the output channels.
+ *
+ *     sums[q*pitch + i] (+)= sum over t < kc of w[i][t] * x[tap[t] + q]    for NV*LANES channels i and COLS columns q
+ *
+ * Channel i of tap t is w[i / ROWS * ROWS * kc + t * ROWS + i % ROWS], as weights are packed for ROWS rows: a vector is one
+ * such piece, or two (whose loads go LANES - ROWS elements past the last). The sums and what follows are those of a register
+ * tile, bit for bit.
+ */
+#define ACROSS_CHANNELS (LANES > 1 && (LANES == ROWS || LANES == 2 * ROWS))
+#if ACROSS_CHANNELS
+#if LANES == ROWS
+#define CHANNELS(w) LOAD(w)
+#else
+#define CHANNELS(w) SHUFFLE(LOAD(w), LOAD((w) + ROWS * kc), PICK(FIRST_HALVES, LANES))
+#endif
+#define ACROSS(NV, COLS)                                                                                               \
+    static void NAME(across_##NV##x##COLS)(ptrdiff_t kc, const T *restrict w, const T *restrict x,                    \
+                                           const int32_t *restrict tap, T *restrict sums, ptrdiff_t pitch,            \
+                                           const T *restrict bias, int accumulate, const NAME(finish) * finish)       \
+    {                                                                                                                  \
+        V acc[NV][COLS] = {{{0}}};                                                                                     \
+        for (ptrdiff_t t = 0; t < kc; t++, w += ROWS) {                                                                \
+            const T *restrict xt = x + tap[t];                                                                         \
+            V channels[NV];                                                                                            \
+            _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) channels[j] = CHANNELS(w + j * LANES * kc);           \
+            _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                                     \
+                _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) acc[j][q] += channels[j] * xt[q];                 \
+        }                                                                                                              \
+        _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++)                                                           \
+            _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                                     \
+            {                                                                                                          \
+                T *out = sums + q * pitch + j * LANES;                                                                 \
+                V v = acc[j][q];                                                                                       \
+                if (accumulate)                                                                                        \
+                    v = LOAD(out) + v;                                                                                 \
+                else if (bias)                                                                                         \
+                    v = v + LOAD(bias + j * LANES);                                                                    \
+                if (finish)                                                                                            \
+                    v = NAME(rectified)(finish, v, NULL);                                                              \
+                STORE(out, v);                                                                                         \
+            }                                                                                                          \
+    }
+
+/* Up to 4 vectors of channels: together the sums hide the latency of a multiply-add, and they, the channels and one
+ * element of x fit in the registers. */
+#define ACROSS_1(COLS) ACROSS(1, COLS)
+#define ACROSS_2(COLS) ACROSS_1(COLS) ACROSS(2, COLS)
+#define ACROSS_3(COLS) ACROSS_2(COLS) ACROSS(3, COLS)
+#define ACROSS_4(COLS) ACROSS_3(COLS) ACROSS(4, COLS)
+#define ENTRIES_1(COLS) {0, NAME(across_1x##COLS)}
+#define ENTRIES_2(COLS) {0, NAME(across_1x##COLS), NAME(across_2x##COLS)}
+#define ENTRIES_3(COLS) {0, NAME(across_1x##COLS), NAME(across_2x##COLS), NAME(across_3x##COLS)}
+#define ENTRIES_4(COLS)                                                                                                \
+    {0, NAME(across_1x##COLS), NAME(across_2x##COLS), NAME(across_3x##COLS), NAME(across_4x##COLS)}
+enum { NAME(few) = 8 };
+ACROSS_4(1) ACROSS_4(2)
+#if ROWS == 4 /* 16 vector registers */
+ACROSS_3(3) ACROSS_3(4) ACROSS_2(5) ACROSS_2(6) ACROSS_1(7) ACROSS_1(8)
+static const NAME(tile_fn) NAME(across)[NAME(few) + 1][5] = {
+    {0}, ENTRIES_4(1), ENTRIES_4(2), ENTRIES_3(3), ENTRIES_3(4), ENTRIES_2(5), ENTRIES_2(6), ENTRIES_1(7), ENTRIES_1(8)};
+static const ptrdiff_t NAME(across_vectors)[NAME(few) + 1] = {0, 4, 4, 3, 3, 2, 2, 1, 1};
+#else
+ACROSS_4(3) ACROSS_4(4) ACROSS_4(5) ACROSS_4(6) ACROSS_3(7) ACROSS_3(8)
+static const NAME(tile_fn) NAME(across)[NAME(few) + 1][5] = {
+    {0}, ENTRIES_4(1), ENTRIES_4(2), ENTRIES_4(3), ENTRIES_4(4), ENTRIES_4(5), ENTRIES_4(6), ENTRIES_3(7), ENTRIES_3(8)};
+static const ptrdiff_t NAME(across_vectors)[NAME(few) + 1] = {0, 4, 4, 4, 4, 4, 4, 3, 3};
+#endif
+
+/* Columns [0, cols), cols <= few, of output channels [co0, co1) in whole vectors; returns the first channel left. */
+static ptrdiff_t NAME(run_across)(ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, ptrdiff_t kc, const T *w, const T *window,
+                                  const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
+                                  const NAME(sink) * sink)
+{
+    enum { PITCH = 4 * LANES };
+    T sums[NAME(few) * PITCH];
+    const NAME(finish) *finish = sink ? &sink->finish : NULL;
+    const int in_tile = finish && finish->in_tile && !finish->residual;
+    ptrdiff_t co = co0;
+    for (ptrdiff_t nv, n; co + LANES <= co1; co += n) {
+        nv = (co1 - co) / LANES < NAME(across_vectors)[cols] ? (co1 - co) / LANES : NAME(across_vectors)[cols];
+        n = nv * LANES;
+        T *rows = y + co * ldy;
+        for (ptrdiff_t i = 0; accumulate && i < n; i++)
+            for (ptrdiff_t q = 0; q < cols; q++)
+                sums[q * PITCH + i] = rows[i * ldy + q];
+        NAME(across)[cols][nv](kc, w + co * kc, window, tap, sums, PITCH, bias ? bias + co : NULL, accumulate,
+                               in_tile ? finish : NULL);
+        for (ptrdiff_t i = 0; i < n; i++)
+            for (ptrdiff_t q = 0; q < cols; q++)
+                rows[i * ldy + q] = sums[q * PITCH + i];
+        for (ptrdiff_t i = 0; finish && !in_tile && i < n; i++)
+            NAME(finish_row)(finish, sink->channel + co + i, rows + i * ldy,
+                             finish->residual ? finish->residual + (co + i) * finish->ldr : NULL, cols);
+    }
+    return co;
+}
+#undef CHANNELS
+#endif

@@ -227,6 +227,7 @@ def plot(path: str | Path, audio: np.ndarray, probability: np.ndarray, spoken: l
 def check(audio: np.ndarray) -> float:
     """Compare with ONNX Runtime, in turns; return the largest difference of probabilities."""
     import onnxruntime
+    from threadpoolctl import threadpool_limits
 
     path = package_file("silero_vad_16k_op15.onnx")
     detector = SileroVad(path)
@@ -258,7 +259,7 @@ def check(audio: np.ndarray) -> float:
     expected, times = peer(), {name: [] for name in contestants}
     difference = max(float(np.abs(run() - expected).max()) for run in contestants.values())
     print(f"largest difference to ONNX Runtime: {difference:.1e}")
-    with fastconv1d.num_threads(1):
+    with fastconv1d.num_threads(1), threadpool_limits(1):
         for _ in range(max(5, 2000 // len(chunks))):
             for name, run in contestants.items():
                 start = time.perf_counter()

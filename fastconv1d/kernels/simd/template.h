@@ -414,9 +414,12 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
             }
         }
     }
+    const int together = p->y_step == 1 && !p->residual; /* the items of a channel lie in one row, the last steps too */
+    for (ptrdiff_t co = co0; p->staged && active && together && co < co1; co++)
+        NAME(finish_row)(&sink.finish, sink.channel + co, stage + (co - co0) * p->stage_pitch, NULL, cols);
     for (ptrdiff_t i = 0; p->staged && i < items; i++)
         NAME(emit)(p, n + i, g, co0, co1, q0, item_cols, stage + i * p->item_pitch, phase_pitch, stage + p->stage_elems,
-                   active ? &sink.finish : NULL);
+                   active && !together ? &sink.finish : NULL);
 }
 
 /* One unit of work: some items, some groups, some output channels, one column tile. Units write disjoint outputs. */

@@ -6,6 +6,7 @@ Imported on request, as ``import fastconv1d.onnx``; onnx is an optional dependen
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from .activations import SNAKE_EPSILON, Activation, parse_activation
 from .elementwise import ELU, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from .folding import fold_batch_norm
 from .modules import Conv1d, ConvTranspose1d
-from .program import Activate, Combine, Convolve
+from .program import Activate, Combine, Convolve, output_shape
 from .sequential import lowered
 
 __all__ = ["OnnxError", "OnnxModel", "from_onnx", "to_onnx"]
@@ -54,6 +55,14 @@ class _Node:
         self.outputs = [name for name in proto.output if name]
         self.attributes = {a.name: helper.get_attribute_value(a) for a in proto.attribute}
         self.constants = constants
+        # of a convolution that took on what follows it: its last steps, and what one of them adds
+        self.activation: Any = None
+        self.residual: str | None = None
+        self.residual_position = "before"
+
+    @property
+    def reads(self) -> list[str]:
+        return self.inputs if self.residual is None else [*self.inputs, self.residual]
 
     def __str__(self) -> str:
         return f"node {self.name or self.outputs[0]!r} ({self.op})"
@@ -126,10 +135,10 @@ class OnnxModel:
         self.outputs = [v.name for v in graph.output]
         nodes = [node for node in nodes if not _is_constant(node)]
         self._constants = constants
-        self._steps = self._plan(_fold_norms(nodes, self.outputs))
+        self._steps = self._plan(_fuse(_fold_norms(nodes, self.outputs), self.outputs))
 
     def _plan(self, nodes: list[_Node]) -> list[_Step]:
-        last_use = {name: i for i, node in enumerate(nodes) for name in node.inputs}
+        last_use = {name: i for i, node in enumerate(nodes) for name in node.reads}
         steps = []
         for i, node in enumerate(nodes):
             if node.domain not in ("", "ai.onnx") or node.op not in _BUILDERS:
@@ -141,7 +150,7 @@ class OnnxModel:
             run, inputs = _BUILDERS[node.op](node)
             done = [
                 name
-                for name in set(node.inputs)
+                for name in set(node.reads)
                 if last_use[name] == i and name not in self._constants and name not in self.outputs
             ]
             steps.append(_Step(node, run, inputs, node.outputs[0], done))
@@ -208,7 +217,8 @@ def from_onnx(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> OnnxMo
     which one has a kernel of size 1; BatchNormalization, folded into a convolution before it; Pad;
     Relu, LeakyRelu, Elu, Gelu, Sigmoid, Tanh; Add, Sub, Mul, Div, Pow, Erf, Sin, Reciprocal, of
     which exporters make other activations; Squeeze, Unsqueeze, Identity and Constant. Weights that
-    are constants are packed once.
+    are constants are packed once. An activation, or an addition of another value, that reads the
+    output of a convolution and nothing else does becomes its last step.
 
     References
     ----------
@@ -292,6 +302,72 @@ def _fold_norms(nodes: list[_Node], outputs: list[str]) -> list[_Node]:
     return kept
 
 
+def _fuse(nodes: list[_Node], outputs: list[str]) -> list[_Node]:
+    """Make activations and additions the last steps of the convolutions whose outputs they read."""
+    uses = Counter([*(name for node in nodes for name in node.inputs), *outputs])
+    kept: list[_Node] = []
+    makers: dict[str, _Node] = {}
+    for node in nodes:
+        maker = None
+        if node.domain in ("", "ai.onnx") and len(node.outputs) == 1:
+            maker = _absorbing(node, makers, uses, kept)
+        if maker is None:
+            maker = node
+            kept.append(node)
+        else:
+            maker.outputs = node.outputs
+        makers.update(dict.fromkeys(maker.outputs, maker))
+    return kept
+
+
+def _absorbing(
+    node: _Node, makers: dict[str, _Node], uses: Counter[str], kept: list[_Node]
+) -> _Node | None:
+    """Return the convolution that took on `node` as its last step, if one did."""
+
+    def layer(name: str, n_uses: int = 1) -> _Node | None:
+        maker = makers.get(name)
+        ready = maker is not None and uses[name] == n_uses and _is_layer(maker)
+        return maker if ready else None
+
+    if node.op in _ACTIVATIONS:
+        maker = layer(node.inputs[0])
+        if maker is not None and maker.activation is None:
+            maker.activation = _ACTIVATIONS[node.op](node).activation
+            return maker
+    elif node.op == "Mul":  # x * sigmoid(x)
+        for name, gate in (node.inputs, node.inputs[::-1]):
+            maker, sigmoid = layer(name, 2), makers.get(gate)
+            if maker is None or sigmoid is None or maker.activation is not None:
+                continue
+            if sigmoid.op == "Sigmoid" and sigmoid.inputs == [name] and uses[gate] == 1:
+                kept.remove(sigmoid)
+                maker.activation = "silu"
+                return maker
+    elif node.op == "Add":
+        order = [kept.index(makers[name]) if name in makers else -1 for name in node.inputs]
+        name, other = node.inputs if order[0] > order[1] else node.inputs[::-1]
+        maker = layer(name)
+        if maker is not None and maker.residual is None and other not in node.constants:
+            maker.residual = other
+            maker.residual_position = "before" if maker.activation is None else "after"
+            return maker
+    return None
+
+
+def _is_layer(node: _Node) -> bool:
+    """Whether `_layer` makes a Conv1d or ConvTranspose1d of the node."""
+    if node.op not in ("Conv", "ConvTranspose") or node.domain not in ("", "ai.onnx"):
+        return False
+    names = [name for name in node.inputs[1:] if name]
+    if any(name not in node.constants for name in names) or not names:
+        return False
+    if node.constants[names[0]].ndim != 3:
+        return False
+    same = node.text("auto_pad", "NOTSET").startswith("SAME")
+    return node.op == "Conv" or not (same or "output_shape" in node.attributes)
+
+
 # ---- nodes -------------------------------------------------------------------------------------
 
 _Built = tuple[Callable[..., NDArray[Any]], list[str]]
@@ -306,9 +382,33 @@ def _convolution(node: _Node) -> _Built:
             raise node.error(f"its attribute {name!r} is not supported")
     inputs = [name for name in node.inputs if name]
     if all(name in node.constants for name in inputs[1:]):
-        layer = _layer(node, *(node.constants[name] for name in inputs[1:]))
+        layer: Any = _layer(node, *(node.constants[name] for name in inputs[1:]))
+        if node.residual is not None:
+            return _adding(node, layer), [inputs[0], node.residual]
+        if node.activation is not None:
+            layer.activation = node.activation
         return layer, inputs[:1]
     return lambda x, *parameters: _layer(node, *parameters)(x), inputs
+
+
+def _adding(node: _Node, layer: Any) -> Callable[..., NDArray[Any]]:
+    """The layer and its last steps as a function of x and of what one of them adds."""
+    fused = layer._sharing_parameters()
+    fused.activation, fused.residual_position = node.activation, node.residual_position
+    activation = parse_activation(node.activation)
+
+    def activate(y: NDArray[Any]) -> NDArray[Any]:
+        return y if activation is None else activation.apply(y).astype(y.dtype, copy=False)
+
+    def run(x: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
+        shape = output_shape(layer, x.shape, x.dtype)
+        if other.shape == shape:
+            return fused(x, residual=other)
+        if node.residual_position == "before":  # an addition that repeats the smaller one
+            return activate(layer(x) + other)
+        return activate(layer(x)) + other
+
+    return run
 
 
 def _layer(
@@ -477,6 +577,14 @@ def _erf(x: NDArray[Any]) -> NDArray[Any]:
     return erf(x)
 
 
+_ACTIVATIONS: dict[str, Callable[[_Node], Any]] = {
+    "Relu": lambda node: ReLU(),
+    "LeakyRelu": lambda node: LeakyReLU(node.attributes.get("alpha", 0.01)),
+    "Elu": lambda node: ELU(node.attributes.get("alpha", 1.0)),
+    "Gelu": lambda node: GELU(node.text("approximate", "none")),
+    "Sigmoid": lambda node: Sigmoid(),
+    "Tanh": lambda node: Tanh(),
+}
 _BUILDERS: dict[str, Callable[[_Node], _Built]] = {
     "Conv": _convolution,
     "ConvTranspose": _convolution,
@@ -485,12 +593,7 @@ _BUILDERS: dict[str, Callable[[_Node], _Built]] = {
     "Squeeze": _squeeze,
     "Unsqueeze": _unsqueeze,
     "Identity": _elementwise(lambda x: x),
-    "Relu": _activation(lambda node: ReLU()),
-    "LeakyRelu": _activation(lambda node: LeakyReLU(node.attributes.get("alpha", 0.01))),
-    "Elu": _activation(lambda node: ELU(node.attributes.get("alpha", 1.0))),
-    "Gelu": _activation(lambda node: GELU(node.text("approximate", "none"))),
-    "Sigmoid": _activation(lambda node: Sigmoid()),
-    "Tanh": _activation(lambda node: Tanh()),
+    **{op: _activation(make) for op, make in _ACTIVATIONS.items()},
     "Add": _elementwise(np.add),
     "Sub": _elementwise(np.subtract),
     "Mul": _elementwise(np.multiply),

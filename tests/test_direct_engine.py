@@ -80,8 +80,8 @@ def test_every_register_tile_over_channel_blocks(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_tile_of_few_columns(dtype):
-    # Up to 4 vectors of 16 channels and 8 columns, with channels and columns left over, in one block
-    # of input channels and in several; the bits are those of the same columns of a long output.
+    # Up to 4 vectors of 16 channels and 8 columns, with channels and columns left over, in one
+    # block of input channels and in several; the bits are those of a long output.
     rng = np.random.default_rng(3)
     for c_in, c_out in itertools.product((2, 45), (*range(4, 35), 63, 64, 81, 97, 131, 132)):
         x = integers(rng, 1, c_in, 43, dtype=dtype)

@@ -282,6 +282,76 @@ def test_a_residual_graph_with_constants_of_its_own():
     assert from_onnx(model).inputs == ["x"] and from_onnx(model).outputs == ["y", "z"]
 
 
+def steps_of(model):
+    return [step.node.op for step in from_onnx(model)._steps]
+
+
+@pytest.mark.parametrize("op", ["Conv", "ConvTranspose"])
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "Elu", "Sigmoid", "Tanh", "Gelu"])
+@pytest.mark.parametrize("order", ["activation", "add", "activation, add", "add, activation"])
+@pytest.mark.parametrize("swapped", [False, True])
+def test_last_steps_of_a_convolution(op, activation, order, swapped):
+    nodes, name = [(op, ["x", "w", "b"], ["h"], {})], "h"
+    for step in order.split(", "):
+        reads = [name, "r"] if step == "add" else [name]
+        name += "'"
+        nodes.append(
+            ("Add" if step == "add" else activation, reads[:: -1 if swapped else 1], [name], {})
+        )
+    nodes[-1] = (*nodes[-1][:2], ["y"], {})
+    x, w, b = random(2, 4, 9), random(4, 4, 3), random(4, seed=1)
+    inputs = ("x", "r") if "add" in order else ("x",)
+    model = model_of(nodes, {"w": w, "b": b}, inputs, opset=20)
+    assert steps_of(model) == [op]
+    rest = [random(2, 4, 7 if op == "Conv" else 11, seed=2)] if "add" in order else []
+    check(model, x, *rest)
+    for shape in [(2, 4, 1), (1, 4, 1), (1,), (3, 2, 4, 1)]:  # which the sum repeats
+        if rest and (len(shape) < 4 or op == "Conv"):
+            ranks = {"r": len(shape), "y": max(3, len(shape))}
+            check(
+                model_of(nodes, {"w": w, "b": b}, inputs, opset=20, ranks=ranks), x, random(*shape)
+            )
+
+
+def test_silu_is_a_last_step():
+    nodes = [
+        ("Conv", ["x", "w"], ["h"], {}),
+        ("Sigmoid", ["h"], ["s"], {}),
+        ("Mul", ["s", "h"], ["y"], {}),
+    ]
+    model = model_of(nodes, {"w": random(4, 4, 3)})
+    assert steps_of(model) == ["Conv"]
+    check(model, random(2, 4, 9))
+    model = model_of(nodes, {"w": random(4, 4, 3)}, outputs=("y", "s"))
+    assert steps_of(model) == ["Conv", "Sigmoid", "Mul"]
+    check(model, random(2, 4, 9))
+
+
+def test_steps_that_stay_apart():
+    w = {
+        "w": random(4, 4, 1),
+        "v": random(4, 4, 1, seed=1),
+        "c": random(4, 1, seed=2),
+        "u": random(4, 4, 3),
+    }
+    conv, other = ("Conv", ["x", "w"], ["h"], {}), ("Conv", ["x", "v"], ["k"], {})
+    relu, add = ("Relu", ["h"], ["y"], {}), ("Add", ["h", "k"], ["y"], {})
+    same = {"auto_pad": "SAME_UPPER", "strides": [2]}
+    for nodes, outputs, kept in [
+        ([conv, relu], ("y", "h"), ["Conv", "Relu"]),  # h is needed as it is
+        ([conv, other, add], ("y",), ["Conv", "Conv"]),  # into the later one
+        ([conv, other, add], ("y", "k"), ["Conv", "Conv", "Add"]),
+        ([conv, ("Relu", ["h"], ["k"], {}), add], ("y",), ["Conv", "Relu", "Add"]),
+        ([conv, ("Add", ["h", "h"], ["y"], {})], ("y",), ["Conv", "Add"]),
+        ([conv, ("Add", ["h", "c"], ["y"], {})], ("y",), ["Conv", "Add"]),
+        ([conv, ("Relu", ["h"], ["k"], {}), ("Tanh", ["k"], ["y"], {})], ("y",), ["Conv", "Tanh"]),
+        ([("ConvTranspose", ["x", "u"], ["h"], same), relu], ("y",), ["ConvTranspose", "Relu"]),
+    ]:
+        model = model_of(nodes, w, outputs=outputs)
+        assert steps_of(model) == kept
+        check(model, random(2, 4, 9))
+
+
 def test_values_are_forgotten_after_their_last_use():
     nodes = [("Relu", [f"v{i}"], [f"v{i + 1}"], {}) for i in range(5)]
     model = from_onnx(model_of(nodes, inputs=("v0",), outputs=("v5",)))

@@ -432,12 +432,15 @@ def conv1d_backward(
         x.shape, w.shape, None, stride, padding, dilation, groups, padding_mode
     )
     g = _gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
-    grad_input = _conv_grad_input(g, w, x.shape, plan, algorithm) if by_input else None
-    grad_weight = grad_bias = None
+    grad_input = grad_weight = grad_bias = None
     if by_weight:
-        grad_weight, grad_bias = _conv_grad_weight(g, x, w.shape, plan, algorithm, by_bias)
+        grad_weight, grad_bias, grad_input = _conv_grad_weight(
+            g, x, w.shape, plan, algorithm, by_bias, w if by_input else None
+        )
     elif by_bias:
         grad_bias = _conv_grad_bias(g, x, w.shape, plan, algorithm)
+    if by_input and grad_input is None:
+        grad_input = _conv_grad_input(g, w, x.shape, plan, algorithm)
     if grad_input is not None and not batched:
         grad_input = grad_input[0]
     return grad_input, grad_weight, grad_bias
@@ -531,12 +534,17 @@ def conv_transpose1d_backward(
         x.shape, w.shape, None, stride, padding, output_padding, groups, dilation, padding_mode
     )
     g = _gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
-    grad_input = _conv_transpose_grad_input(g, w, x.shape, plan, algorithm) if by_input else None
-    return (
-        grad_input if batched or grad_input is None else grad_input[0],
-        _conv_transpose_grad_weight(g, x, w.shape, plan, algorithm) if by_weight else None,
-        _conv_transpose_grad_bias(g, plan[0], algorithm) if by_bias else None,
-    )
+    grad_input = grad_weight = None
+    if by_weight:
+        grad_weight, grad_input = _conv_transpose_grad_weight(
+            g, x, w.shape, plan, algorithm, w if by_input else None
+        )
+    if by_input and grad_input is None:
+        grad_input = _conv_transpose_grad_input(g, w, x.shape, plan, algorithm)
+    if grad_input is not None and not batched:
+        grad_input = grad_input[0]
+    grad_bias = _conv_transpose_grad_bias(g, plan[0], algorithm) if by_bias else None
+    return grad_input, grad_weight, grad_bias
 
 
 def unfold1d(
@@ -969,19 +977,23 @@ def _conv_grad_weight(
     plan: tuple[int, ...],
     algorithm: str = "auto",
     by_bias: bool = False,
-) -> tuple[NDArray[Any], NDArray[Any] | None]:
-    """Return the gradient by the weight, and that by the bias, in one pass where it can."""
+    w: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], NDArray[Any] | None, NDArray[Any] | None]:
+    """Return the gradient by the weight, and what one pass can make besides.
+
+    That by the bias, if asked for, and that by the input for a weight `w`, or None.
+    """
     _, _, stride, dilation, left, right, groups, mode = plan
     grad_weight = _new(w_shape, g.dtype)
     engine = choose_engine(algorithm, g.dtype.char, w_shape, stride, dilation, (left, right), False)
     geometry_of = (stride, dilation, left, mode, groups, *execution())
-    if engine is direct_engine and by_bias:
-        grad_bias = _new((w_shape[0],), g.dtype)
-        engine.weight_gradient(g, x, grad_weight, *geometry_of, grad_bias)
-        return grad_weight, grad_bias
+    if engine is direct_engine:
+        grad_bias = _new((w_shape[0],), g.dtype) if by_bias else None
+        grad_input = engine.weight_gradient(g, x, grad_weight, *geometry_of, db=grad_bias, weight=w)
+        return grad_weight, grad_bias, grad_input
     if grad_weight.size:
         engine.weight_gradient(g, x, grad_weight, *geometry_of)
-    return grad_weight, _grad_bias(g, w_shape[0]) if by_bias else None
+    return grad_weight, _grad_bias(g, w_shape[0]) if by_bias else None, None
 
 
 def _conv_transpose_grad_input(
@@ -1010,14 +1022,22 @@ def _conv_transpose_grad_weight(
     w_shape: tuple[int, ...],
     plan: tuple[int, ...],
     algorithm: str = "auto",
-) -> NDArray[Any]:
+    w: NDArray[Any] | None = None,
+) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Return the gradient by the weight, and that by the input for `w` if one pass makes both."""
     _, _, stride, dilation, left, right, groups, mode = plan
     grad_weight = _new(w_shape, g.dtype)
     engine = choose_engine(algorithm, g.dtype.char, w_shape, stride, dilation, (left, right), False)
-    engine.weight_gradient(x, g, grad_weight, stride, dilation, left, mode, groups, *execution())
+    geometry_of = (stride, dilation, left, mode, groups, *execution())
+    if engine is direct_engine:
+        grad_input = engine.weight_gradient(
+            x, g, grad_weight, *geometry_of, weight=w, transposed=True
+        )
+        return grad_weight, grad_input
+    engine.weight_gradient(x, g, grad_weight, *geometry_of)
     if grad_weight.dtype.kind == "c":  # the primitive conjugates g instead of x
         np.conjugate(grad_weight, out=grad_weight)
-    return grad_weight
+    return grad_weight, None
 
 
 def _conv_grad_bias(

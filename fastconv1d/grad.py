@@ -248,7 +248,7 @@ def conv_transpose1d_weight(
         x.shape, w_shape, None, stride, padding, output_padding, groups, dilation
     )
     g = functional._gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
-    return functional._conv_transpose_grad_weight(g, x, w_shape, plan)
+    return functional._conv_transpose_grad_weight(g, x, w_shape, plan)[0]
 
 
 def _input(function: str, input: ArrayLike) -> tuple[NDArray[Any], bool]:

@@ -17,6 +17,8 @@ from primitives import (
     length,
     nan_like,
     normals,
+    slow_correlate,
+    slow_scatter,
     slow_weight_gradient,
     weight_gradient,
 )
@@ -266,6 +268,90 @@ def test_layouts_do_not_change_bits(dtype):
                     assert_same_bits(result, expected, f"{name} {g.shape} {x.shape}")
 
 
+# ---- depthwise layers: all three gradients in one pass -----------------------------------------
+
+
+def depthwise(rng, make, case, dtype):
+    """Operands and geometry of a small layer: g, x, w (C, 1, K), and the primitive's arguments."""
+    groups, n_batch = (3, 7, 65, 70)[case % 4], (1, 2, 5)[case % 3]
+    kernel_size, dilation, stride = (
+        1 + case % 9,
+        (1, 2, 8)[case // 2 % 3],
+        (1, 1, 2, 3)[case // 5 % 4],
+    )
+    left, right = (0, 1, 5, 3, 20)[case % 5], (0, 3, 0, 2, 30)[case // 3 % 5]
+    x = make(
+        rng, n_batch, groups, dilation * kernel_size + (1, 40, 163, 300)[case // 7 % 4], dtype=dtype
+    )
+    l_out = max(1, length(x, kernel_size, stride, dilation, left, right))
+    g, w = (
+        make(rng, n_batch, groups, l_out, dtype=dtype),
+        make(rng, groups, 1, kernel_size, dtype=dtype),
+    )
+    return g, x, w, (stride, dilation, left, ZEROS, groups)
+
+
+def by_input(g, x, w, stride, dilation, left, mode, groups, transposed):
+    """What the primitive that makes this gradient alone returns."""
+    if transposed:
+        out = nan_like(g)
+        direct_engine.correlate(x, w, None, out, stride, dilation, left, mode, groups, 1)
+    else:
+        out = nan_like(x)
+        direct_engine.scatter(g, w, None, out, stride, dilation, left, groups, 1)
+    return out
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_depthwise_gradients_in_one_pass(dtype, transposed):
+    rng = np.random.default_rng(19)
+    fused = 0
+    for case in range(420):
+        g, x, w, where = depthwise(rng, integers, case, dtype)
+        stride, dilation, left, _mode, groups = where
+        dw, db = nan_like(w), nan_like(w[:, 0, 0])
+        more = {"db": db, "weight": w, "transposed": transposed}
+        dx = direct_engine.weight_gradient(g, x, dw, *where, 1 + case % 3, **more)
+        context = f"g {g.shape} x {x.shape} {where}"
+        assert_exact(dw, slow_weight_gradient(g, x, w.shape[2], *where), context)
+        assert_exact(db, g.astype(np.float64).sum((0, 2)), context)
+        if dx is None:
+            continue
+        fused += 1
+        if transposed:
+            wide = slow_correlate(x, w, None, g.shape[2], *where)
+        else:
+            wide = slow_scatter(g, w, None, x.shape[2], stride, dilation, left, groups)
+        assert_exact(dx, wide, context)
+    assert fused > 60
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("transposed", [False, True])
+def test_depthwise_pass_does_not_change_bits(dtype, transposed):
+    rng = np.random.default_rng(20)
+    for case in range(120):
+        g, x, w, where = depthwise(rng, normals, case, dtype)
+        if case % 10 == 9:
+            w[case % len(w)], g[0, case % len(w), -1] = np.inf, np.nan
+        bits = nan_like(w)
+        direct_engine.weight_gradient(g, x, bits, *where, 1)
+        for threads in (1, 3):
+            dw = nan_like(w)
+            more = {"weight": w, "transposed": transposed}
+            dx = direct_engine.weight_gradient(g, x, dw, *where, threads, **more)
+            assert_same_bits(dw, bits, f"{where}")
+            if dx is not None:
+                assert_same_bits(dx, by_input(g, x, w, *where, transposed), f"{g.shape} {where}")
+        alone = direct_engine.weight_gradient(g[:1], x[:1], dw, *where, 1, **more)
+        if alone is not None and dx is not None:
+            assert_same_bits(alone, dx[:1], f"{g.shape} {where}")
+        for (name, a_g), (_, a_x) in zip(layouts(g), layouts(x), strict=True):
+            direct_engine.weight_gradient(a_g, a_x, dw, *where, 1, **more)
+            assert_same_bits(dw, bits, f"{name} {where}")
+
+
 def test_broadcast_operands():
     rng = np.random.default_rng(12)
     constant = np.broadcast_to(np.float32(3), (2, 5, 98))
@@ -300,6 +386,16 @@ def gradients_between_guard_pages():
                 db[...] = 0
                 direct_engine.weight_gradient(view, x, dw, *where, db=db, only_db=True)
                 assert_exact(db, wide_db, f"{g.shape} {stride} {at_end}")
+    for case, dtype, at_end in itertools.product(range(0, 420, 5), DTYPES, (True, False)):
+        arrays = depthwise(rng, integers, case, dtype)
+        g, x, w = (guarded(array, at_end) for array in arrays[:3])
+        dw = guarded(np.empty_like(w), at_end)
+        for transposed in (False, True):
+            more = {"weight": w, "transposed": transposed}
+            dx = direct_engine.weight_gradient(g, x, dw, *arrays[3], 1, **more)
+            assert_exact(dw, slow_weight_gradient(g, x, w.shape[2], *arrays[3]))
+            if dx is not None:
+                assert_exact(dx, by_input(*arrays[:3], *arrays[3], transposed))
     print(direct_engine.isa())
 
 

@@ -79,6 +79,12 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t panel, stride, sums_pitch, panel_offset, g_offset, sums_offset, copy_offset
         const int32_t* place
         const int32_t* column
+        const int32_t* in_place
+        ptrdiff_t base, inside, beyond
+        const void* w
+        void* dx
+        int scatter
+        const int32_t* back
 
     ctypedef struct fc1d_filter:
         const void* in_ "in"
@@ -1144,14 +1150,22 @@ def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, determ
 
 # Columns of a chunk: rows of g for one register tile (4 to 8 of them, 4 KiB each) stay in L1 while the window passes.
 cdef ptrdiff_t CHUNK_COLS = 1024
+# The same in vectors for depthwise layers, where nothing passes again: a bound of the error.
+cdef ptrdiff_t ROW_VECTORS = 256
+# Depthwise groups that keep threads busy without partial sums.
+cdef ptrdiff_t ENOUGH_GROUPS = 64
+# Taps of a depthwise layer whose gradient by the input is made in the same pass: those that NAME(row) has.
+cdef ptrdiff_t ROW_TERMS = 8
+# Elements of a row between its first and last tap, which tables of 32 bits hold.
+cdef ptrdiff_t TAPS_REACH = <ptrdiff_t> 1 << 30
 # Partial sums: at most 16, in at most 4 MiB; a number that depends on shapes only, so that bits do not on threads.
 cdef ptrdiff_t PARTS = 16
 cdef ptrdiff_t PARTS_BYTES = 4 * 1024 * 1024
 # Scratch of panels: the panel of a chunk, in L2, and the sums of a unit.
 cdef ptrdiff_t PANEL_BYTES = 512 * 1024
 cdef ptrdiff_t SUMS_BYTES = 1024 * 1024
-# Depthwise rows are too short for the hardware to foresee the next: fetched ahead, 1.8x with 32 MiB of operands, but
-# 0.9x with 2 MiB, which an L2 holds.
+# The input of a depthwise row passes through a window here, and the hardware does not foresee the next row: fetched
+# ahead, 1.8x with 32 MiB of operands, but 0.9x with 2 MiB, which an L2 holds. Rows read in place need no help.
 cdef ptrdiff_t FETCH_BYTES = 4 * 1024 * 1024
 
 
@@ -1215,7 +1229,8 @@ cdef void _plan_dots(fc1d_gradient* q, const Taps* taps, ptrdiff_t base, const f
                      ptrdiff_t itemsize, fc1d_run* runs, ptrdiff_t* where) noexcept nogil:
     """Chunks for dot products."""
     cdef fc1d_problem* p = &q.window
-    cdef ptrdiff_t lanes = kernels.lanes, cols = CHUNK_COLS, row
+    cdef ptrdiff_t lanes = kernels.lanes, row
+    cdef ptrdiff_t cols = ROW_VECTORS * lanes if p.c_in * p.c_out == 1 else CHUNK_COLS
     while True:
         _even_tiles(p, cols, lanes)
         row = _make_runs(p, taps, base, p.tile_cols, p.tile_cols, False, runs, where)
@@ -1249,6 +1264,8 @@ cdef void _plan_gradient(fc1d_gradient* q, Taps* taps, ptrdiff_t dilation, ptrdi
     q.chunks = parts = p.n_item_units * p.n_tiles
     if q.panel:
         parts = q.chunks * p.items_per_unit * p.tile_cols // CHUNK_COLS
+    elif p.c_in * p.c_out == 1:
+        parts = min(parts, ENOUGH_GROUPS // p.groups)
     q.parts = max(1, min(min(PARTS, parts), PARTS_BYTES // size))
 
 
@@ -1290,15 +1307,28 @@ cdef ptrdiff_t _lay_scratch(fc1d_gradient* q, const fc1d_kernels* kernels) noexc
     return end + kernels.rows * cols
 
 
-cdef int32_t* _gradient_tables(fc1d_gradient* q, const ptrdiff_t* where) noexcept nogil:
+cdef void _read_in_place(fc1d_gradient* q, ptrdiff_t reach, int32_t* tables) noexcept nogil:
+    """Say which columns read no padding, and where their taps are in a row of the input; two tables of K."""
+    cdef fc1d_problem* p = &q.window
+    cdef ptrdiff_t j
+    q.inside, q.beyond = -q.base, p.l_in - q.base - reach
+    q.in_place, q.back = tables, tables + p.kernel_size
+    for j in range(p.kernel_size):
+        tables[j] = <int32_t> (reach // max(1, p.kernel_size - 1) * j)
+        tables[p.kernel_size + j] = -tables[j]
+
+
+cdef int32_t* _gradient_tables(fc1d_gradient* q, const ptrdiff_t* where, ptrdiff_t reach) noexcept nogil:
     """Fill the tables of places in a window row or panel; the caller frees what is returned, NULL without memory."""
     cdef fc1d_problem* p = &q.window
     cdef ptrdiff_t k = p.kernel_size, c, j, i, phase
     cdef ptrdiff_t n_taps = k if q.panel else p.ci_block * k, n_place = p.row_pitch if q.panel else 0
     cdef ptrdiff_t n_cols = min(p.n_cols, p.tile_cols), n_columns = p.items_per_unit * n_cols if q.panel else 0
-    cdef int32_t* tap = <int32_t*> malloc((n_taps + n_place + n_columns) * sizeof(int32_t))
+    cdef int32_t* tap = <int32_t*> malloc((n_taps + n_place + n_columns + 2 * k) * sizeof(int32_t))
     if tap == NULL:
         return NULL
+    if p.c_in * p.c_out * q.stride == 1 and k <= ROW_TERMS and reach < TAPS_REACH:
+        _read_in_place(q, reach, tap + n_taps + n_place + n_columns)
     cdef int32_t* place = tap + n_taps
     cdef int32_t* column = place + n_place
     p.tap, q.place, q.column = tap, place, column
@@ -1334,13 +1364,32 @@ def set_unit_macs(double macs=UNIT_MACS):
     return previous
 
 
+cdef bint _input_in_same_pass(const fc1d_gradient* q, const fc1d_kernels* kernels, cnp.ndarray weight,
+                              ptrdiff_t reach) noexcept:
+    """Whether the gradient by the input is made beside that by the weight: few taps of one channel a group."""
+    cdef const fc1d_problem* p = &q.window
+    if p.c_in * p.c_out != 1 or p.kernel_size > ROW_TERMS or q.parts > 1 or not cnp.PyArray_IS_C_CONTIGUOUS(weight):
+        return False
+    if not q.scatter:
+        return True
+    # positions that meet the ends of g pass slowly, and there zeros meet the weight
+    return (q.in_place != NULL and q.gl == 1 and p.mode == 0
+            and kernels.all_finite(cnp.PyArray_DATA(weight), cnp.PyArray_SIZE(weight))
+            and 4 * (max(0, q.base + reach) + max(0, p.l_in - p.n_cols - q.base)) <= p.l_in)
+
+
 def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw not None, ptrdiff_t stride,
                     ptrdiff_t dilation, ptrdiff_t pad_left, int mode, ptrdiff_t groups, int n_threads,
-                    deterministic=True, db=None, bint only_db=False):
+                    deterministic=True, db=None, bint only_db=False, cnp.ndarray weight=None,
+                    bint transposed=False):
     """dw[co, ci, k] = sum over n, l of g[n, co, l] * x[n, ci, l*stride + k*dilation - pad_left].
 
     With ``db`` of shape (C_out,), also db[co] = sum over n, l of g[n, co, l], in the same pass; with ``only_db``
     nothing else: dw and x then give the shapes, on which the order of the sums depends, and are not touched.
+
+    With ``weight`` the gradient by the input is made in the same pass where that is faster, and returned, otherwise
+    None: scatter(g, weight), of the shape of x, or if ``transposed`` correlate(x, weight), of the shape of g, with the
+    bits of those primitives.
     """
     cdef int typenum = cnp.PyArray_TYPE(dw)
     cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(dw), elements = cnp.PyArray_SIZE(dw)
@@ -1351,16 +1400,19 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     cdef int failed
     cdef ptrdiff_t chunks, passes, i
     cdef double macs
+    cdef cnp.ndarray grad_input = None
     if elements == 0 or cnp.PyArray_SIZE(g) == 0:
         if not only_db:
             dw[...] = 0
         if db is not None:
             db[...] = 0
-        return
+        return None
     memset(&q, 0, sizeof(q))
+    q.base = -pad_left
     p.groups, p.c_out, p.c_in, p.kernel_size = groups, dw.shape[0] // groups, dw.shape[1], dw.shape[2]
     p.n_batch, p.l_in, p.n_cols, q.stride, p.mode = g.shape[0], x.shape[2], g.shape[2], stride, mode
     p.y_step = p.n_phases = p.fused = 1
+    q.scatter = not transposed
     p.x = cnp.PyArray_DATA(x)
     p.xn, p.xc, p.xl = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
     q.g = cnp.PyArray_DATA(g)
@@ -1386,9 +1438,12 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             n_threads = 1
         chunks, passes = q.chunks, _count_passes(&q, kernels)
         _split_gradient(&q, kernels, n_threads)
-        tap = _gradient_tables(&q, where)
+        tap = _gradient_tables(&q, where, dilation * (k - 1))
         if tap == NULL:
             raise MemoryError("cannot allocate the tap tables of a call")
+        if weight is not None and passes == 1 and _input_in_same_pass(&q, kernels, weight, dilation * (k - 1)):
+            grad_input = np.empty_like(g if transposed else x, order="C")
+            q.w, q.dx = cnp.PyArray_DATA(weight), cnp.PyArray_DATA(grad_input)
         q.fetch = p.c_in * p.c_out == 1 and size * (cnp.PyArray_SIZE(x) + cnp.PyArray_SIZE(g)) > FETCH_BYTES
         scratch_bytes = size * _lay_scratch(&q, kernels)
         # parts add up in order; a single one is the result itself
@@ -1416,6 +1471,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
                     bias_sum = bias_sum + np.add.reduce(bias_sums, axis=0)
         if db is not None:
             db[...] = bias_sum
+        return grad_input
     finally:
         free(tap)
         free(tables)

@@ -106,6 +106,16 @@ typedef struct {
      * of g, sums (sums_pitch an output channel), copies of rows of g. */
     ptrdiff_t panel, stride, sums_pitch, panel_offset, g_offset, sums_offset, copy_offset;
     const int32_t *place, *column;
+    /* Depthwise, stride 1, or NULL: places of the taps in a row of the input whose column 0 is at `base`. Columns
+     * [inside, beyond) read no padding. */
+    const int32_t *in_place;
+    ptrdiff_t base, inside, beyond;
+    /* The gradient by the input as well, of contiguous items and channels, if dx is not NULL: with `scatter`
+     * dx[i] = sum over k of w[k] * g[i - base + back[k]], otherwise, with the shape of g, of w[k] * window[k]. */
+    const void *w;
+    void *dx;
+    int scatter;
+    const int32_t *back;
 } fc1d_gradient;
 
 /* Minimal filtering: FILTER_STEP outputs of FILTER_STEP taps or less from n products; minimal.h has the formulas. */

@@ -163,7 +163,7 @@ static void NAME(fetch_rows)(const T *row, ptrdiff_t rows, ptrdiff_t pitch, ptrd
 
 /* All (channel, tap) pairs of a window block for output channels [co0, co1). */
 static void NAME(run_dots)(const fc1d_gradient *q, NAME(chunk) c, ptrdiff_t co0, ptrdiff_t co1, const T *g,
-                           const T *window, ptrdiff_t n_taps, T *dw, double *db, T *copy)
+                           const T *window, const int32_t *tap, ptrdiff_t n_taps, T *dw, double *db, T *copy)
 {
     for (ptrdiff_t co = co0, rows; co < co1; co += rows) {
         rows = co1 - co < ROWS ? co1 - co : ROWS;
@@ -172,10 +172,10 @@ static void NAME(run_dots)(const fc1d_gradient *q, NAME(chunk) c, ptrdiff_t co0,
         const ptrdiff_t next = co1 - co - rows < ROWS ? co1 - co - rows : ROWS;
         const ptrdiff_t piece = strips ? (c.cols + strips - 1) / strips : 0;
         for (ptrdiff_t s = 0, j = 0, nr; s < strips; s++, j += nr) {
-            if (!copy && c.items == 1) /* the next rows arrive meanwhile: up to 1.1x with operands in memory */
+            if (!copy && c.items == 1 && next > 0) /* the next rows arrive meanwhile: up to 1.1x with operands in memory */
                 NAME(fetch_rows)(gr + rows * c.gc + s * piece, next, c.gc, piece);
             nr = (n_taps - j) / (strips - s);
-            NAME(dots)[rows][nr](&c, gr, window, q->window.tap + j, dw + co * c.ldw + j);
+            NAME(dots)[rows][nr](&c, gr, window, tap + j, dw + co * c.ldw + j);
         }
         if (db)
             NAME(add_rows)(&c, gr, rows, db + co);
@@ -307,17 +307,56 @@ static void NAME(transpose_sums)(const T *sums, ptrdiff_t pitch, ptrdiff_t c_in,
 #endif
 }
 
-/* One chunk: its part of dw and db, or of the sums in scratch. */
-static void NAME(run_chunk)(const fc1d_gradient *q, ptrdiff_t group, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t i, int add,
-                            T *dw, double *db, T *scratch)
+/* ---- depthwise layers: the gradient by the input in the same pass ----------------------------------------------- */
+
+/* y[q] = sum over k of w[k] * x[tap[k] + q], q < cols. */
+static void NAME(correlate_row)(const fc1d_problem *p, const T *w, const T *x, const int32_t *tap, T *y, ptrdiff_t cols)
+{
+    const ptrdiff_t whole = cols / LANES * LANES;
+    NAME(row)[p->kernel_size](w, x, tap, y, whole, NULL);
+    if (whole < cols) {
+        T edge[LANES];
+        NAME(row)[p->kernel_size](w, x + whole, tap, edge, LANES, NULL);
+        memcpy(y + whole, edge, (size_t)(cols - whole) * sizeof(T));
+    }
+}
+
+/* dx[i] = sum over k of w[k] * g[i - base + back[k]] for positions [from, to), with zeros beyond the ends of g. */
+static void NAME(scatter_ends)(const fc1d_gradient *q, const T *w, const T *g, T *dx, ptrdiff_t from, ptrdiff_t to)
+{
+    for (ptrdiff_t i = from; i < to; i += LANES) {
+        T piece[LANES];
+        V sum = {0};
+        for (ptrdiff_t k = 0; k < q->window.kernel_size; k++) {
+            const ptrdiff_t column = i - q->base + q->back[k];
+            for (ptrdiff_t l = 0; l < LANES; l++)
+                piece[l] = column + l >= 0 && column + l < q->window.n_cols ? g[column + l] : 0;
+            sum += w[k] * LOAD(piece);
+        }
+        STORE(piece, sum);
+        memcpy(dx + i, piece, (size_t)(to - i < LANES ? to - i : LANES) * sizeof(T));
+    }
+}
+
+/* The same for all positions of a row. */
+static void NAME(scatter_row)(const fc1d_gradient *q, const T *w, const T *g, T *dx)
 {
     const fc1d_problem *p = &q->window;
-    const ptrdiff_t q0 = i % p->n_tiles * p->tile_cols, n = i / p->n_tiles * p->items_per_unit;
-    const NAME(chunk) c = {
-        .items = p->n_batch - n < p->items_per_unit ? p->n_batch - n : p->items_per_unit,
-        .cols = p->n_cols - q0 < p->tile_cols ? p->n_cols - q0 : p->tile_cols,
-        .xn = p->item_pitch, .ldw = p->c_in * p->kernel_size, .add = add,
-    };
+    const ptrdiff_t first = q->base - q->back[p->kernel_size - 1], lo = first > 0 ? first : 0;
+    const ptrdiff_t last = p->n_cols + q->base < p->l_in ? p->n_cols + q->base : p->l_in;
+    const ptrdiff_t inside = last > lo ? (last - lo) / LANES * LANES : 0;
+    NAME(scatter_ends)(q, w, g, dx, 0, lo < p->l_in ? lo : p->l_in);
+    if (inside)
+        NAME(row)[p->kernel_size](w, g + lo - q->base, q->back, dx + lo, inside, NULL);
+    NAME(scatter_ends)(q, w, g, dx, lo + inside, p->l_in);
+}
+
+/* Columns [q0, q0 + c.cols) of the items from n on: their part of dw and db, or of the sums in scratch. The input is read
+ * in place where it can be and no column reads padding. */
+static void NAME(run_columns)(const fc1d_gradient *q, NAME(chunk) c, ptrdiff_t group, ptrdiff_t co0, ptrdiff_t co1,
+                              ptrdiff_t n, ptrdiff_t q0, int inside, T *dw, double *db, T *scratch)
+{
+    const fc1d_problem *p = &q->window;
     const T *g = (const T *)q->g + n * q->gn + group * p->c_out * q->gc + q0 * q->gl;
     const T *x = (const T *)p->x + n * p->xn + group * p->c_in * p->xc;
     /* the last row of all may end at the end of the memory */
@@ -325,28 +364,68 @@ static void NAME(run_chunk)(const fc1d_gradient *q, ptrdiff_t group, ptrdiff_t c
                              (q->gc > 0 ? (co1 - 1) * q->gc : co0 * q->gc);
     const int unsafe = q->gl != 1 || (c.cols % LANES && g + beyond > (const T *)q->g_end);
     T *copy = unsafe ? scratch + q->copy_offset : NULL;
-    const int fetch = q->fetch && group + 1 < p->groups;
+    const int fetch = q->fetch && group + 1 < p->groups && !q->in_place;
     if (fetch)
         NAME(fetch_rows)(g + q->gc, c.items, q->gn, c.cols);
     if (!dw) {
-        NAME(run_dots)(q, c, co0, co1, g, NULL, 0, NULL, db, copy);
+        NAME(run_dots)(q, c, co0, co1, g, NULL, NULL, 0, NULL, db, copy);
         return;
     }
     if (q->panel) {
         NAME(run_panels)(q, &c, co0, co1, g, x, q0, db, scratch, copy);
         return;
     }
+    const T *window = scratch;
+    const int32_t *tap = p->tap;
+    const int in_place = inside && p->xl == 1;
+    if (in_place) {
+        window = x + q0 + q->base;
+        tap = q->in_place;
+        c.xn = p->xn;
+    }
     for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
-        NAME(pack_window)(p, x - (const T *)p->x, 0, c.items, ci, n_ci, q0, c.cols, scratch);
+        if (!in_place)
+            NAME(pack_window)(p, x - (const T *)p->x, 0, c.items, ci, n_ci, q0, c.cols, scratch);
         if (fetch)
             NAME(fetch_rows)(x + p->xc + q0 * p->x_step, c.items, p->xn, c.cols * p->x_step);
-        NAME(run_dots)(q, c, co0, co1, g, scratch, n_ci * p->kernel_size, dw + ci * p->kernel_size, ci == 0 ? db : NULL,
-                       copy);
+        NAME(run_dots)(q, c, co0, co1, g, window, tap, n_ci * p->kernel_size, dw + ci * p->kernel_size,
+                       ci == 0 ? db : NULL, copy);
+    }
+    for (ptrdiff_t i = 0; q->dx && !q->scatter && i < c.items; i++)
+        NAME(correlate_row)(p, (const T *)q->w + group * p->kernel_size, window + i * c.xn, tap,
+                            (T *)q->dx + ((n + i) * p->groups + group) * p->n_cols + q0, c.cols);
+}
+
+/* One chunk. The columns of a depthwise layer that read no padding are a sum apart. */
+static void NAME(run_chunk)(const fc1d_gradient *q, ptrdiff_t group, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t i, int add,
+                            T *dw, double *db, T *scratch)
+{
+    const fc1d_problem *p = &q->window;
+    const ptrdiff_t q0 = i % p->n_tiles * p->tile_cols, n = i / p->n_tiles * p->items_per_unit;
+    const ptrdiff_t q1 = p->n_cols - q0 < p->tile_cols ? p->n_cols : q0 + p->tile_cols;
+    ptrdiff_t bounds[4] = {q0, q1, q1, q1};
+    NAME(chunk) c = {
+        .items = p->n_batch - n < p->items_per_unit ? p->n_batch - n : p->items_per_unit,
+        .xn = p->item_pitch, .ldw = p->c_in * p->kernel_size, .add = add,
+    };
+    if (q->in_place) {
+        const ptrdiff_t lo = q->inside < q0 ? q0 : q->inside < q1 ? q->inside : q1;
+        const ptrdiff_t hi = q->beyond < lo ? lo : q->beyond < q1 ? q->beyond : q1;
+        bounds[1] = lo;
+        bounds[2] = lo + (hi - lo) / LANES * LANES;
+    }
+    for (int part = 0; part < 3; part++) {
+        c.cols = bounds[part + 1] - bounds[part];
+        if (c.cols == 0)
+            continue;
+        NAME(run_columns)(q, c, group, co0, co1, n, bounds[part], part == 1, dw, db, scratch);
+        c.add = 1;
     }
 }
 
-/* One unit: some groups, some output channels, one of the partial sums. */
+/* One unit: some groups, some output channels, one of the partial sums. Depthwise groups pass item by item, in the order
+ * of memory. */
 static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scratch)
 {
     const fc1d_problem *p = &q->window;
@@ -355,14 +434,22 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
     const ptrdiff_t co0 = unit % p->n_co_units * p->co_unit;
     const ptrdiff_t co1 = p->c_out - co0 < p->co_unit ? p->c_out : co0 + p->co_unit;
     const ptrdiff_t g0 = unit / p->n_co_units * p->groups_per_unit, ldw = p->c_in * p->kernel_size;
-    for (ptrdiff_t group = g0; group < p->groups && group < g0 + p->groups_per_unit; group++) {
-        T *dw = q->dw ? (T *)q->dw + part * q->dw_part + group * p->c_out * ldw : NULL;
-        double *db = q->db ? q->db + part * q->db_part + group * p->c_out : NULL;
-        const ptrdiff_t first = q->first_chunk + q->chunks * part / q->parts;
-        for (ptrdiff_t i = first; i < q->first_chunk + q->chunks * (part + 1) / q->parts; i++)
-            NAME(run_chunk)(q, group, co0, co1, i, i > first, dw, db, (T *)scratch);
-        for (ptrdiff_t co = co0; q->panel && dw && co < co1; co++)
-            NAME(transpose_sums)((const T *)scratch + q->sums_offset + (co - co0) * q->sums_pitch,
-                                 (p->c_in + LANES - 1) / LANES * LANES, p->c_in, p->kernel_size, dw + co * ldw);
-    }
+    const ptrdiff_t first = q->first_chunk + q->chunks * part / q->parts;
+    const ptrdiff_t last = q->first_chunk + q->chunks * (part + 1) / q->parts;
+    const ptrdiff_t visit = q->parts == 1 && p->c_in * p->c_out == 1 ? p->n_tiles : last - first;
+    for (ptrdiff_t begin = first; begin < last; begin += visit)
+        for (ptrdiff_t group = g0; group < p->groups && group < g0 + p->groups_per_unit; group++) {
+            T *dw = q->dw ? (T *)q->dw + part * q->dw_part + group * p->c_out * ldw : NULL;
+            double *db = q->db ? q->db + part * q->db_part + group * p->c_out : NULL;
+            for (ptrdiff_t i = begin; i < begin + visit && i < last; i++)
+                NAME(run_chunk)(q, group, co0, co1, i, i > first, dw, db, (T *)scratch);
+            for (ptrdiff_t co = co0; q->panel && dw && co < co1; co++)
+                NAME(transpose_sums)((const T *)scratch + q->sums_offset + (co - co0) * q->sums_pitch,
+                                     (p->c_in + LANES - 1) / LANES * LANES, p->c_in, p->kernel_size, dw + co * ldw);
+            const ptrdiff_t n0 = begin / p->n_tiles * p->items_per_unit, n1 = n0 + p->items_per_unit;
+            for (ptrdiff_t n = n0; q->dx && q->scatter && n < n1 && n < p->n_batch; n++)
+                NAME(scatter_row)(q, (const T *)q->w + group * p->kernel_size,
+                                  (const T *)q->g + n * q->gn + group * q->gc,
+                                  (T *)q->dx + (n * p->groups + group) * p->l_in);
+        }
 }

@@ -43,7 +43,23 @@ def build_parser() -> argparse.ArgumentParser:
         "--algorithm", default="auto", choices=("auto", "blas", "direct"), help="force an engine"
     )
     bench.add_argument(
-        "--peers", metavar="A,B", help="torch,onnxruntime,openvino (default: those importable)"
+        "--peers", metavar="A,B", help="torch,onnxruntime,openvino,jax (default: those importable)"
+    )
+    bench.add_argument(
+        "--subject",
+        default="layers",
+        choices=("layers", "length", "kernel", "threads", "costs"),
+        help="one layer over its length or kernel size, a few layers for --threads, or what a "
+        "library costs beside its calls (default: the layers of layers.csv)",
+    )
+    bench.add_argument("--quick", action="store_true", help="few, short samples: a trial run")
+    bench.add_argument(
+        "--report", metavar="DIR", help="measure all of it and write report.md, .html and .json"
+    )
+    bench.add_argument(
+        "--from-json",
+        action="store_true",
+        help="with --report: make its pages again from DIR/report.json without measuring",
     )
 
     commands.add_parser("info", help="print versions, instruction set, BLAS and threads")

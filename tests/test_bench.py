@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from fastconv1d import reference
-from fastconv1d.bench import contestants, environment, report
+from fastconv1d.bench import contestants, environment, measure, report
 from fastconv1d.bench.layers import load_layers, make_problem, parse_layers, select_layers
 from fastconv1d.bench.measure import (
     WrongResultError,
@@ -19,9 +19,11 @@ from fastconv1d.bench.measure import (
     expected,
     gemm_rate,
     measure_layer,
+    stream_rate,
     tolerances,
 )
-from fastconv1d.bench.timing import Plan, interleave, plan, takes_part
+from fastconv1d.bench.sweeps import KERNEL_SIZES, LENGTHS, subject_layers
+from fastconv1d.bench.timing import Plan, Spread, interleave, plan, spread, takes_part
 
 HEADER = "name,op,n,c_in,c_out,length,kernel,stride,padding,dilation,groups,output_padding,network"
 ROWS = [
@@ -47,6 +49,8 @@ def test_parse_layers():
     assert up.flops(np.float64) == 2 * 3 * 4 * 5 * 3 * 4
     assert up.flops(np.complex64) == 4 * up.flops(np.float32)
     assert up.flops(np.float32, backward=True) == 2 * up.flops(np.float32)
+    assert grouped.n_elements == 2 * (6 * 20 + 8 * 9) + 8 * 3 * 3 + 8
+    assert up.n_elements == 3 * (4 * 5 + 6 * 11) + 4 * 3 * 4 + 6
 
 
 def test_parse_layers_names_a_bad_op():
@@ -73,6 +77,24 @@ def test_select_layers():
     assert select_layers(layers, "nothing*") == []
 
 
+def test_subject_layers():
+    lengths = subject_layers("length", "*", quick=False)
+    assert [layer.l_in for layer in lengths] == [layer.l_out for layer in lengths] == list(LENGTHS)
+    assert LENGTHS[0] == 10**3
+    assert LENGTHS[-1] == 10**7
+    kernels = subject_layers("kernel", "depthwise*", quick=False)
+    assert [layer.kernel_size for layer in kernels] == list(KERNEL_SIZES)
+    assert {layer.groups for layer in kernels} == {128}
+    threaded = [layer.name for layer in subject_layers("threads", "*", quick=True)]
+    assert threaded == ["stream_small", "tiny"]
+    assert subject_layers("layers", "*", quick=True) == load_layers()
+
+
+def test_spread():
+    assert spread([4.0, 1.0, 3.0, 2.0, 5.0]) == Spread(3.0, 2.0, 4.0, 5)
+    assert spread([7.0]) == Spread(7.0, 7.0, 7.0, 1)
+
+
 def test_plan():
     assert plan(3e-6, budget=0.25) == Plan(n_calls=667, n_rounds=100)
     assert plan(4e-3, budget=0.2) == Plan(n_calls=1, n_rounds=50)
@@ -97,13 +119,15 @@ def test_interleave_calls_everyone_and_takes_medians():
         budget=0.01,
         gauges={"rate": lambda: next(readings)},
     )
-    assert gauges == {"rate": 3.0}
-    assert all(0 < seconds[name] < 1e-3 and calls[name] > 10 for name in calls)
+    assert gauges == {"rate": Spread(3.0, 2.0, 4.0, 5)}
+    assert all(0 < seconds[name].median < 1e-3 and calls[name] > 10 for name in calls)
+    assert all(each.low <= each.median <= each.high for each in seconds.values())
+    assert all(each.count >= 5 for each in seconds.values())
 
 
 def test_interleave_orders_a_slow_and_a_fast_call():
     seconds, _ = interleave({"sum": lambda: sum(range(20000)), "none": lambda: None}, budget=0.02)
-    assert seconds["sum"] > 10 * seconds["none"]
+    assert seconds["sum"].median > 10 * seconds["none"].median
 
 
 def test_geomean():
@@ -145,7 +169,9 @@ def test_table_of_a_layer_without_results():
 
 @pytest.mark.parametrize("dtype", ["float32", "complex64"])
 @pytest.mark.parametrize("index", [0, 1])
-def test_the_crop_is_part_of_the_whole(index, dtype):
+@pytest.mark.parametrize("n_columns", [1, 3, 8, 9, 1 << 17])
+def test_the_crop_is_part_of_the_whole(index, dtype, n_columns, monkeypatch):
+    monkeypatch.setattr(measure, "REFERENCE_COLUMNS", n_columns)
     problem = make_problem(parse_layers(ROWS)[index], dtype)
     layer = problem.layer
     function = reference.conv_transpose1d if layer.transposed else reference.conv1d
@@ -154,7 +180,8 @@ def test_the_crop_is_part_of_the_whole(index, dtype):
     truths, limits = expected(problem, backward=False), tolerances(problem, backward=False)
     assert truths[0][1].size > 0
     check([whole], truths, limits)
-    whole[-1, -1, 2] += 1e-2
+    assert truths[0][1].shape[2] == (layer.l_out if layer.transposed else min(n_columns, 9))
+    whole[-1, -1, -1] += 1e-2
     with pytest.raises(WrongResultError, match=r"off by 0\.0"):
         check([whole], truths, limits)
 
@@ -175,16 +202,23 @@ def test_measure_layer_leaves_out_who_is_wrong(index, backward):
         def arrays(self, result):
             return tuple(1.01 * each for each in super().arrays(result))
 
-    args = argparse.Namespace(dtype="float32", backward=backward, threads=1)
+    args = argparse.Namespace(dtype="float32", backward=backward, threads=1, quick=True)
     fields = [contestants.Fastconv1d(), Wrong()]
     measured = measure_layer(parse_layers(ROWS)[index], fields, {"gemm": lambda: 1.5}, args)
     assert set(measured["seconds"]) == {"fastconv1d"}
     assert measured["excluded"]["wrong"].startswith("WrongResultError: off by")
     assert measured["gauges"] == {"gemm": 1.5}
+    layer = parse_layers(ROWS)[index]
+    assert measured["bytes"] == 4 * layer.n_elements
+    assert measured["sizes"]["l_out"] == layer.l_out
+    low, high = measured["quartiles"]["fastconv1d"]
+    assert low <= measured["seconds"]["fastconv1d"] <= high
+    assert measured["rounds"]["fastconv1d"] >= 5
 
 
-def test_gemm_rate():
+def test_the_machine_rates_are_possible():
     assert 0.01 < gemm_rate("float32")() < 1e4
+    assert 0.01 < stream_rate() < 1e4
 
 
 def test_child_environment(monkeypatch):
@@ -192,9 +226,11 @@ def test_child_environment(monkeypatch):
     plain = environment.child_environment(3, None)
     assert plain["KEPT"] == "yes"
     assert plain["OMP_NUM_THREADS"] == plain["FASTCONV1D_NUM_THREADS"] == "3"
+    assert plain["NPROC"] == "3"
     lowered = environment.child_environment(1, "avx2")
     assert lowered["FASTCONV1D_ISA"] == lowered["ATEN_CPU_CAPABILITY"] == "avx2"
     assert lowered["ONEDNN_MAX_CPU_ISA"] == "AVX2"
+    assert lowered["XLA_FLAGS"] == "--xla_cpu_max_isa=AVX2"
 
 
 def test_bench_runs_a_small_layer(tmp_path):
@@ -211,3 +247,51 @@ def test_bench_runs_a_small_layer(tmp_path):
     if hasattr(os, "sched_getaffinity"):
         core = max(os.sched_getaffinity(0))
         assert f"on core(s) {core}," in written["about"][1]
+
+
+def test_jax_computes_the_layers(tmp_path):
+    pytest.importorskip("jax")
+    target = tmp_path / "rows.json"
+    command = [sys.executable, "-m", "fastconv1d", "bench", "--quick", "--peers", "jax"]
+    names = "seed_doc,tiny,dw_up_t,hifi_up1_t"
+    done = subprocess.run(
+        [*command, "--layers", names, "--json", str(target)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(target.read_text())["rows"]
+    assert [row["excluded"] for row in rows] == [{}] * 4  # each output was checked
+    assert all(row["seconds"]["jax"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["fastconv1d", "torch", "onnxruntime", "openvino"])
+def test_any_length(name):
+    """In a process of its own: the libraries keep pools, and handlers of forks."""
+    pytest.importorskip(name)
+    if name in ("onnxruntime", "openvino"):
+        pytest.importorskip("onnx")
+    script = """
+import argparse, sys
+from contextlib import ExitStack
+import numpy as np
+from fastconv1d import reference
+from fastconv1d.bench import contestants
+from fastconv1d.bench.layers import load_layers, make_problem, select_layers
+args = argparse.Namespace(threads=1, algorithm="auto")
+problem = make_problem(select_layers(load_layers(), "stream_small")[0], "float32")
+with ExitStack() as stack:
+    library = contestants.make(sys.argv[1], args, stack)
+    call = library.any_length(problem)
+    for length in (64, 9, 31):
+        x = problem.x[:, :, :length].copy()
+        (y,) = library.arrays(call(x))
+        expected = reference.conv1d(x, problem.weight, problem.bias)
+        assert y.shape == expected.shape and abs(y - expected).max() < 1e-3
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, name], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

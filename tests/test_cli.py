@@ -77,7 +77,8 @@ def test_bad_arguments(arguments):
     ("arguments", "reason"),
     [
         (("bench", "--layers", "no_such*"), "no layer matches 'no_such*'"),
-        (("bench", "--peers", "torch,jax"), "unknown peers ['jax']"),
+        (("bench", "--peers", "torch,cupy"), "unknown peers ['cupy']"),
+        (("bench", "--from-json"), "--from-json needs --report"),
     ],
 )
 def test_bench_of_nothing(arguments, reason):

@@ -10,10 +10,15 @@ import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
+from typing import Any
 
 from .contestants import PEER_NAMES
 from .environment import child_environment, describe_machine, is_child, pin_to_one_core
-from .layers import Layer, load_layers, select_layers
+from .layers import Layer
+from .sweeps import subject_layers
+
+FREE = (1, False, "layers", None)  # of --threads, --backward, --subject, --json
 
 
 def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -22,7 +27,8 @@ def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
     Parameters
     ----------
     args : argparse.Namespace
-        threads, layers, backward, dtype, json, isa, algorithm, peers.
+        threads, layers, backward, dtype, json, isa, algorithm, peers, subject, quick, report,
+        from_json.
     argv : list of str
         The command line they came from, to hand to the child process.
 
@@ -31,19 +37,47 @@ def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
     int
         The exit status: 0, 1 when fastconv1d gave a wrong result, 2 for bad arguments.
     """
-    layers = select_layers(load_layers(), args.layers)
     peers = list(PEER_NAMES) if args.peers is None else args.peers.split(",")
-    unknown = sorted(set(peers) - {*PEER_NAMES, ""})
-    if not layers or unknown:
-        problem = f"unknown peers {unknown}" if layers else f"no layer matches {args.layers!r}"
+    peers = [name for name in peers if name]
+    layers = _layers(args)
+    problem = _problem(args, layers, peers)
+    if problem:
         print(f"fastconv1d bench: {problem}", file=sys.stderr)
         return 2
     if is_child():
-        return _measure(args, layers, [name for name in peers if name])
+        if args.subject == "costs":
+            return _measure_costs(args, peers)
+        return _measure(args, layers, peers)
+    if args.report:
+        from .stages import run_report
+
+        return run_report(args, peers)
     if args.threads == 1:
         pin_to_one_core()
     command = [sys.executable, "-m", "fastconv1d", *argv]
     return subprocess.call(command, env=child_environment(args.threads, args.isa))
+
+
+def _layers(args: argparse.Namespace) -> list[Layer]:
+    if args.subject == "costs":
+        return []
+    return subject_layers(args.subject, args.layers, args.quick)
+
+
+def _problem(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[str]) -> str | None:
+    """Return what is wrong with the arguments, if anything."""
+    unknown = sorted(set(peers) - set(PEER_NAMES))
+    if unknown:
+        return f"unknown peers {unknown}"
+    if not layers and args.subject != "costs":
+        return f"no layer matches {args.layers!r}"
+    if args.report and (args.threads, args.backward, args.subject, args.json) != FREE:
+        return "--report chooses --threads, --backward, --subject and --json itself"
+    if args.report and find_spec("matplotlib") is None:
+        return "--report needs matplotlib: pip install 'fastconv1d[bench]'"
+    if args.from_json and not args.report:
+        return "--from-json needs --report"
+    return None
 
 
 def _progress(layers: Sequence[Layer]) -> Iterable[Layer]:
@@ -57,7 +91,7 @@ def _progress(layers: Sequence[Layer]) -> Iterable[Layer]:
 def _measure(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[str]) -> int:
     from ..config import config_info
     from . import contestants, report
-    from .measure import machine_gauges, measure_layer
+    from .measure import machine_gauges, measure_layer, stream_rate
 
     isa = config_info()["isa"]
     with ExitStack() as stack:
@@ -65,10 +99,30 @@ def _measure(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[
         about = describe_machine(args.threads, isa, [each.version for each in fields])
         about += [f"timed    {args.dtype} {'gradients' if args.backward else 'forward'}", *notes]
         print("\n".join(about), end="\n\n", flush=True)
+        measured: dict[str, Any] = {"about": about, "isa": isa, "stream": [stream_rate()]}
+        measured["versions"] = {each.name: each.version for each in fields}
         gauges = machine_gauges(args.dtype)
         rows = [measure_layer(layer, fields, gauges, args) for layer in _progress(layers)]
+        measured |= {"stream": [*measured["stream"], stream_rate()], "rows": rows}
     print(report.table(rows), report.summary(rows), sep="\n\n")
-    if args.json:
-        with open(args.json, "w", encoding="utf-8") as file:
-            json.dump({"about": about, "rows": rows}, file, indent=1)
+    _write(args.json, measured)
     return 1 if any("fastconv1d" in row["excluded"] for row in rows) else 0
+
+
+def _measure_costs(args: argparse.Namespace, peers: Sequence[str]) -> int:
+    from ..config import config_info
+    from . import costs
+
+    measured = costs.measure(["fastconv1d", *filter(find_spec, peers)], args.quick)
+    versions = {name: each["version"] for name, each in measured.items()}
+    about = describe_machine(args.threads, config_info()["isa"], versions.values())
+    about += [f"left out  {name}: not installed" for name in peers if find_spec(name) is None]
+    print("\n".join(about), costs.table(measured), sep="\n\n")
+    _write(args.json, {"about": about, "versions": versions, "costs": measured})
+    return 0
+
+
+def _write(path: str | None, measured: Any) -> None:
+    if path:
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(measured, file, indent=1)

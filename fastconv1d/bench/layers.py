@@ -70,6 +70,12 @@ class Layer:
         """The number of products in one output element, at most."""
         return self.c_in // self.groups * self.kernel_size
 
+    @property
+    def n_elements(self) -> int:
+        """The elements of input, weight, bias and output: what a call must read or write."""
+        columns = self.c_in * self.l_in + self.c_out * self.l_out
+        return self.n_batch * columns + int(np.prod(self.weight_shape)) + self.c_out
+
     def flops(self, dtype: DTypeLike, backward: bool = False) -> int:
         """Count two operations a multiply-add (eight if complex); twice as many for gradients."""
         columns = self.l_in if self.transposed else self.l_out

@@ -3,7 +3,7 @@
 import argparse
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,15 @@ from .. import reference
 from ..kernels.direct_engine import peak_gflops
 from .contestants import Contestant
 from .layers import Layer, Problem, make_problem
-from .timing import interleave
+from .timing import BUDGET_SECONDS, Spread, interleave, sample
 
 GEMM_SIZE = 512
 PEAK_SECONDS = 0.02
 REFERENCE_CHANNELS = 8  # the reference is slow: it checks so many channels of the last item
 REFERENCE_FLOPS = 3e8  # gradients cannot be cropped: above this they are checked on each other
+REFERENCE_COLUMNS = 1 << 17  # and the last so many columns of a convolution
+QUICK_SECONDS = 0.01  # a contestant's budget under --quick
+STREAM_BYTES = 1 << 26  # an array of the stream: two, beyond a core's share of the last cache
 PAUSE_SECONDS = 5e-3  # between samples of threaded runs: the pools spin for a while after a call
 
 
@@ -51,6 +54,14 @@ def gemm_rate(dtype: DTypeLike) -> Callable[[], float]:
     return read
 
 
+def stream_rate() -> float:
+    """Read the memory's rate in GB/s on one thread: a scaled copy, what it reads and writes."""
+    source = np.ones(STREAM_BYTES // 8)
+    target = np.zeros_like(source)
+    passes = [sample(lambda: np.multiply(source, 3.0, out=target), 1) for _ in range(5)]
+    return 2 * STREAM_BYTES / min(passes) / 1e9
+
+
 def machine_gauges(dtype: DTypeLike) -> dict[str, Callable[[], float]]:
     """Return the functions that read the machine's rates: gemm and, for reals, the FMA peak."""
     gauges = {"gemm": gemm_rate(dtype)}
@@ -72,16 +83,27 @@ def _forward_crop(problem: Problem) -> tuple[Problem, tuple[slice, ...]]:
     return replace(problem, x=x, weight=weight, bias=bias), where
 
 
+def _last_columns(layer: Layer, x: np.ndarray) -> tuple[np.ndarray, tuple[int, int], int]:
+    """Return the end of a convolution's input, its padding, and its first output column."""
+    first = max(0, layer.l_out - REFERENCE_COLUMNS)
+    start = first * layer.stride - layer.padding
+    return x[:, :, max(start, 0) :], (max(-start, 0), layer.padding), first
+
+
 def _wide(array: np.ndarray) -> np.ndarray:
     return array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
 
 
-def _reference_forward(problem: Problem) -> np.ndarray:
+def _reference_forward(problem: Problem) -> Truth:
+    crop, where = _forward_crop(problem)
     layer = problem.layer
-    x, weight, bias = map(_wide, (problem.x, problem.weight, problem.bias))
+    weight, bias = _wide(crop.weight), _wide(crop.bias)
     if layer.transposed:
-        return reference.conv_transpose1d(x, weight, bias, **layer.window)
-    return reference.conv1d(x, weight, bias, **layer.window)
+        values = reference.conv_transpose1d(_wide(crop.x), weight, bias, **layer.window)
+        return where, values
+    x, padding, first = _last_columns(layer, crop.x)
+    window = {**layer.window, "padding": padding}
+    return (*where, slice(first, None)), reference.conv1d(_wide(x), weight, bias, **window)
 
 
 def _reference_backward(problem: Problem) -> Sequence[Any]:
@@ -96,8 +118,7 @@ def _reference_backward(problem: Problem) -> Sequence[Any]:
 def expected(problem: Problem, backward: bool) -> list[Truth]:
     """Return what the reference gives: (index, values) for each output it can afford to check."""
     if not backward:
-        crop, where = _forward_crop(problem)
-        return [(where, _reference_forward(crop))]
+        return [_reference_forward(problem)]
     if problem.layer.flops(problem.x.dtype, backward) > REFERENCE_FLOPS:
         return []
     return [((), values) for values in _reference_backward(problem)]
@@ -165,15 +186,20 @@ def measure_layer(
     """Check and time one layer; returns a row of plain numbers and strings."""
     problem = make_problem(layer, args.dtype, args.backward)
     calls, excluded = _prepared(problem, contestants, args.backward)
-    seconds: dict[str, float] = {}
-    readings: dict[str, float] = {}
+    seconds: dict[str, Spread] = {}
+    readings: dict[str, Spread] = {}
     if calls:
         pause = PAUSE_SECONDS if args.threads > 1 else 0.0
-        seconds, readings = interleave(calls, gauges=gauges, pause=pause)
+        budget = QUICK_SECONDS if args.quick else BUDGET_SECONDS
+        seconds, readings = interleave(calls, budget, gauges, pause)
     return {
         "layer": layer.name,
+        "sizes": {**asdict(layer), "l_out": layer.l_out},
         "flops": layer.flops(args.dtype, args.backward),
-        "seconds": seconds,
-        "gauges": {name: rate * args.threads for name, rate in readings.items()},
+        "bytes": layer.n_elements * np.dtype(args.dtype).itemsize,
+        "seconds": {name: each.median for name, each in seconds.items()},
+        "quartiles": {name: [each.low, each.high] for name, each in seconds.items()},
+        "rounds": {name: each.count for name, each in seconds.items()},
+        "gauges": {name: args.threads * each.median for name, each in readings.items()},
         "excluded": excluded,
     }

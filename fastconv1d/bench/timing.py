@@ -1,13 +1,14 @@
-"""Interleaved timing: adaptive repeat counts, medians over rounds."""
+"""Interleaved timing: adaptive repeat counts, samples of every round."""
 
 import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
+BUDGET_SECONDS = 0.2  # what a contestant may take on a layer, calls longer than that excepted
 SAMPLE_SECONDS = 2e-3  # a sample repeats short calls until it lasts this long
 MIN_ROUNDS = 5
 MIN_ROUNDS_SLOW = 3  # for calls of over a second
@@ -20,6 +21,24 @@ class Plan:
 
     n_calls: int
     n_rounds: int
+
+
+@dataclass
+class Spread:
+    """The median of some samples, their quartiles, and how many there are."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+def spread(samples: Sequence[float]) -> Spread:
+    """Summarise samples; a single one is its own quartiles."""
+    if len(samples) < 2:
+        return Spread(samples[0], samples[0], samples[0], 1)
+    low, median, high = statistics.quantiles(samples, n=4, method="inclusive")
+    return Spread(median, low, high, len(samples))
 
 
 def sample(call: Callable[[], object], n_calls: int) -> float:
@@ -59,10 +78,10 @@ def takes_part(index: int, n_rounds: int, n_total: int) -> bool:
 
 def interleave(
     calls: Mapping[str, Callable[[], object]],
-    budget: float = 0.2,
+    budget: float = BUDGET_SECONDS,
     gauges: Mapping[str, Callable[[], float]] | None = None,
     pause: float = 0.0,
-) -> tuple[dict[str, float], dict[str, float]]:
+) -> tuple[dict[str, Spread], dict[str, Spread]]:
     """Time several calls in turn.
 
     Parameters
@@ -78,10 +97,10 @@ def interleave(
 
     Returns
     -------
-    seconds : dict of str to float
-        The median over the rounds of the seconds a call takes.
-    readings : dict of str to float
-        The median of each gauge.
+    seconds : dict of str to Spread
+        The seconds a call takes, over the rounds.
+    readings : dict of str to Spread
+        Each gauge's readings.
     """
     plans = {name: calibrate(call, budget) for name, call in calls.items()}
     n_total = max(p.n_rounds for p in plans.values())
@@ -106,8 +125,8 @@ def interleave(
     finally:
         if enabled:
             gc.enable()
-    return _medians(samples), _medians(readings)
+    return _spreads(samples), _spreads(readings)
 
 
-def _medians(values: Mapping[str, list[float]]) -> dict[str, float]:
-    return {name: statistics.median(each) for name, each in values.items()}
+def _spreads(values: Mapping[str, list[float]]) -> dict[str, Spread]:
+    return {name: spread(each) for name, each in values.items()}

@@ -273,6 +273,12 @@ def test_requirements():
     assert 1 < sizes["own"] < sizes["with_requirements"]
 
 
+def test_what_installed_a_module():
+    pytest.importorskip("dateutil")  # which matplotlib requires
+    assert costs._distribution("numpy").name == "numpy"
+    assert costs._distribution("dateutil").name == "python-dateutil"
+
+
 BLOCKS = [
     pages.Heading("A & B", 1),
     pages.Text("use `a < b` and **this**"),

@@ -152,6 +152,15 @@ def _ask(name: str, task: str, quick: bool) -> dict[str, Any]:
     return dict(json.loads(done.stdout.splitlines()[-1]))
 
 
+def _distribution(module: str) -> importlib.metadata.Distribution:
+    """Return what installed a module: onnxruntime may be onnxruntime-gpu's."""
+    try:
+        return importlib.metadata.distribution(module)
+    except importlib.metadata.PackageNotFoundError:
+        name = importlib.metadata.packages_distributions()[module][0]
+        return importlib.metadata.distribution(name)
+
+
 def _files_size(distribution: importlib.metadata.Distribution) -> int:
     paths = [Path(str(distribution.locate_file(path))) for path in distribution.files or ()]
     return sum(path.stat().st_size for path in paths if path.is_file())
@@ -184,12 +193,15 @@ def requirements(name: str) -> set[str]:
 
 def installed_size(name: str) -> dict[str, float]:
     """Return the MB of a library's files and of those with everything that it requires."""
+    from packaging.utils import canonicalize_name
+
     if name == "fastconv1d":
         own = _folder_size(Path(__file__).resolve().parent.parent)
         others = requirements("numpy") | requirements("scipy") | requirements("threadpoolctl")
     else:
-        own = _files_size(importlib.metadata.distribution(name))
-        others = requirements(name) - {name}
+        distribution = _distribution(name)
+        own = _files_size(distribution)
+        others = requirements(distribution.name) - {canonicalize_name(distribution.name)}
     rest = sum(_files_size(importlib.metadata.distribution(each)) for each in others)
     return {"own": own / 1e6, "with_requirements": (own + rest) / 1e6}
 

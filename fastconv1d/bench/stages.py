@@ -70,7 +70,7 @@ def run_report(args: argparse.Namespace, peers: Sequence[str]) -> int:
     if not args.from_json:
         folder.mkdir(parents=True, exist_ok=True)
         report = measure_stages(args, peers)
-        data.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        data.write_text(json.dumps(report) + "\n", encoding="utf-8")
     report = json.loads(data.read_text(encoding="utf-8"))
     write_report(report, folder)
     failed = [name for name, stage in report["stages"].items() if stage["status"]]

@@ -130,7 +130,7 @@ def test_the_pages_hold_every_layer(folder):
 
 def test_what_looks_bad_is_said(folder):
     markdown = (folder / "report.md").read_text(encoding="utf-8")
-    assert "A peer is faster on 34 of 35: seed_doc (openvino, 0.50), " in markdown
+    assert "A peer is faster on 34 of 35: seed_doc (openvino 0.50), " in markdown
     assert "excluded openvino on wavenet_d512: TypeError: computes it otherwise" in markdown
     assert "jax, new_lengths: ValueError: not so" in markdown
     assert "Geometric means of the ratios: torch 2.00; onnxruntime 1.50; " in markdown

@@ -8,7 +8,7 @@ from . import plots
 from .costs import new_length_spread, start_spread
 from .pages import Block, Code, Heading, Picture, Table, Text, html, markdown
 from .plots import libraries
-from .report import best_peer, geomean, ratio_to, ratios, summary
+from .report import geomean, ratio_to, ratios, summary
 from .timing import Spread
 
 Stage = Mapping[str, Any]
@@ -17,7 +17,8 @@ METHOD = (
     "checked against a slow reference in float64 before it is timed. The libraries take turns: a "
     "round calls each once, or for 2 ms where a call is shorter, and figures are medians over the "
     "rounds with quartiles in brackets. Weights, graphs and the conversion of inputs are prepared "
-    "beforehand; a call is what a user of that library runs for each new input. Ratios are the "
+    "beforehand; a call is what a user of that library runs for each new input, and fastconv1d "
+    "returns a new array each time (`out=` would save the memory's first touch). Ratios are the "
     "peer's time divided by fastconv1d's: above 1 fastconv1d is faster. Machines that share their "
     "cores swing, so compare ratios, never times from two runs."
 )
@@ -137,13 +138,13 @@ def _geomeans(rows: Sequence[Mapping[str, Any]]) -> Text:
 
 
 def _losses(rows: Sequence[Mapping[str, Any]]) -> Text:
-    """Name every layer that some peer computes faster."""
+    """Name every layer that some peer computes faster, and those peers."""
     slower = []
     for row in rows:
-        peer = best_peer(row)
-        ratio = ratio_to(row, peer)
-        if ratio is not None and ratio < 1:
-            slower.append(f"{row['layer']} ({peer}, {ratio:.2f})")
+        pairs = [(peer, ratio_to(row, peer)) for peer in libraries([row])[1:]]
+        faster = [f"{peer} {ratio:.2f}" for peer, ratio in pairs if ratio and ratio < 1]
+        if faster:
+            slower.append(f"{row['layer']} ({', '.join(faster)})")
     if not slower:
         return Text("No peer is faster on any of them.")
     return Text(f"A peer is faster on {len(slower)} of {len(rows)}: {', '.join(slower)}.")

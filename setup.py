@@ -1,5 +1,6 @@
 """Build the extensions: plain C flags, no -march, no -ffast-math.
 
+Debug information is five sixths of an extension, so it is left out unless CFLAGS asks for some (-g).
 FASTCONV1D_DEBUG=1 builds without optimisation and with Cython's bounds checks.
 FASTCONV1D_SANITIZE=address,undefined builds with those sanitizers; .ci/sanitize runs such a build.
 FASTCONV1D_OPENMP=1 shares work by OpenMP instead of by worker threads of the library's own.
@@ -7,6 +8,7 @@ FASTCONV1D_EMULATE_AVX512=1 compiles the AVX-512 kernels for AVX2, to test them 
 """
 
 import os
+import re
 from pathlib import Path
 
 import numpy
@@ -17,8 +19,10 @@ from setuptools.command.build_ext import build_ext
 
 DEBUG = os.environ.get("FASTCONV1D_DEBUG", "0") == "1"
 EMULATE_AVX512 = os.environ.get("FASTCONV1D_EMULATE_AVX512", "0") == "1"
-MSVC_FLAGS = ["/Od", "/Zi"] if DEBUG else ["/O2"]
+MSVC_FLAGS = ["/std:c11", "/wd4068", *(["/Od", "/Zi"] if DEBUG else ["/O2"])]  # pragmas of GCC
 UNIX_FLAGS = ["-O0", "-g"] if DEBUG else ["-O3", "-fno-math-errno", "-fno-trapping-math"]
+if not DEBUG and not re.search(r"(^|\s)-g", os.environ.get("CFLAGS", "")):
+    UNIX_FLAGS.append("-g0")
 LINK_FLAGS = []
 if SANITIZE := os.environ.get("FASTCONV1D_SANITIZE", ""):
     UNIX_FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]

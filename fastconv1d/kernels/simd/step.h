@@ -9,7 +9,8 @@
 /* Channels [c, c + N*width) in N independent sums; LOAD_ and STORE_ move `width` of them. */
 #define STEP(V_, N, WIDTH, LOAD_, STORE_)                                                                              \
     {                                                                                                                  \
-        V_ acc[N] = {{0}};                                                                                             \
+        V_ acc[N];                                                                                                     \
+        _Pragma("GCC unroll 4") for (int j = 0; j < N; j++) acc[j] = (V_){0};                                          \
         for (ptrdiff_t k = k0; k < k1; k++)                                                                            \
             _Pragma("GCC unroll 4") for (int j = 0; j < N; j++) acc[j] +=                                              \
                 LOAD_(w + k * pitch + c + j * WIDTH) * LOAD_(x[k] + c + j * WIDTH);                                    \

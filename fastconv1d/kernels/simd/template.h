@@ -553,8 +553,7 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 #include "minimal.h"
 #include "step.h"
 
-static const fc1d_kernels NAME(kernels) = {
-    NAME(run_unit), NAME(pack_weights), NAME(all_finite), NAME(run_gradient), NAME(run_positions), NAME(step),
-    NAME(finish_rows), NAME(split_row), NAME(join_row), NAME(fma_loop), LANES, ROWS, NAME(vectors)};
+/* An enumerator, for the table of kernels that vectors.h makes of both dtypes: LANES is gone by then. */
+enum { NAME(lanes) = LANES };
 
 #undef V

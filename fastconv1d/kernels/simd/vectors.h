@@ -120,4 +120,8 @@
 #define ISA_NAME(isa) ISA_NAME2(isa)
 #define QUOTE2(isa) #isa
 #define QUOTE(isa) QUOTE2(isa)
-const fc1d_isa ISA_NAME(ISA) = {QUOTE(ISA), GLUE(kernels, f32, ISA), GLUE(kernels, f64, ISA)};
+#define KERNELS(D)                                                                                                     \
+    {GLUE(run_unit, D, ISA), GLUE(pack_weights, D, ISA), GLUE(all_finite, D, ISA), GLUE(run_gradient, D, ISA),         \
+     GLUE(run_positions, D, ISA), GLUE(step, D, ISA), GLUE(finish_rows, D, ISA), GLUE(split_row, D, ISA),              \
+     GLUE(join_row, D, ISA), GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS, GLUE(vectors, D, ISA)}
+const fc1d_isa ISA_NAME(ISA) = {QUOTE(ISA), KERNELS(f32), KERNELS(f64)};

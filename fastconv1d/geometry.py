@@ -8,6 +8,8 @@ contain torch's wording, so that a pattern written for torch's message matches.
 import operator
 from typing import Any, NoReturn
 
+import numpy as np
+
 INT64_MAX = 2**63 - 1
 PADDING_MAX = INT64_MAX // 2
 STEP_MAX = 2**31
@@ -68,7 +70,7 @@ def _unpacked(name: str, value: Any) -> int:
             )
         item = value[0]
     try:
-        if isinstance(item, bool):
+        if isinstance(item, (bool, np.bool_)):  # an index to NumPy 1
             raise TypeError
         return operator.index(item)
     except TypeError:

@@ -1,6 +1,6 @@
 """Build the extensions: plain C flags, no -march, no -ffast-math.
 
-Debug information is five sixths of an extension, so it is left out unless CFLAGS asks for some (-g).
+Debug information is most of an extension, so it is left out unless CFLAGS asks for it (-g).
 FASTCONV1D_DEBUG=1 builds without optimisation and with Cython's bounds checks.
 FASTCONV1D_SANITIZE=address,undefined builds with those sanitizers; .ci/sanitize runs such a build.
 FASTCONV1D_OPENMP=1 shares work by OpenMP instead of by worker threads of the library's own.

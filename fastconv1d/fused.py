@@ -248,12 +248,11 @@ def _operands(
     if not half_of(x.dtype):
         return functional._operands(name, x, weight, bias)
     x, batched = functional._batched(name, x)
-    return x, _as_float32("weight", weight), _as_float32("bias", bias), batched
+    b = None if bias is None else _as_float32("bias", bias)
+    return x, _as_float32("weight", weight), b, batched
 
 
-def _as_float32(name: str, parameter: Any) -> Any:
-    if parameter is None:
-        return None
+def _as_float32(name: str, parameter: Any) -> NDArray[Any]:
     array = functional._operand(parameter)
     if array.dtype != np.float32 and not half_of(array.dtype):
         raise TypeError(

@@ -159,9 +159,9 @@ def conv1d_backward(
         dx = _delivered(dx, x, batched)
     if output_mask[1]:
         dw = _weight_gradient(_wide(g), _wide(x), w.shape, s, left, d, groups, padding_mode)
-        dw = dw.astype(_native(x))
+        dw = dw.astype(_native(w))
     if output_mask[2]:
-        db = _wide(g).sum(axis=(0, 2)).astype(_native(x))
+        db = _wide(g).sum(axis=(0, 2)).astype(_native(w))
     return dx, dw, db
 
 
@@ -202,9 +202,9 @@ def conv_transpose1d_backward(
     if output_mask[1]:
         # dw[ci,co,k] = sum conj(x[n,ci,l]) * g[n,co,l*s + k*d - left]: g and x exchanged.
         dw = _weight_gradient(_wide(x), _wide(g), w.shape, s, left, d, groups, padding_mode)
-        dw = dw.conj().astype(_native(x))
+        dw = dw.conj().astype(_native(w))
     if output_mask[2]:
-        db = _wide(g).sum(axis=(0, 2)).astype(_native(x))
+        db = _wide(g).sum(axis=(0, 2)).astype(_native(w))
     return dx, dw, db
 
 

@@ -6,8 +6,9 @@ import threading
 
 import numpy as np
 import pytest
-from layers import DTYPES
+from layers import DTYPES, assert_exact
 
+import fastconv1d
 from fastconv1d import (
     Conv1d,
     ConvTranspose1d,
@@ -647,3 +648,21 @@ def test_alpha_of_another_number_of_channels_is_not_read():
     activation = Activation("snake", 0.0, np.ones(2))
     with pytest.raises(ValueError, match="broadcast"):
         activate(activation, np.ones((3, 4)), "NCL")
+
+
+def test_a_missing_weight_is_a_type_error_for_16_bits_too():
+    for x in (np.ones((1, 2, 9), np.float16), np.ones((1, 2, 9), np.float32)):
+        with pytest.raises(TypeError, match="weight"):
+            fastconv1d.conv1d(x, None)
+
+
+@pytest.mark.parametrize("op", ["conv1d_backward", "conv_transpose1d_backward"])
+def test_gradients_of_float32_parameters_of_16_bit_inputs(op):
+    rng = np.random.default_rng(23)
+    x, g = (rng.integers(-3, 4, (2, 3, 8)).astype(np.float16) for _ in range(2))
+    w = rng.integers(-3, 4, (3, 3, 1)).astype(np.float32)
+    for result, wanted in zip(
+        getattr(fastconv1d, op)(g, x, w), getattr(reference, op)(g, x, w), strict=True
+    ):
+        assert_exact(result, wanted, op)
+    assert [a.dtype for a in getattr(fastconv1d, op)(g, x, w)] == ["float16", "float32", "float32"]

@@ -49,11 +49,18 @@ def run(code):
         "fastconv1d.conv_transpose1d(x, w.transpose(1, 0, 2).copy(), padding=15)",
         "fastconv1d.conv1d_backward(y, x, w, padding=15)[0]",
         "fastconv1d.conv_transpose1d_backward(y, x, w.transpose(1, 0, 2).copy(), padding=15)[0]",
+        # the engine of complex numbers; its result is twice as large
+        "fastconv1d.conv1d(xc, wc, padding=15)",
+        "fastconv1d.conv_transpose1d(xc, wc.transpose(1, 0, 2).copy(), padding=15)",
+        "fastconv1d.conv1d_backward(yc, xc, wc, padding=15, output_mask=(False, True, False))[1]",
     ],
 )
 def test_scratch_does_not_grow_with_the_length(length, call):
     added = run(f"""
 x, w, y = touched(1, 1, {length}), touched(16, 1, 31), touched(1, 16, {length})
+xc, wc = np.ones((1, 1, {length}), "complex64"), np.ones((4, 1, 31), "complex64")
+yc = np.ones((1, 4, {length}), "complex64") if "yc" in "{call}" else None
+fastconv1d.conv1d(xc[:, :, :5000], wc)
 with fastconv1d.num_threads(1):
     before = status("VmRSS")
     result = {call}

@@ -353,7 +353,9 @@ def check_layer(rng, layer, sizes):
     # First call, packed call, call in train mode: all give the same, or all refuse.
     outcomes = [attempt(layer, x), attempt(layer, x), attempt(layer.train(), x)]
     results = [outcome for outcome in outcomes if isinstance(outcome, np.ndarray)]
-    if layer.algorithm != "direct":  # which refuses a huge stride before it sees one output alone
+    if any(isinstance(outcome, MemoryError) for outcome in outcomes):
+        pass  # what the calls before have left may not do for the next
+    elif layer.algorithm != "direct":  # it refuses a huge stride before it sees one output alone
         assert len(results) in (0, 3), [repr(outcome)[:300] for outcome in outcomes]
     if not results:
         return

@@ -53,9 +53,6 @@ INTERRUPT = (
     WAITING
     + """
 import random
-def clock():
-    return time.monotonic() - waited()
-
 fastconv1d.set_num_threads(int(sys.argv[2]))
 expected, sent, late = bits(), [], []
 random.seed(24)

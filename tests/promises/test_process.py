@@ -90,7 +90,7 @@ ticks, over = [], threading.Event()
 
 def tick():
     while not over.is_set():
-        ticks.append(time.monotonic() - waited())
+        ticks.append(clock())
         time.sleep(0.001)
 
 def longest_gap(call):

@@ -110,7 +110,7 @@ def test_no_workers_at_all(limit):
         many = fastconv1d.conv1d(X, W)
     with fastconv1d.num_threads(1):
         one = fastconv1d.conv1d(X, W)
-    assert n_tasks() == before
+    assert n_tasks() <= before  # threads of other tests may still have been leaving
     assert pool.counts() == (0, 0, 0)
     assert many.tobytes() == one.tobytes()
 

@@ -2,6 +2,11 @@
 
 from importlib.util import find_spec
 
-OPTIONAL = {"fastconv1d/torch.py": "torch", "fastconv1d/onnx.py": "onnx"}
+OPTIONAL = {
+    "fastconv1d/torch.py": "torch",
+    "fastconv1d/onnx.py": "onnx",
+    "fastconv1d/bench/document.py": "matplotlib",
+    "fastconv1d/bench/plots.py": "matplotlib",
+}
 
 collect_ignore = [path for path, package in OPTIONAL.items() if find_spec(package) is None]

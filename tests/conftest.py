@@ -1,5 +1,7 @@
 """Fixtures and options that all tests share."""
 
+import signal
+
 import pytest
 from hypothesis import settings
 from layers import Library
@@ -14,9 +16,11 @@ settings.register_profile(
 )
 settings.load_profile("fastconv1d")
 
-fastconv1d.config.set_max_workers(
-    63
-)  # so that calls on up to 64 threads have them, whatever the machine
+# so that calls on up to 64 threads have them, whatever the machine
+fastconv1d.config.set_max_workers(63)
+
+# A shell's background job is started with SIGINT ignored, which children inherit.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser):

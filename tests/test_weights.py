@@ -199,6 +199,7 @@ def test_hostile_safetensors(tmp_path, content):
 
 def test_mutations(path):
     """Three flipped bits of every byte and every cut of a small file: arrays, or the error."""
+    pytest.importorskip("safetensors")  # what does not begin as an npz file is taken for one of its
     fastconv1d.save_file({"w": np.arange(4.0, dtype=np.float32), "b": np.ones((2, 1))}, path)
     content = path.read_bytes()
     outcomes = {True: 0, False: 0}

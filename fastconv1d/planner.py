@@ -116,7 +116,8 @@ def explain(
     dict
         ``engine`` is 'blas', 'direct' or 'winograd'. Of the direct engine there is also ``isa``;
         ``kernel``: 'run_unit', or 'run_positions' for depthwise layers with channels last;
-        ``register_tile``: rows (output channels) and columns that are summed in registers at once;
+        ``register_tile``: rows (output channels) and columns that are summed in registers at once
+        (tiles of up to 8 columns have vectors of channels instead);
         ``phases`` and ``fused_phases`` of a transposed convolution: those computed one after the
         other, and those that are rows of one tile; ``ci_block`` and ``k_block``: input channels and
         taps of one chain of sums; ``tile_cols`` and ``tiles``: columns that share a window, and how

@@ -429,6 +429,8 @@ def test_what_torch_computes(calls):
 def test_a_trace_holds_torchs_convolution():
     fast, _ = accelerate(small_model().eval())
     traced = torch.jit.trace(fast, torch.randn(1, 4, 10))
+    assert "aten::_convolution" in str(traced.inlined_graph)
+    assert "fastconv1d::" not in str(traced.inlined_graph)
     x = torch.randn(2, 4, 31)
     close(traced(x), fast(x))
 

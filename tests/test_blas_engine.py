@@ -381,7 +381,7 @@ def test_too_little_memory_for_blas_is_refused(n_hosts, n_threads, spare):
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert run.returncode == 0, run.stderr
     outcomes = run.stdout.split()

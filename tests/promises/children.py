@@ -57,7 +57,7 @@ def clock():
 """
 
 
-def run(code, *arguments, timeout=60, **environment):
+def run(code, *arguments, timeout=300, **environment):
     """The output of a Python process that runs LAYERS and `code`, and has to succeed."""
     command = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning"]  # of fork, 3.12
     done = subprocess.run(

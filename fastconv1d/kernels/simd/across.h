@@ -14,31 +14,37 @@
 #define CHANNELS(w) SHUFFLE(LOAD(w), LOAD((w) + ROWS * kc), PICK(FIRST_HALVES, LANES))
 #endif
 #define ACROSS(NV, COLS)                                                                                               \
-    static void NAME(across_##NV##x##COLS)(ptrdiff_t kc, const T *restrict w, const T *restrict x,                    \
+    static void NAME(across_##NV##x##COLS)(ptrdiff_t kc, ptrdiff_t chain, const T *restrict w, const T *restrict x,   \
                                            const int32_t *restrict tap, T *restrict sums, ptrdiff_t pitch,            \
                                            const T *restrict bias, int accumulate, const NAME(finish) * finish)       \
     {                                                                                                                  \
-        V acc[NV][COLS] = {{{0}}};                                                                                     \
-        for (ptrdiff_t t = 0; t < kc; t++, w += ROWS) {                                                                \
-            const T *restrict xt = x + tap[t];                                                                         \
-            V channels[NV];                                                                                            \
-            _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) channels[j] = CHANNELS(w + j * LANES * kc);           \
-            _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                                     \
-                _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) acc[j][q] += channels[j] * xt[q];                 \
-        }                                                                                                              \
-        _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++)                                                           \
-            _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                                     \
-            {                                                                                                          \
-                T *out = sums + q * pitch + j * LANES;                                                                 \
-                V v = acc[j][q];                                                                                       \
-                if (accumulate)                                                                                        \
-                    v = LOAD(out) + v;                                                                                 \
-                else if (bias)                                                                                         \
-                    v = v + LOAD(bias + j * LANES);                                                                    \
-                if (finish)                                                                                            \
-                    v = NAME(rectified)(finish, v, NULL);                                                              \
-                STORE(out, v);                                                                                         \
+        for (ptrdiff_t t = 0;;) {                                                                                      \
+            const ptrdiff_t end = kc - t < chain ? kc : t + chain;                                                     \
+            V acc[NV][COLS] = {{{0}}};                                                                                 \
+            for (; t < end; t++, w += ROWS) {                                                                          \
+                const T *restrict xt = x + tap[t];                                                                     \
+                V channels[NV];                                                                                        \
+                _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) channels[j] = CHANNELS(w + j * LANES * kc);       \
+                _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                                 \
+                    _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) acc[j][q] += channels[j] * xt[q];             \
             }                                                                                                          \
+            _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++)                                                       \
+                _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                                 \
+                {                                                                                                      \
+                    T *out = sums + q * pitch + j * LANES;                                                             \
+                    V v = acc[j][q];                                                                                   \
+                    if (accumulate)                                                                                    \
+                        v = LOAD(out) + v;                                                                             \
+                    else if (bias)                                                                                     \
+                        v = v + LOAD(bias + j * LANES);                                                                \
+                    if (finish && t == kc)                                                                             \
+                        v = NAME(rectified)(finish, v, NULL);                                                          \
+                    STORE(out, v);                                                                                     \
+                }                                                                                                      \
+            if (t == kc)                                                                                               \
+                return;                                                                                                \
+            accumulate = 1;                                                                                            \
+        }                                                                                                              \
     }
 
 /* Up to 4 vectors of channels: together the sums hide the latency of a multiply-add, and they, the channels and one
@@ -67,8 +73,8 @@ static const ptrdiff_t NAME(across_vectors)[NAME(few) + 1] = {0, 4, 4, 4, 4, 4, 
 #endif
 
 /* Columns [0, cols), cols <= few, of output channels [co0, co1) in whole vectors; returns the first channel left. */
-static ptrdiff_t NAME(run_across)(ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, ptrdiff_t kc, const T *w, const T *window,
-                                  const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
+static ptrdiff_t NAME(run_across)(ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, ptrdiff_t kc, ptrdiff_t chain,
+                                  const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
                                   const NAME(sink) * sink)
 {
     enum { PITCH = 4 * LANES };
@@ -83,7 +89,7 @@ static ptrdiff_t NAME(run_across)(ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, 
         for (ptrdiff_t i = 0; accumulate && i < n; i++)
             for (ptrdiff_t q = 0; q < cols; q++)
                 sums[q * PITCH + i] = rows[i * ldy + q];
-        NAME(across)[cols][nv](kc, w + co * kc, window, tap, sums, PITCH, bias ? bias + co : NULL, accumulate,
+        NAME(across)[cols][nv](kc, chain, w + co * kc, window, tap, sums, PITCH, bias ? bias + co : NULL, accumulate,
                                in_tile ? finish : NULL);
         for (ptrdiff_t i = 0; i < n; i++)
             for (ptrdiff_t q = 0; q < cols; q++)

@@ -69,8 +69,8 @@ typedef struct {
     /* taps, sorted by output phase: taps of phase r are [phase_start[r], phase_start[r+1]) */
     ptrdiff_t kernel_size;
     const ptrdiff_t *phase_start; /* n_phases + 1 */
-    /* blocking: sums are taken over blocks of ci_block channels and k_block taps */
-    ptrdiff_t ci_block, k_block;
+    /* blocking: chains of sums over ci_chain channels and k_block taps; a window holds ci_block channels */
+    ptrdiff_t ci_chain, ci_block, k_block;
     const int32_t *tap; /* phase r, block channel c, tap j: tap[phase_start[r]*ci_block + c*taps(r) + j] */
     /* the window: rows of row_pitch elements, one per input channel, made of runs */
     const fc1d_run *runs;

@@ -24,40 +24,47 @@ typedef T NAME(uvec);
 
 /* ---- register tiles ------------------------------------------------------------------------------------------
  * y[i][q] (+)= sum over t < kc of w[t*MR + i] * x[tap[t] + q]  for MR rows i and NV*LANES columns q.
- * The chain of sums runs over t in order in one accumulator per output, so the value of an output depends neither on
- * its place in the tile nor on the tile's shape. `bias` (MR values) or NULL is added to a fresh sum; with `accumulate`
- * the sum is added to what y holds; `finish`, if not NULL, is applied to the result. x must be readable for NV*LANES
- * columns past every tap.
+ * Chains of `chain` terms, in order, each in one accumulator per output: the first sum is set, or with `accumulate` added
+ * to what y holds, as all others are. So the value of an output depends neither on its place in the tile nor on the
+ * tile's shape. `bias` (MR values) or NULL is added to a fresh sum; `finish`, if not NULL, is applied to the result. x
+ * must be readable for NV*LANES columns past every tap.
  */
-typedef void (*NAME(tile_fn))(ptrdiff_t kc, const T *w, const T *x, const int32_t *tap, T *y, ptrdiff_t ldy,
-                              const T *bias, int accumulate, const NAME(finish) * finish);
+typedef void (*NAME(tile_fn))(ptrdiff_t kc, ptrdiff_t chain, const T *w, const T *x, const int32_t *tap, T *y,
+                              ptrdiff_t ldy, const T *bias, int accumulate, const NAME(finish) * finish);
 
 #define TILE(MR, NV)                                                                                                   \
-    static void NAME(tile_##MR##x##NV)(ptrdiff_t kc, const T *restrict w, const T *restrict x,                        \
+    static void NAME(tile_##MR##x##NV)(ptrdiff_t kc, ptrdiff_t chain, const T *restrict w, const T *restrict x,       \
                                        const int32_t *restrict tap, T *restrict y, ptrdiff_t ldy,                     \
                                        const T *restrict bias, int accumulate, const NAME(finish) * finish)           \
     {                                                                                                                  \
-        V acc[MR][NV] = {{{0}}};                                                                                       \
-        for (ptrdiff_t t = 0; t < kc; t++, w += MR) {                                                                  \
-            const T *restrict xt = x + tap[t];                                                                         \
-            V xv[NV];                                                                                                  \
-            _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) xv[j] = LOAD(xt + j * LANES);                        \
-            _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                      \
-                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) acc[i][j] += w[i] * xv[j];                       \
-        }                                                                                                              \
-        _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                          \
-            _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) {                                                    \
-                T *out = y + i * ldy + j * LANES;                                                                      \
-                V v = acc[i][j];                                                                                       \
-                if (accumulate)                                                                                        \
-                    v = LOAD(out) + v;                                                                                 \
-                else if (bias)                                                                                         \
-                    v = v + bias[i];                                                                                   \
-                if (finish)                                                                                            \
-                    v = NAME(rectified)(finish, v, finish->residual ? finish->residual + i * finish->ldr + j * LANES   \
-                                                                    : NULL);                                           \
-                STORE(out, v);                                                                                         \
+        for (ptrdiff_t t = 0;;) {                                                                                      \
+            const ptrdiff_t end = kc - t < chain ? kc : t + chain;                                                     \
+            V acc[MR][NV] = {{{0}}};                                                                                   \
+            for (; t < end; t++, w += MR) {                                                                            \
+                const T *restrict xt = x + tap[t];                                                                     \
+                V xv[NV];                                                                                              \
+                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) xv[j] = LOAD(xt + j * LANES);                    \
+                _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                  \
+                    _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) acc[i][j] += w[i] * xv[j];                   \
             }                                                                                                          \
+            const NAME(finish) *last = t == kc ? finish : NULL;                                                        \
+            _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                      \
+                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) {                                                \
+                    T *out = y + i * ldy + j * LANES;                                                                  \
+                    V v = acc[i][j];                                                                                   \
+                    if (accumulate)                                                                                    \
+                        v = LOAD(out) + v;                                                                             \
+                    else if (bias)                                                                                     \
+                        v = v + bias[i];                                                                               \
+                    if (last)                                                                                          \
+                        v = NAME(rectified)(last, v, last->residual ? last->residual + i * last->ldr + j * LANES       \
+                                                                    : NULL);                                           \
+                    STORE(out, v);                                                                                     \
+                }                                                                                                      \
+            if (t == kc)                                                                                               \
+                return;                                                                                                \
+            accumulate = 1;                                                                                            \
+        }                                                                                                              \
     }
 
 #define TILES_1(MR) TILE(MR, 1)
@@ -204,8 +211,8 @@ typedef struct {
 
 /* One register tile: columns [q, q + nv*LANES) of `rows` output channels from co, of which columns below cols are kept. */
 static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t co, ptrdiff_t q, ptrdiff_t cols, ptrdiff_t kc,
-                           const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, int padded,
-                           const T *bias, int accumulate, const NAME(sink) * sink)
+                           ptrdiff_t chain, const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy,
+                           int padded, const T *bias, int accumulate, const NAME(sink) * sink)
 {
     const NAME(tile_fn) tile = NAME(tiles)[rows][nv];
     const T *b = bias ? bias + co : NULL;
@@ -226,15 +233,14 @@ static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t co, ptrdiff_t
     }
     const int in_tile = sink && whole && finish.in_tile;
     if (whole)
-        tile(kc, w + co * kc, window + q, tap, y, ldy, b, accumulate, in_tile ? &finish : NULL);
+        tile(kc, chain, w + co * kc, window + q, tap, y, ldy, b, accumulate, in_tile ? &finish : NULL);
     else {
-        T edge[ROWS * 12 * LANES];
-        tile(kc, w + co * kc, window + q, tap, edge, nv * LANES, accumulate ? NULL : b, 0, NULL);
+        T edge[ROWS * 12 * LANES] = {0};
+        for (ptrdiff_t i = 0; accumulate && i < rows; i++)
+            memcpy(edge + i * nv * LANES, y + i * ldy, (size_t)(cols - q) * sizeof(T));
+        tile(kc, chain, w + co * kc, window + q, tap, edge, nv * LANES, b, accumulate, NULL);
         for (ptrdiff_t i = 0; i < rows; i++)
-            for (ptrdiff_t j = 0; j < cols - q; j++) {
-                T *out = y + i * ldy + j;
-                *out = accumulate ? *out + edge[i * nv * LANES + j] : edge[i * nv * LANES + j];
-            }
+            memcpy(y + i * ldy, edge + i * nv * LANES, (size_t)(cols - q) * sizeof(T));
     }
     if (sink && !in_tile)
         for (ptrdiff_t i = 0; i < rows; i++)
@@ -247,25 +253,25 @@ static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t co, ptrdiff_t
 /* All columns [0, cols) of output channels [co0, co1), `rows` (<= ROWS) at a time. Either the strip of the window that one
  * register tile needs stays in L1 while the weights stream past it, or, where the whole window stays in L1, the weights
  * of one register tile stay and the output is written row after row. */
-static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, ptrdiff_t kc, const T *w,
-                           const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, int padded, const T *bias,
-                           int accumulate, int by_rows, NAME(ahead) *ahead, const NAME(sink) * sink)
+static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, ptrdiff_t kc,
+                           ptrdiff_t chain, const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy,
+                           int padded, const T *bias, int accumulate, int by_rows, NAME(ahead) *ahead, const NAME(sink) * sink)
 {
 #if ACROSS_CHANNELS
     if (rows == ROWS && cols <= NAME(few))
-        co0 = NAME(run_across)(co0, co1, cols, kc, w, window, tap, y, ldy, bias, accumulate, sink);
+        co0 = NAME(run_across)(co0, co1, cols, kc, chain, w, window, tap, y, ldy, bias, accumulate, sink);
     if (co0 == co1)
         return;
 #endif
     const ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
     const ptrdiff_t strips = (n_vec + widest - 1) / widest, sweeps = by_rows ? (co1 - co0) / rows : 1;
     const ptrdiff_t sweep = (co1 - co0) / sweeps;
-    if (rows == 1 && kc > 0 && kc <= NAME(row_terms) && !accumulate && !sink) {
+    if (rows == 1 && kc > 0 && kc <= NAME(row_terms) && kc <= chain && !accumulate && !sink) {
         const ptrdiff_t whole = padded ? n_vec * LANES : cols / LANES * LANES;
         NAME(fetch_ahead)(ahead, 0, 1);
         NAME(row)[kc](w + co0 * kc, window, tap, y + co0 * ldy, whole, bias ? bias + co0 : NULL);
         if (whole < cols)
-            NAME(run_tile)(1, 1, co0, whole, cols, kc, w, window, tap, y, ldy, 0, bias, 0, NULL);
+            NAME(run_tile)(1, 1, co0, whole, cols, kc, chain, w, window, tap, y, ldy, 0, bias, 0, NULL);
         return;
     }
     for (ptrdiff_t c0 = co0; c0 < co1; c0 += sweep)
@@ -273,7 +279,7 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
             nv = (n_vec - v0) / (strips - s);
             NAME(fetch_ahead)(ahead, s, strips);
             for (ptrdiff_t co = c0; co < c0 + sweep; co += rows)
-                NAME(run_tile)(rows, nv, co, v0 * LANES, cols, kc, w, window, tap, y, ldy, padded, bias, accumulate, sink);
+                NAME(run_tile)(rows, nv, co, v0 * LANES, cols, kc, chain, w, window, tap, y, ldy, padded, bias, accumulate, sink);
         }
 }
 
@@ -396,6 +402,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
             const ptrdiff_t ldy = p->staged ? p->stage_pitch : p->yc;
             for (ptrdiff_t k = 0; k == 0 || k < taps; k += p->k_block) {
                 const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block, kc = n_ci * n_k;
+                const ptrdiff_t chain = p->ci_chain * n_k;
                 const T *wb = w + (ci * p->kernel_size + (p->phase_start[r] + k) * n_ci) * p->c_out;
                 const int32_t *tap = p->tap + p->phase_start[r] * p->ci_block + k;
                 const int accumulate = ci > 0 || k > 0;
@@ -405,10 +412,10 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
                     const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
                     if (whole > c0)
-                        NAME(run_rows)(ROWS, c0, whole, cols, kc, wb, window, tap, base, ldy, p->staged, bias,
+                        NAME(run_rows)(ROWS, c0, whole, cols, kc, chain, wb, window, tap, base, ldy, p->staged, bias,
                                        accumulate, p->by_rows, &ahead, to);
                     if (whole < c1)
-                        NAME(run_rows)(c1 - whole, whole, c1, cols, kc, wb, window, tap, base, ldy, p->staged, bias,
+                        NAME(run_rows)(c1 - whole, whole, c1, cols, kc, chain, wb, window, tap, base, ldy, p->staged, bias,
                                        accumulate, p->by_rows, &ahead, to);
                 }
             }

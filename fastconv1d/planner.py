@@ -121,11 +121,12 @@ def explain(
         ``phases`` and ``fused_phases`` of a transposed convolution: those computed one after the
         other, and those that are rows of one tile; ``ci_chain`` and ``k_block``: input channels and
         taps of one chain of sums; ``ci_block``: input channels of a window, whole chains;
-        ``tile_cols`` and ``tiles``: columns that share a window, and how many such tiles an item has; ``items_per_unit``: items side by side in a tile; ``co_unit``
-        and ``groups_per_unit``: output channels and groups of a unit; ``units``: pieces of work
-        that threads take; ``window_runs`` and ``window_bytes``: contiguous stretches of a window's
-        row, and its size; ``by_rows``: whether outputs are written row by row; ``staged``: whether
-        they pass through scratch; ``threads``; ``scratch_bytes`` of each.
+        ``tile_cols`` and ``tiles``: columns that share a window, and how many such tiles an item
+        has; ``items_per_unit``: items side by side in a tile; ``co_unit`` and ``groups_per_unit``:
+        output channels and groups of a unit; ``units``: pieces of work that threads take;
+        ``window_runs`` and ``window_bytes``: contiguous stretches of a window's row, and its size;
+        ``by_rows``: whether outputs are written row by row; ``staged``: whether they pass through
+        scratch; ``threads``; ``scratch_bytes`` of each.
 
     Raises
     ------

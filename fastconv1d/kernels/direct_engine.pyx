@@ -704,16 +704,15 @@ cdef class PreparedLayer:
         dict gets what would be done.
         """
         cdef fc1d_problem p = self.problem  # a copy a call: calls on one layer may run at the same time
-        cdef ptrdiff_t size = self.itemsize, stored = 2 if half else self.itemsize, q_low = 0, base, scratch_bytes
-        cdef int failed
+        cdef ptrdiff_t size = self.itemsize, q_low = 0, base, scratch_bytes
+        cdef int failed, shift = 1 if half else 2 if size == 4 else 3  # of a stride: divisions would be slower
         p.x, p.y, p.half = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), half
-        p.xn, p.xc, p.xl = x.strides[0] // stored, x.strides[1] // stored, x.strides[2] // stored
-        p.yn, p.yc, p.yl = y.strides[0] // stored, y.strides[1] // stored, y.strides[2] // stored
+        p.xn, p.xc, p.xl = x.strides[0] >> shift, x.strides[1] >> shift, x.strides[2] >> shift
+        p.yn, p.yc, p.yl = y.strides[0] >> shift, y.strides[1] >> shift, y.strides[2] >> shift
         p.n_batch, p.l_in, p.l_out = x.shape[0], x.shape[2], y.shape[2]
         if residual is not None:
             p.residual = cnp.PyArray_DATA(residual)
-            p.rn, p.rc = residual.strides[0] // stored, residual.strides[1] // stored
-            p.rl = residual.strides[2] // stored
+            p.rn, p.rc, p.rl = residual.strides[0] >> shift, residual.strides[1] >> shift, residual.strides[2] >> shift
         if p.l_out == 1:
             p.yl = p.rl = 1
         if p.n_batch == 0 or p.l_out == 0:
@@ -737,7 +736,9 @@ cdef class PreparedLayer:
             n_threads = threads if isinstance(threads, int) else threads()
         cdef ptrdiff_t k = p.kernel_size
         cdef size_t where_bytes = k * sizeof(ptrdiff_t), run_bytes = k * sizeof(fc1d_run)
-        cdef char* tables = <char*> malloc(where_bytes + run_bytes + p.ci_block * k * sizeof(int32_t))
+        cdef size_t table_bytes = where_bytes + run_bytes + p.ci_block * k * sizeof(int32_t)
+        cdef ptrdiff_t few[256]  # for small layers, without malloc
+        cdef char* tables = <char*> few if table_bytes <= sizeof(few) else <char*> malloc(table_bytes)
         if tables == NULL:
             raise MemoryError("cannot allocate the tap tables of a call")
         try:
@@ -750,7 +751,8 @@ cdef class PreparedLayer:
                                         p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
                                         scratch_bytes, n_threads)
         finally:
-            free(tables)
+            if tables != <char*> few:
+                free(tables)
         if plan is not None:
             plan.update(self._told(&p), threads=n_threads, scratch_bytes=scratch_bytes)
             return 0
@@ -926,7 +928,7 @@ cdef bint _plain(cnp.ndarray a) noexcept:
     if not cnp.PyArray_ISBEHAVED_RO(a):
         return False
     for axis in range(cnp.PyArray_NDIM(a)):
-        if a.shape[axis] == 0 or a.strides[axis] % cnp.PyArray_ITEMSIZE(a):
+        if a.shape[axis] == 0 or a.strides[axis] & (cnp.PyArray_ITEMSIZE(a) - 1):  # 2, 4 or 8
             return False
     return True
 

@@ -13,6 +13,9 @@
 #else
 #define CHANNELS(w) SHUFFLE(LOAD(w), LOAD((w) + ROWS * kc), PICK(FIRST_HALVES, LANES))
 #endif
+typedef void (*NAME(across_fn))(ptrdiff_t kc, ptrdiff_t chain, const T *w, const T *x, const int32_t *tap, T *sums,
+                                ptrdiff_t pitch, const T *bias, int accumulate, const NAME(finish) * finish);
+
 #define ACROSS(NV, COLS)                                                                                               \
     static void NAME(across_##NV##x##COLS)(ptrdiff_t kc, ptrdiff_t chain, const T *restrict w, const T *restrict x,   \
                                            const int32_t *restrict tap, T *restrict sums, ptrdiff_t pitch,            \
@@ -62,12 +65,12 @@ enum { NAME(few) = 8 };
 ACROSS_4(1) ACROSS_4(2)
 #if ROWS == 4 /* 16 vector registers */
 ACROSS_3(3) ACROSS_3(4) ACROSS_2(5) ACROSS_2(6) ACROSS_1(7) ACROSS_1(8)
-static const NAME(tile_fn) NAME(across)[NAME(few) + 1][5] = {
+static const NAME(across_fn) NAME(across)[NAME(few) + 1][5] = {
     {0}, ENTRIES_4(1), ENTRIES_4(2), ENTRIES_3(3), ENTRIES_3(4), ENTRIES_2(5), ENTRIES_2(6), ENTRIES_1(7), ENTRIES_1(8)};
 static const ptrdiff_t NAME(across_vectors)[NAME(few) + 1] = {0, 4, 4, 3, 3, 2, 2, 1, 1};
 #else
 ACROSS_4(3) ACROSS_4(4) ACROSS_4(5) ACROSS_4(6) ACROSS_3(7) ACROSS_3(8)
-static const NAME(tile_fn) NAME(across)[NAME(few) + 1][5] = {
+static const NAME(across_fn) NAME(across)[NAME(few) + 1][5] = {
     {0}, ENTRIES_4(1), ENTRIES_4(2), ENTRIES_4(3), ENTRIES_4(4), ENTRIES_4(5), ENTRIES_4(6), ENTRIES_3(7), ENTRIES_3(8)};
 static const ptrdiff_t NAME(across_vectors)[NAME(few) + 1] = {0, 4, 4, 4, 4, 4, 4, 3, 3};
 #endif

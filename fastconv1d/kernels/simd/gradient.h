@@ -255,10 +255,8 @@ static void NAME(run_panels)(const fc1d_gradient *q, const NAME(chunk) * c, ptrd
             for (ptrdiff_t co = 0, rows; co < co1 - co0; co += rows) {
                 rows = co1 - co0 - co < ROWS ? co1 - co0 - co : ROWS;
                 T *sums = scratch + q->sums_offset + co * q->sums_pitch + (k * n_vec + v) * LANES;
-                for (ptrdiff_t i = 0; i < rows; i++)
-                    for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
-                        PREFETCH_WRITE(sums + i * q->sums_pitch + j);
-                NAME(tiles)[rows][nv](kc, kc, g_panel + co * kc, panel + p->tap[k], q->column, sums,
+                NAME(expect)(sums, rows, q->sums_pitch, nv * LANES);
+                NAME(tiles)[rows][nv](kc, g_panel + co * kc, panel + p->tap[k], q->column, sums,
                                       q->sums_pitch, NULL, c->add, NULL);
             }
     }

@@ -24,47 +24,39 @@ typedef T NAME(uvec);
 
 /* ---- register tiles ------------------------------------------------------------------------------------------
  * y[i][q] (+)= sum over t < kc of w[t*MR + i] * x[tap[t] + q]  for MR rows i and NV*LANES columns q.
- * Chains of `chain` terms, in order, each in one accumulator per output: the first sum is set, or with `accumulate` added
- * to what y holds, as all others are. So the value of an output depends neither on its place in the tile nor on the
- * tile's shape. `bias` (MR values) or NULL is added to a fresh sum; `finish`, if not NULL, is applied to the result. x
- * must be readable for NV*LANES columns past every tap.
+ * The chain of sums runs over t in order in one accumulator per output, so the value of an output depends neither on
+ * its place in the tile nor on the tile's shape. `bias` (MR values) or NULL is added to a fresh sum; with `accumulate`
+ * the sum is added to what y holds; `finish`, if not NULL, is applied to the result. x must be readable for NV*LANES
+ * columns past every tap.
  */
-typedef void (*NAME(tile_fn))(ptrdiff_t kc, ptrdiff_t chain, const T *w, const T *x, const int32_t *tap, T *y,
-                              ptrdiff_t ldy, const T *bias, int accumulate, const NAME(finish) * finish);
+typedef void (*NAME(tile_fn))(ptrdiff_t kc, const T *w, const T *x, const int32_t *tap, T *y, ptrdiff_t ldy,
+                              const T *bias, int accumulate, const NAME(finish) * finish);
+
+/* A statement for each accumulator of a register tile. */
+#define EACH(MR, NV, ...)                                                                                              \
+    _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                              \
+        _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) __VA_ARGS__;
 
 #define TILE(MR, NV)                                                                                                   \
-    static void NAME(tile_##MR##x##NV)(ptrdiff_t kc, ptrdiff_t chain, const T *restrict w, const T *restrict x,       \
-                                       const int32_t *restrict tap, T *restrict y, ptrdiff_t ldy,                     \
-                                       const T *restrict bias, int accumulate, const NAME(finish) * finish)           \
+    static void NAME(tile_##MR##x##NV)(ptrdiff_t kc, const T *restrict w, const T *restrict x,                         \
+                                       const int32_t *restrict tap, T *restrict y, ptrdiff_t ldy,                      \
+                                       const T *restrict bias, int accumulate, const NAME(finish) * finish)            \
     {                                                                                                                  \
-        for (ptrdiff_t t = 0;;) {                                                                                      \
-            const ptrdiff_t end = kc - t < chain ? kc : t + chain;                                                     \
-            V acc[MR][NV] = {{{0}}};                                                                                   \
-            for (; t < end; t++, w += MR) {                                                                            \
-                const T *restrict xt = x + tap[t];                                                                     \
-                V xv[NV];                                                                                              \
-                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) xv[j] = LOAD(xt + j * LANES);                    \
-                _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                  \
-                    _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) acc[i][j] += w[i] * xv[j];                   \
-            }                                                                                                          \
-            const NAME(finish) *last = t == kc ? finish : NULL;                                                        \
-            _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                      \
-                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) {                                                \
-                    T *out = y + i * ldy + j * LANES;                                                                  \
-                    V v = acc[i][j];                                                                                   \
-                    if (accumulate)                                                                                    \
-                        v = LOAD(out) + v;                                                                             \
-                    else if (bias)                                                                                     \
-                        v = v + bias[i];                                                                               \
-                    if (last)                                                                                          \
-                        v = NAME(rectified)(last, v, last->residual ? last->residual + i * last->ldr + j * LANES       \
-                                                                    : NULL);                                           \
-                    STORE(out, v);                                                                                     \
-                }                                                                                                      \
-            if (t == kc)                                                                                               \
-                return;                                                                                                \
-            accumulate = 1;                                                                                            \
+        V acc[MR][NV] = {{{0}}};                                                                                       \
+        for (ptrdiff_t t = 0; t < kc; t++, w += MR) {                                                                  \
+            const T *restrict xt = x + tap[t];                                                                         \
+            V xv[NV];                                                                                                  \
+            _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) xv[j] = LOAD(xt + j * LANES);                        \
+            EACH(MR, NV, acc[i][j] += w[i] * xv[j])                                                                    \
         }                                                                                                              \
+        if (accumulate)                                                                                                \
+            EACH(MR, NV, acc[i][j] = LOAD(y + i * ldy + j * LANES) + acc[i][j])                                        \
+        else if (bias)                                                                                                 \
+            EACH(MR, NV, acc[i][j] = acc[i][j] + bias[i])                                                              \
+        if (finish)                                                                                                    \
+            EACH(MR, NV, acc[i][j] = NAME(rectified)(finish, acc[i][j], finish->residual                               \
+                                                     ? finish->residual + i * finish->ldr + j * LANES : NULL))         \
+        EACH(MR, NV, STORE(y + i * ldy + j * LANES, acc[i][j]))                                                        \
     }
 
 #define TILES_1(MR) TILE(MR, 1)
@@ -209,43 +201,50 @@ typedef struct {
     ptrdiff_t channel;
 } NAME(sink);
 
-/* One register tile: columns [q, q + nv*LANES) of `rows` output channels from co, of which columns below cols are kept. */
-static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t co, ptrdiff_t q, ptrdiff_t cols, ptrdiff_t kc,
-                           ptrdiff_t chain, const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy,
-                           int padded, const T *bias, int accumulate, const NAME(sink) * sink)
+/* The output arrives while the sums are made. */
+static inline void NAME(expect)(T *y, ptrdiff_t rows, ptrdiff_t ldy, ptrdiff_t n)
+{
+    for (ptrdiff_t i = 0; i < rows; i++)
+        for (ptrdiff_t j = 0; j < n; j += 64 / (ptrdiff_t)sizeof(T))
+            PREFETCH_WRITE(y + i * ldy + j);
+}
+
+/* A register tile of kc terms in chains of `chain`: the first sum is set, or with `accumulate` added to what y holds, as
+ * all others are. */
+static inline void NAME(run_chains)(NAME(tile_fn) tile, ptrdiff_t rows, ptrdiff_t kc, ptrdiff_t chain, const T *w,
+                                    const T *x, const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
+                                    const NAME(finish) * finish)
+{
+    for (; kc > chain; kc -= chain, w += chain * rows, tap += chain, accumulate = 1)
+        tile(chain, w, x, tap, y, ldy, bias, accumulate, NULL);
+    tile(kc, w, x, tap, y, ldy, bias, accumulate, finish);
+}
+
+/* One register tile with last steps, or of which columns from `cols` < nv*LANES on are not kept. */
+static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t cols, ptrdiff_t kc, ptrdiff_t chain, const T *w,
+                           const T *x, const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
+                           const NAME(finish) * finish, ptrdiff_t channel)
 {
     const NAME(tile_fn) tile = NAME(tiles)[rows][nv];
-    const T *b = bias ? bias + co : NULL;
-    const int whole = padded || cols - q >= nv * LANES;
-    NAME(finish) finish;
-    y += co * ldy + q;
-    for (ptrdiff_t i = 0; i < rows; i++) /* the output arrives while the sums are made */
-        for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
-            PREFETCH_WRITE(y + i * ldy + j);
-    if (sink) {
-        finish = sink->finish;
-        if (finish.residual) { /* and what the next strip adds, which is too much for the hardware to foresee */
-            finish.residual += co * finish.ldr + q;
-            for (ptrdiff_t i = 0; i < rows; i++)
-                for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
-                    PREFETCH(finish.residual + i * finish.ldr + nv * LANES + j);
-        }
-    }
-    const int in_tile = sink && whole && finish.in_tile;
+    const int whole = cols >= nv * LANES, in_tile = finish && whole && finish->in_tile;
+    if (finish && finish->residual) /* what the next strip adds is too much for the hardware to foresee */
+        for (ptrdiff_t i = 0; i < rows; i++)
+            for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
+                PREFETCH(finish->residual + i * finish->ldr + nv * LANES + j);
     if (whole)
-        tile(kc, chain, w + co * kc, window + q, tap, y, ldy, b, accumulate, in_tile ? &finish : NULL);
+        NAME(run_chains)(tile, rows, kc, chain, w, x, tap, y, ldy, bias, accumulate, in_tile ? finish : NULL);
     else {
         T edge[ROWS * 12 * LANES] = {0};
         for (ptrdiff_t i = 0; accumulate && i < rows; i++)
-            memcpy(edge + i * nv * LANES, y + i * ldy, (size_t)(cols - q) * sizeof(T));
-        tile(kc, chain, w + co * kc, window + q, tap, edge, nv * LANES, b, accumulate, NULL);
+            memcpy(edge + i * nv * LANES, y + i * ldy, (size_t)cols * sizeof(T));
+        NAME(run_chains)(tile, rows, kc, chain, w, x, tap, edge, nv * LANES, bias, accumulate, NULL);
         for (ptrdiff_t i = 0; i < rows; i++)
-            memcpy(y + i * ldy, edge + i * nv * LANES, (size_t)(cols - q) * sizeof(T));
+            memcpy(y + i * ldy, edge + i * nv * LANES, (size_t)cols * sizeof(T));
     }
-    if (sink && !in_tile)
+    if (finish && !in_tile)
         for (ptrdiff_t i = 0; i < rows; i++)
-            NAME(finish_row)(&finish, sink->channel + co + i, y + i * ldy,
-                             finish.residual ? finish.residual + i * finish.ldr : NULL, whole ? nv * LANES : cols - q);
+            NAME(finish_row)(finish, channel + i, y + i * ldy, finish->residual ? finish->residual + i * finish->ldr : NULL,
+                             whole ? nv * LANES : cols);
 }
 
 #include "across.h"
@@ -264,22 +263,40 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
         return;
 #endif
     const ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
-    const ptrdiff_t strips = (n_vec + widest - 1) / widest, sweeps = by_rows ? (co1 - co0) / rows : 1;
-    const ptrdiff_t sweep = (co1 - co0) / sweeps;
+    const ptrdiff_t strips = (n_vec + widest - 1) / widest, sweep = by_rows ? rows : co1 - co0;
     if (rows == 1 && kc > 0 && kc <= NAME(row_terms) && kc <= chain && !accumulate && !sink) {
         const ptrdiff_t whole = padded ? n_vec * LANES : cols / LANES * LANES;
         NAME(fetch_ahead)(ahead, 0, 1);
         NAME(row)[kc](w + co0 * kc, window, tap, y + co0 * ldy, whole, bias ? bias + co0 : NULL);
         if (whole < cols)
-            NAME(run_tile)(1, 1, co0, whole, cols, kc, chain, w, window, tap, y, ldy, 0, bias, 0, NULL);
+            NAME(run_tile)(1, 1, cols - whole, kc, chain, w + co0 * kc, window + whole, tap, y + co0 * ldy + whole, ldy,
+                           bias ? bias + co0 : NULL, 0, NULL, 0);
         return;
     }
     for (ptrdiff_t c0 = co0; c0 < co1; c0 += sweep)
-        for (ptrdiff_t s = 0, v0 = 0, nv; s < strips; s++, v0 += nv) {
-            nv = (n_vec - v0) / (strips - s);
-            NAME(fetch_ahead)(ahead, s, strips);
-            for (ptrdiff_t co = c0; co < c0 + sweep; co += rows)
-                NAME(run_tile)(rows, nv, co, v0 * LANES, cols, kc, chain, w, window, tap, y, ldy, padded, bias, accumulate, sink);
+        for (ptrdiff_t s = 0, q = 0, nv; s < strips; s++, q += nv * LANES) {
+            nv = n_vec / strips + (s < n_vec % strips);
+            const NAME(tile_fn) tile = NAME(tiles)[rows][nv];
+            const int plain = !sink && (padded || cols - q >= nv * LANES);
+            if (c0 == co0)
+                NAME(fetch_ahead)(ahead, s, strips);
+            for (ptrdiff_t co = c0; co < c0 + sweep; co += rows) {
+                T *out = y + co * ldy + q;
+                const T *b = bias ? bias + co : NULL;
+                NAME(expect)(out, rows, ldy, nv * LANES);
+                if (plain) {
+                    NAME(run_chains)(tile, rows, kc, chain, w + co * kc, window + q, tap, out, ldy, b, accumulate, NULL);
+                    continue;
+                }
+                NAME(finish) finish;
+                if (sink) {
+                    finish = sink->finish;
+                    if (finish.residual)
+                        finish.residual += co * finish.ldr + q;
+                }
+                NAME(run_tile)(rows, nv, padded ? nv * LANES : cols - q, kc, chain, w + co * kc, window + q, tap, out, ldy,
+                               b, accumulate, sink ? &finish : NULL, sink ? sink->channel + co : 0);
+            }
         }
 }
 

@@ -329,12 +329,15 @@ cdef ptrdiff_t _make_runs(fc1d_problem* p, const Taps* taps, ptrdiff_t base, ptr
     Taps of one residue less than ``cols`` apart share a run; ``split`` gives each tap its own. Sets ``where[j]`` to the
     place of tap j's first column in the row and returns the row's length.
     """
-    cdef ptrdiff_t i, j, pos, last = 0, offset = 0, n = 0
+    cdef ptrdiff_t i, j, pos, last = 0, offset = 0, n = 0, step = p.x_step, gap
     cdef fc1d_run* run = runs
     for i in range(p.kernel_size):
         j = taps.order[i]
         pos = taps.pos[j]
-        if i == 0 or split or (pos - last) % p.x_step != 0 or (pos - last) // p.x_step >= cols or pos < last:
+        gap = pos - last
+        if step > 1:  # divisions are a tenth of a small call
+            gap = gap // step if gap % step == 0 else -1
+        if i == 0 or split or gap >= cols or gap < 0:
             if i > 0:
                 offset += _ceil(slot + run.extra, 16) * 16
             run = runs + n
@@ -343,7 +346,7 @@ cdef ptrdiff_t _make_runs(fc1d_problem* p, const Taps* taps, ptrdiff_t base, ptr
             run.extra = 0
             run.offset = offset
         else:
-            run.extra = (pos + base - run.start) // p.x_step
+            run.extra += gap
         where[j] = offset + run.extra
         last = pos
     p.n_runs = n

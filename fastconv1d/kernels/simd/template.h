@@ -187,6 +187,8 @@ typedef struct {
 static void NAME(fetch_ahead)(NAME(ahead) *a, ptrdiff_t part, ptrdiff_t parts)
 {
     const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), end = (a->elements * (part + 1) / parts + line - 1) / line * line;
+    if (end <= a->done) /* another phase or block of output channels has asked for it */
+        return;
     for (ptrdiff_t r = 0; r < a->rows; r++)
         for (ptrdiff_t i = a->done; i < end && i < a->elements; i += line)
             PREFETCH(a->row + r * a->pitch + i);

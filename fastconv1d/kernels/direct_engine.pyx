@@ -215,8 +215,8 @@ def peak_gflops(dtype="float32", double seconds=0.2):
 # within 4 %, 10 to 14 KiB the best.
 cdef ptrdiff_t STRIP_VECTORS = 384
 # Terms of one chain of sums; partial sums are added to the output. Worst errors in units of u*sum|w||x|,
-# magnitudes over 30 decades, 512 terms: 14 at 512 in a chain, 10 at 256, 8 at 128. Speed: 128 costs 1 to 3 %, 64
-# 4 to 12 %.
+# magnitudes over 30 decades, 512 terms: 14 at 512 in a chain, 10 at 256, 8 at 128. With a pass over all tiles for each
+# chain, 128 cost 1 to 3 % of the speed, 64 4 to 12 %; the chains of a block follow one another in a tile now.
 cdef ptrdiff_t CHAIN = 128
 # With so few channels and terms the time goes into writing outputs: the window is kept to what stays in L1, and outputs
 # are written row by row instead of a strip of every row. Measured with 64 to 768 outputs: 2.2x at 1 channel, 10 terms,

@@ -541,16 +541,17 @@ static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, p
 /* Whether all of n numbers are finite: zero times anything else is NaN. */
 static int NAME(all_finite)(const void *numbers, ptrdiff_t n)
 {
+    enum { CHAINS = 4 }; /* one would wait for its own sums */
     const T *p = (const T *)numbers;
-    V sum = {0};
+    V sum[CHAINS] = {{0}};
     T rest = 0;
     ptrdiff_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        sum += LOAD(p + i) * (T)0;
+    for (; i + CHAINS * LANES <= n; i += CHAINS * LANES)
+        _Pragma("GCC unroll 4") for (int c = 0; c < CHAINS; c++) sum[c] += LOAD(p + i + c * LANES) * (T)0;
     for (; i < n; i++)
         rest += p[i] * (T)0;
     T lanes[LANES];
-    STORE(lanes, sum);
+    STORE(lanes, sum[0] + sum[1] + (sum[2] + sum[3]));
     for (int l = 0; l < LANES; l++)
         rest += lanes[l];
     return rest == 0;

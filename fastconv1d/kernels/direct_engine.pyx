@@ -5,7 +5,7 @@ Python-visible: the primitives ``correlate`` and ``scatter`` (as in ``blas_engin
 once, called many times), and the instruction set in use. ``simd/fc1d.h`` has the formula that the C side computes; this
 file decides block and tile sizes (``_block_channels``, ``_plan``), owns scratch, and runs the units on threads.
 
-Every output is the sum over blocks of (ci, k) in one order that depends on the layer alone, so its bits depend on
+Every output is the sum over chains of (ci, k) in one order that depends on the layer alone, so its bits depend on
 neither the tile, the thread, the batch nor the length.
 """
 import os
@@ -210,8 +210,8 @@ def peak_gflops(dtype="float32", double seconds=0.2):
 
 # ---- blocking: depends on the layer alone, so that bits do ----------------------------------------------------------
 
-# A strip (one register tile's columns of every channel of a block) stays in L1 beside the weights and the tap table:
-# 384 vectors are 12 KiB of AVX2 and 24 KiB of AVX-512 (an L1 has 32 or 48 KiB). On AVX2, 8 to 20 KiB measured alike
+# A strip (one register tile's columns of every channel of a block) stays in L1 while the weights stream past it: 384
+# vectors are 12 KiB of AVX2 and 24 KiB of AVX-512 (an L1 has 32 or 48 KiB). On AVX2, 8 to 20 KiB measured alike
 # within 4 %, 10 to 14 KiB the best.
 cdef ptrdiff_t STRIP_VECTORS = 384
 # Terms of one chain of sums; partial sums are added to the output. Worst errors in units of u*sum|w||x|,
@@ -266,12 +266,10 @@ cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernel
     cdef ptrdiff_t per_channel = min(taps * width, runs * width + reach) * itemsize
     cdef ptrdiff_t fit = max(1, STRIP_VECTORS * kernels.lanes * itemsize // per_channel)
     cdef ptrdiff_t chains = _ceil(p.c_in, max(1, min(fit, CHAIN // taps)))
-    p.ci_chain = _ceil(p.c_in, chains)
+    p.ci_chain = p.ci_block = _ceil(p.c_in, chains)
     p.k_block = _ceil(taps, _ceil(taps, CHAIN))
-    chains = _ceil(p.c_in, p.ci_chain)
-    p.ci_block = p.ci_chain
     if p.k_block == taps:
-        p.ci_block *= _ceil(chains, _ceil(chains, max(1, fit // p.ci_chain)))
+        p.ci_block = min(p.c_in, p.ci_chain * _ceil(chains, _ceil(chains, fit // p.ci_chain)))
 
 
 cdef double _macs(const fc1d_problem* p) noexcept nogil:

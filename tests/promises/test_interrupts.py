@@ -65,6 +65,7 @@ def lateness(delay):
         call()
         timer.join()
         time.sleep(1)  # the call was shorter than the timer
+        raise AssertionError("no KeyboardInterrupt")
     except KeyboardInterrupt:
         return clock() - sent[-1]
     finally:
@@ -72,7 +73,7 @@ def lateness(delay):
 
 for i in range(int(sys.argv[1])):
     delay = random.uniform(0.02, 0.6)
-    for _ in range(5):  # what holds a signal up does so each time, other processes do not
+    for _ in range(3):  # what holds a signal up does so each time, other processes do not
         seconds = lateness(delay)
         assert bits() == expected
         if seconds < 0.5:
@@ -80,7 +81,6 @@ for i in range(int(sys.argv[1])):
     late.append(seconds)
     if i == 0:
         before = rss()
-assert len(late) == int(sys.argv[1])
 started = pool.counts()[1]
 assert pool.counts()[2] == started  # every worker is back
 print(max(late), (rss() - before) / 2**20)

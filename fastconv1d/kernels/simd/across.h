@@ -2,9 +2,9 @@
  *
  *     sums[q*pitch + i] (+)= sum over t < kc of w[i][t] * x[tap[t] + q]    for NV*LANES channels i and COLS columns q
  *
- * Channel i of tap t is w[i / ROWS * ROWS * kc + t * ROWS + i % ROWS], as weights are packed for ROWS rows: a vector is one
- * such piece, or two (whose loads go LANES - ROWS elements past the last). The sums and what follows are those of a register
- * tile, bit for bit.
+ * in chains of `chain` terms, as run_chains. Channel i of tap t is w[i / ROWS * ROWS * kc + t * ROWS + i % ROWS], as
+ * weights are packed for ROWS rows: a vector is one such piece, or two (whose loads go LANES - ROWS elements past the
+ * last). The sums and what follows are those of a register tile, bit for bit.
  */
 #define ACROSS_CHANNELS (LANES > 1 && (LANES == ROWS || LANES == 2 * ROWS))
 #if ACROSS_CHANNELS

@@ -83,11 +83,13 @@ typedef void (*NAME(tile_fn))(ptrdiff_t kc, const T *w, const T *x, const int32_
 TILES_12(1) TILES_6(2) TILES_4(3) TILES_3(4)
 static const NAME(tile_fn) NAME(tiles)[ROWS + 1][13] = {{0}, ROW_12(1), ROW_6(2), ROW_4(3), ROW_3(4)};
 static const ptrdiff_t NAME(vectors)[ROWS + 1] = {0, 12, 6, 4, 3};
+enum { NAME(most_vectors) = 12 };
 #else /* 32 vector registers: 24 accumulators where few rows allow, 12 for a single row (enough to hide the latency) */
 TILES_12(1) TILES_12(2) TILES_8(3) TILES_6(4) TILES_5(5) TILES_4(6) TILES_3(7) TILES_3(8)
 static const NAME(tile_fn) NAME(tiles)[ROWS + 1][13] = {{0},      ROW_12(1), ROW_12(2), ROW_8(3), ROW_6(4),
                                                         ROW_5(5), ROW_4(6),  ROW_3(7),  ROW_3(8)};
 static const ptrdiff_t NAME(vectors)[ROWS + 1] = {0, 12, 12, 8, 6, 5, 4, 3, 3};
+enum { NAME(most_vectors) = 25 };
 #endif
 
 /* One row with few terms: the weights stay in registers while all columns pass, n of them in whole vectors. The sums are
@@ -186,9 +188,9 @@ typedef struct {
 
 static void NAME(fetch_ahead)(NAME(ahead) *a, ptrdiff_t part, ptrdiff_t parts)
 {
-    const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), end = (a->elements * (part + 1) / parts + line - 1) / line * line;
-    if (end <= a->done) /* another phase or block of output channels has asked for it */
+    if (a->done >= a->elements) /* another sweep, phase or block has asked for all of it */
         return;
+    const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), end = (a->elements * (part + 1) / parts + line - 1) / line * line;
     for (ptrdiff_t r = 0; r < a->rows; r++)
         for (ptrdiff_t i = a->done; i < end && i < a->elements; i += line)
             PREFETCH(a->row + r * a->pitch + i);
@@ -236,12 +238,15 @@ static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t cols, ptrdiff
     if (whole)
         NAME(run_chains)(tile, rows, kc, chain, w, x, tap, y, ldy, bias, accumulate, in_tile ? finish : NULL);
     else {
-        T edge[ROWS * 12 * LANES] = {0};
-        for (ptrdiff_t i = 0; accumulate && i < rows; i++)
-            memcpy(edge + i * nv * LANES, y + i * ldy, (size_t)cols * sizeof(T));
+        T edge[NAME(most_vectors) * LANES];
+        for (ptrdiff_t i = 0; accumulate && i < rows; i++) {
+            NAME(gather)(edge + i * nv * LANES, cols, y + i * ldy, 1);
+            for (ptrdiff_t j = cols; j < nv * LANES; j++)
+                edge[i * nv * LANES + j] = 0;
+        }
         NAME(run_chains)(tile, rows, kc, chain, w, x, tap, edge, nv * LANES, bias, accumulate, NULL);
         for (ptrdiff_t i = 0; i < rows; i++)
-            memcpy(y + i * ldy, edge + i * nv * LANES, (size_t)cols * sizeof(T));
+            NAME(gather)(y + i * ldy, cols, edge + i * nv * LANES, 1);
     }
     if (finish && !in_tile)
         for (ptrdiff_t i = 0; i < rows; i++)
@@ -266,7 +271,7 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
 #endif
     const ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
     const ptrdiff_t strips = (n_vec + widest - 1) / widest, sweep = by_rows ? rows : co1 - co0;
-    if (rows == 1 && kc > 0 && kc <= NAME(row_terms) && kc <= chain && !accumulate && !sink) {
+    if (rows == 1 && kc > 0 && kc <= NAME(row_terms) && !accumulate && !sink) {
         const ptrdiff_t whole = padded ? n_vec * LANES : cols / LANES * LANES;
         NAME(fetch_ahead)(ahead, 0, 1);
         NAME(row)[kc](w + co0 * kc, window, tap, y + co0 * ldy, whole, bias ? bias + co0 : NULL);
@@ -280,8 +285,7 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
             nv = n_vec / strips + (s < n_vec % strips);
             const NAME(tile_fn) tile = NAME(tiles)[rows][nv];
             const int plain = !sink && (padded || cols - q >= nv * LANES);
-            if (c0 == co0)
-                NAME(fetch_ahead)(ahead, s, strips);
+            NAME(fetch_ahead)(ahead, s, strips);
             for (ptrdiff_t co = c0; co < c0 + sweep; co += rows) {
                 T *out = y + co * ldy + q;
                 const T *b = bias ? bias + co : NULL;
@@ -296,7 +300,7 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
                     if (finish.residual)
                         finish.residual += co * finish.ldr + q;
                 }
-                NAME(run_tile)(rows, nv, padded ? nv * LANES : cols - q, kc, chain, w + co * kc, window + q, tap, out, ldy,
+                NAME(run_tile)(rows, nv, cols - q, kc, chain, w + co * kc, window + q, tap, out, ldy,
                                b, accumulate, sink ? &finish : NULL, sink ? sink->channel + co : 0);
             }
         }

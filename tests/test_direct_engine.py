@@ -201,10 +201,10 @@ def test_interleaved_phases_over_tiles(dtype, stride):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_channel_counts_around_block_boundaries(dtype):
-    # A block has at most 512 terms, and at most what fits 20 KiB of a strip.
+    # A chain has at most 128 terms, a window the chains that fit a strip.
     rng = np.random.default_rng(10)
     for kernel_size in (1, 2, 3, 7, 31):
-        terms = [m * (512 // kernel_size) + e for m in (1, 2, 3) for e in (-1, 0, 1)]
+        terms = [m * (128 // kernel_size) + e for m in (1, 2, 3, 8, 12) for e in (-1, 0, 1)]
         strips = [m * n + e for m in (1, 2) for n in (26, 53, 106, 213) for e in (0, 1)]
         for c_in in sorted({c for c in terms + strips if 0 < c * kernel_size < 2600}):
             x = integers(rng, 1, c_in, 61 + kernel_size, dtype=dtype)
@@ -213,6 +213,29 @@ def test_channel_counts_around_block_boundaries(dtype):
             check_correlate(x, w, b, 62, 1, 1, 0)
             check_scatter(x, w.transpose(1, 0, 2), b, 61, 1, 1, 1)
             check_scatter(x, w.transpose(1, 0, 2), b, 123, 2, 1, 1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("c_in", "kernel_size", "groups"), [(130, 9, 1), (200, 3, 2), (40, 70, 1)])
+def test_chains_and_windows_of_odd_layers(dtype, c_in, kernel_size, groups):
+    # Several chains in a window and several windows: no item, one position, a stride and a padding
+    # beyond the kernel, phases without taps, channels and positions backwards, two threads.
+    rng = np.random.default_rng(31)
+    w = integers(rng, 7 * groups, c_in, kernel_size, dtype=dtype)
+    back = integers(rng, c_in * groups, 7, kernel_size, dtype=dtype)
+    b = integers(rng, 7 * groups, dtype=dtype)
+    beyond = kernel_size + 2
+    for n, l_in, threads in ((0, 30, 1), (1, 1, 1), (3, 5, 2), (2, 47, 2), (1, 300, 2)):
+        x = integers(rng, n, c_in * groups, l_in, dtype=dtype)
+        for stride, dilation, left in ((1, 1, beyond), (2, 2, 3), (beyond, 1, 2 * beyond)):
+            for view in (x, x[:, ::-1, ::-1]):
+                l_out = length(x, kernel_size, stride, dilation, left, 4 * beyond)
+                if l_out > 0:
+                    geometry = l_out, stride, dilation, left, ZEROS, groups
+                    check_correlate(view, w, b, *geometry, threads=threads)
+                l_out = (l_in - 1) * stride + dilation * (kernel_size - 1) + 3
+                geometry = l_out, stride, dilation, left, groups
+                check_scatter(view, back, b, *geometry, threads=threads)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -34,9 +34,8 @@ from .functional import (
 from .modules import Conv1d, ConvTranspose1d
 from .sequential import Mean, Residual, Sequential
 from .streaming import StreamingConv1d, StreamingConvTranspose1d
+from .version import __version__ as __version__
 from .weights import WeightFileError, load_file, save_file
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Conv1d",

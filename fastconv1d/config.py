@@ -24,7 +24,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
-from .geometry import as_index, shown
+from .core.geometry import as_index, shown
 from .kernels import direct_engine
 from .kernels.pool import counts, set_limit
 
@@ -379,7 +379,7 @@ def config_info() -> dict[str, Any]:
     import scipy
     from threadpoolctl import threadpool_info
 
-    from . import __version__
+    from .version import __version__
 
     quota = _cgroup_quota()
     limit, started, idle = counts()

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import geometry
-from .program import Convolve, infer_shapes
+from .core import geometry
+from .core.program import Convolve, infer_shapes
 from .sequential import Mean, Sequential, lowered
 
 if TYPE_CHECKING:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import functional, fused, geometry
-from .activations import parse_activation
+from .core import arrays, geometry, training
+from .core.activations import parse_activation
+from .core.base import Layer, Option, number, setting
+from .core.forward import activate
 from .kernels import direct_engine
-from .modules import IncompatibleKeys, load_parameters
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
-_Layer = TypeVar("_Layer", bound="ActivationLayer")
+    from .core.activations import Activation
+    from .core.base import Assignment
 
 
-class ActivationLayer:
+class ActivationLayer(Layer):
     """What all activations share: a layer without parameters, equal in train and eval mode.
 
     Attributes
@@ -28,16 +31,9 @@ class ActivationLayer:
         Whether the layer keeps its input for `backward`.
     """
 
-    _revision = 0  # how often an attribute was set
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name not in ("training", "_kept"):
-            super().__setattr__("_revision", self._revision + 1)
-
     def __init__(self) -> None:
         self.training = False
-        self._kept: NDArray[Any] | None = None
+        self._calls = training.Calls()
 
     @property
     def activation(self) -> str | tuple[str, Any]:
@@ -63,14 +59,18 @@ class ActivationLayer:
         >>> x
         array([[[0., 2.]]])
         """
-        step = parse_activation(self.activation)
-        assert step is not None
+        step = self._step()
         if x.dtype.char in "fd":
             if out is not x:
                 np.copyto(out, x)
             direct_engine.finish(step, out, None, 1.0, False)
         else:
-            np.copyto(out, fused.activate(step, x, "NCL"))
+            np.copyto(out, activate(step, x, "NCL"))
+
+    def _step(self) -> Activation:
+        step = parse_activation(self.activation)
+        assert step is not None
+        return step
 
     def forward(self, input: ArrayLike) -> NDArray[Any]:
         """Return the activation of every element; in train mode, keep the input for `backward`.
@@ -98,13 +98,17 @@ class ActivationLayer:
         >>> ReLU().forward(np.array([[-1.0, 2.0]]))
         array([[0., 2.]])
         """
-        x, batched = functional._batched(type(self).__name__, functional._operand(input))
-        self.check(x.shape, x.dtype)
-        y = functional._new(x.shape, x.dtype)
-        self.apply(x, y)
+        x, batched = arrays.batched(type(self).__name__, arrays.operand(input))
+        y, kept = self._keeping(x)
         if self.training:
-            self._kept = x
+            self._calls.keep(x, y, kept)
         return y if batched else y[0]
+
+    def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
+        self.check(x.shape, x.dtype)
+        y = arrays.new(x.shape, x.dtype)
+        self.apply(x, y)
+        return y, (x, self._step())
 
     def __call__(self, input: ArrayLike) -> NDArray[Any]:
         """Return ``forward(input)``."""
@@ -133,19 +137,21 @@ class ActivationLayer:
         >>> from fastconv1d import ReLU
         >>> ReLU().check((1, 4, 10), np.dtype(np.float32))
         """
-        if dtype.kind != "f" and not fused.half_of(dtype):
-            name = functional._TORCH_NAMES.get(dtype.name, dtype.name)
+        if dtype.kind != "f" and not arrays.half_of(dtype):
             raise TypeError(
-                f"\"{type(self).__name__}\" not implemented for '{name}': the dtype should be "
+                f"\"{type(self).__name__}\" not implemented for '{arrays.torch_name(dtype)}': the "
+                "dtype should be "
                 f"float32, float64 or of 16 bits, got an input of dtype {dtype}"
             )
 
-    def backward(self, grad_output: ArrayLike) -> NDArray[Any]:
+    def backward(self, grad_output: ArrayLike, output: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the gradient by the input.
 
         Parameters
         ----------
-        grad_output : ndarray of the shape and dtype of the last output
+        grad_output : ndarray of the shape and dtype of the output
+        output : ndarray, optional
+            The output that the gradient is by, as for `fastconv1d.Conv1d.backward`.
 
         Returns
         -------
@@ -154,7 +160,8 @@ class ActivationLayer:
         Raises
         ------
         RuntimeError
-            If no input was kept, because the layer was not called in train mode.
+            If no input was kept, because the layer was not called in train mode, or if several
+            calls may be meant.
         ValueError, TypeError
             If the shape or the dtype is not that of the output.
 
@@ -163,158 +170,46 @@ class ActivationLayer:
         >>> import numpy as np
         >>> from fastconv1d import LeakyReLU
         >>> layer = LeakyReLU(0.5).train()
-        >>> _ = layer(np.array([[-1.0, 2.0]]))
+        >>> y = layer(np.array([[-1.0, 2.0]]))
         >>> layer.backward(np.array([[4.0, 4.0]]))
         array([[2., 4.]])
         """
-        if self._kept is None:
-            state = "train" if self.training else "eval"
-            raise RuntimeError(
-                "backward needs the input of a forward in train mode: call train() and then the "
-                f"layer before it, got a layer in {state} mode without a kept input"
-            )
+        x, step = self._calls.recall(self.training, output)
         batched = np.ndim(grad_output) == 3
-        g = functional._gradient_operand(
-            grad_output,
-            self._kept.dtype,
-            self._kept.shape,
-            batched,
-        )
-        with np.errstate(all="ignore"):
-            step = parse_activation(self.activation)
-            assert step is not None
-            grad_input = g * step.derivative(self._kept)
+        g = arrays.gradient_operand(grad_output, x.dtype, x.shape, batched)
+        grad_input = self._backward(g, (x, step))
         return grad_input if batched else grad_input[0]
 
-    def train(self: _Layer, mode: bool = True) -> _Layer:
-        """Go to train mode, or to eval mode.
+    def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:
+        x, step = kept
+        with np.errstate(all="ignore"):
+            grad_input: NDArray[Any] = g * step.derivative(x)
+        return grad_input
 
-        Parameters
-        ----------
-        mode : bool, default True
-            False goes to eval mode.
+    def _switching(self, mode: bool) -> Iterable[Assignment]:
+        return [setting(self, "training", mode), setting(self, "_calls", training.Calls())]
 
-        Returns
-        -------
-        The layer itself.
 
-        Raises
-        ------
-        ValueError
-            If `mode` is not a bool.
+def _approximation(name: str, value: Any) -> str:
+    if value not in ("none", "tanh"):
+        raise ValueError(
+            f"{name} argument must be either 'none' or 'tanh', got {geometry.shown(value)}"
+        )
+    return str(value)
 
-        Examples
-        --------
-        >>> from fastconv1d import ReLU
-        >>> ReLU().train().training
-        True
-        """
-        if not isinstance(mode, bool):
-            raise ValueError(f"training mode is expected to be boolean, got {geometry.shown(mode)}")
-        self.training = mode
-        if not mode:
-            self._kept = None
-        return self
 
-    def eval(self: _Layer) -> _Layer:
-        """Go to eval mode, that of a new layer.
-
-        Returns
-        -------
-        The layer itself.
-
-        Examples
-        --------
-        >>> from fastconv1d import ReLU
-        >>> ReLU().train().eval().training
-        False
-        """
-        return self.train(False)
-
-    def zero_grad(self) -> None:
-        """Do nothing: there are no gradients by parameters.
-
-        Examples
-        --------
-        >>> from fastconv1d import ReLU
-        >>> ReLU().zero_grad()
-        """
-
-    def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return the parameters under torch's keys: none but the alpha of `Snake`.
-
-        Returns
-        -------
-        dict of str to ndarray
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from fastconv1d import ReLU, Snake
-        >>> ReLU().state_dict(), Snake(np.ones(2)).state_dict()
-        ({}, {'alpha': array([1., 1.])})
-        """
-        return {name: value.copy() for name, value in self._parameters().items()}
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, ArrayLike], strict: bool = True
-    ) -> IncompatibleKeys:
-        """Copy the parameters out of a dict, as `fastconv1d.Conv1d.load_state_dict` does.
-
-        Parameters
-        ----------
-        state_dict : mapping of str to array-like
-            The parameters under their keys.
-        strict : bool, default True
-            Whether missing and unexpected keys are errors.
-
-        Returns
-        -------
-        IncompatibleKeys
-            ``missing_keys`` and ``unexpected_keys``.
-
-        Raises
-        ------
-        ValueError
-            If a shape does not fit or, with `strict`, keys do not.
-        TypeError
-            If `state_dict` is not a mapping.
-
-        Examples
-        --------
-        >>> from fastconv1d import ReLU
-        >>> ReLU().load_state_dict({})
-        IncompatibleKeys(missing_keys=[], unexpected_keys=[])
-        """
-        return load_parameters(type(self).__name__, {"": self}, state_dict, strict)
-
-    def _parameters(self) -> dict[str, NDArray[Any]]:
-        return {}
-
-    def _replace(self, parameters: Mapping[str, NDArray[Any]]) -> None:
-        for name, value in parameters.items():
-            setattr(self, name, value)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None}
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.extra_repr()})"
-
-    def extra_repr(self) -> str:
-        """Return the arguments that `repr` shows, as torch's layers do.
-
-        Returns
-        -------
-        str
-
-        Examples
-        --------
-        >>> from fastconv1d import LeakyReLU
-        >>> LeakyReLU(0.5).extra_repr()
-        'negative_slope=0.5'
-        """
-        return ""
+def _alphas(name: str, value: ArrayLike) -> NDArray[Any]:
+    """Return a read-only copy, from which networks may keep what they derive."""
+    values = np.array(value)
+    if values.dtype.kind not in "iuf":
+        raise TypeError(f"{name} should be real numbers, got dtype {values.dtype}")
+    if values.ndim != 1 and (values.ndim != 3 or values.shape != (1, values.size, 1)):
+        raise ValueError(
+            f"{name} should have the shape [channels] or [1, channels, 1], got {list(values.shape)}"
+        )
+    alphas = values.astype(values.dtype if values.dtype.kind == "f" else np.float32)
+    alphas.flags.writeable = False
+    return alphas
 
 
 class ReLU(ActivationLayer):
@@ -348,9 +243,11 @@ class LeakyReLU(ActivationLayer):
     array([[-0.5,  2. ]])
     """
 
+    negative_slope = Option(number)
+
     def __init__(self, negative_slope: float = 0.01) -> None:
         super().__init__()
-        self.negative_slope = number("negative_slope", negative_slope)
+        self.negative_slope = negative_slope
 
     @property
     def activation(self) -> tuple[str, float]:
@@ -375,9 +272,11 @@ class ELU(ActivationLayer):
     array([[-1.,  2.]])
     """
 
+    alpha = Option(number)
+
     def __init__(self, alpha: float = 1.0) -> None:
         super().__init__()
-        self.alpha = number("alpha", alpha)
+        self.alpha = alpha
 
     @property
     def activation(self) -> tuple[str, float]:
@@ -403,13 +302,10 @@ class GELU(ActivationLayer):
     array([[0.    , 0.8413]])
     """
 
+    approximate = Option(_approximation)
+
     def __init__(self, approximate: str = "none") -> None:
         super().__init__()
-        if approximate not in ("none", "tanh"):
-            raise ValueError(
-                "approximate argument must be either 'none' or 'tanh', "
-                f"got {geometry.shown(approximate)}"
-            )
         self.approximate = approximate
 
     @property
@@ -490,17 +386,11 @@ class Snake(ActivationLayer):
            [0.    ]])
     """
 
+    alpha = Option(_alphas)
+
     def __init__(self, alpha: ArrayLike) -> None:
         super().__init__()
-        values = np.array(alpha)
-        if values.dtype.kind not in "iuf":
-            raise TypeError(f"alpha should be real numbers, got dtype {values.dtype}")
-        if values.ndim != 1 and (values.ndim != 3 or values.shape != (1, values.size, 1)):
-            raise ValueError(
-                "alpha should have the shape [channels] or [1, channels, 1], "
-                f"got {list(values.shape)}"
-            )
-        self.alpha = values.astype(values.dtype if values.dtype.kind == "f" else np.float32)
+        self.alpha = alpha
 
     @property
     def activation(self) -> tuple[str, NDArray[Any]]:
@@ -508,6 +398,14 @@ class Snake(ActivationLayer):
 
     def _parameters(self) -> dict[str, NDArray[Any]]:
         return {"alpha": self.alpha}
+
+    def _replacing(self, parameters: Mapping[str, NDArray[Any]]) -> Iterable[Assignment]:
+        own = self.__dict__.__setitem__
+        return [partial(own, name, _alphas(name, value)) for name, value in parameters.items()]
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.alpha = self.alpha  # arrays come back writable
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         super().check(shape, dtype)
@@ -519,10 +417,3 @@ class Snake(ActivationLayer):
 
     def extra_repr(self) -> str:
         return str(self.alpha.size)
-
-
-def number(name: str, value: Any) -> float:
-    """Return `value` as a float, or raise TypeError."""
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(f"{name} should be a number, got {geometry.shown(value)}")
-    return float(value)

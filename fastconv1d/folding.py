@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import geometry
+from .core import geometry
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

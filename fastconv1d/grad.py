@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from . import functional, geometry
+from .core import adjoint, arrays, geometry
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,11 +67,11 @@ def conv1d_input(
     array([[[-1.,  0.,  1.]]])
     """
     shape, batched = _input_size("conv1d", input_size)
-    w, dtype = _weight("conv1d", weight)
-    plan = geometry.conv_geometry(shape, w.shape, None, stride, padding, dilation, groups, "zeros")
-    g = functional._gradient_operand(grad_output, dtype, (shape[0], *plan[:2]), batched)
-    grad_input = functional._conv_grad_input(g, w, shape, plan)
-    return grad_input if batched else grad_input[0]
+    w = _weight("conv1d", weight)
+    window = geometry.conv_geometry(
+        shape, w.shape, None, stride, padding, dilation, groups, "zeros"
+    )
+    return _input_gradient(False, grad_output, w, shape, window, batched)
 
 
 def conv1d_weight(
@@ -125,11 +123,10 @@ def conv1d_weight(
     """
     x, batched = _input("conv1d", input)
     w_shape = _size("weight_size", weight_size)
-    plan = geometry.conv_geometry(
+    window = geometry.conv_geometry(
         x.shape, w_shape, None, stride, padding, dilation, groups, "zeros"
     )
-    g = functional._gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
-    return functional._conv_grad_weight(g, x, w_shape, plan)[0]
+    return _weight_gradient(False, grad_output, x, w_shape, window, batched)
 
 
 def conv_transpose1d_input(
@@ -183,13 +180,11 @@ def conv_transpose1d_input(
     array([[[111., 111.]]])
     """
     shape, batched = _input_size("conv_transpose1d", input_size)
-    w, dtype = _weight("conv_transpose1d", weight)
-    plan = geometry.conv_transpose_geometry(
+    w = _weight("conv_transpose1d", weight)
+    window = geometry.conv_transpose_geometry(
         shape, w.shape, None, stride, padding, output_padding, groups, dilation
     )
-    g = functional._gradient_operand(grad_output, dtype, (shape[0], *plan[:2]), batched)
-    grad_input = functional._conv_transpose_grad_input(g, w, shape, plan)
-    return grad_input if batched else grad_input[0]
+    return _input_gradient(True, grad_output, w, shape, window, batched)
 
 
 def conv_transpose1d_weight(
@@ -244,23 +239,50 @@ def conv_transpose1d_weight(
     """
     x, batched = _input("conv_transpose1d", input)
     w_shape = _size("weight_size", weight_size)
-    plan = geometry.conv_transpose_geometry(
+    window = geometry.conv_transpose_geometry(
         x.shape, w_shape, None, stride, padding, output_padding, groups, dilation
     )
-    g = functional._gradient_operand(grad_output, x.dtype, (x.shape[0], *plan[:2]), batched)
-    return functional._conv_transpose_grad_weight(g, x, w_shape, plan)[0]
+    return _weight_gradient(True, grad_output, x, w_shape, window, batched)
+
+
+def _input_gradient(
+    transposed: bool,
+    grad_output: ArrayLike,
+    w: NDArray[Any],
+    x_shape: tuple[int, ...],
+    window: geometry.Geometry,
+    batched: bool,
+) -> NDArray[Any]:
+    shape = (x_shape[0], *window[:2])
+    g = arrays.gradient_operand(grad_output, w.dtype, shape, batched)
+    engine = adjoint.engine_of("auto", w.dtype, w.shape, window)
+    grad_input = adjoint.input_gradient(engine, transposed, g, w, x_shape, window)
+    return grad_input if batched else grad_input[0]
+
+
+def _weight_gradient(
+    transposed: bool,
+    grad_output: ArrayLike,
+    x: NDArray[Any],
+    w_shape: tuple[int, ...],
+    window: geometry.Geometry,
+    batched: bool,
+) -> NDArray[Any]:
+    g = arrays.gradient_operand(grad_output, x.dtype, (x.shape[0], *window[:2]), batched)
+    engine = adjoint.engine_of("auto", x.dtype, w_shape, window)
+    return adjoint.weight_gradient(engine, transposed, g, x, w_shape, window)[0]
 
 
 def _input(function: str, input: ArrayLike) -> tuple[NDArray[Any], bool]:
-    x = functional._operand(input)
-    functional._check_dtypes(function, x)
-    return functional._batched(function, x)
+    x = arrays.operand(input)
+    arrays.check_dtypes(function, x)
+    return arrays.batched(function, x)
 
 
-def _weight(function: str, weight: ArrayLike) -> tuple[NDArray[Any], np.dtype[Any]]:
-    w = functional._operand(weight)
-    functional._check_dtypes(function, w)
-    return w, w.dtype
+def _weight(function: str, weight: ArrayLike) -> NDArray[Any]:
+    w = arrays.operand(weight)
+    arrays.check_dtypes(function, w)
+    return w
 
 
 def _size(name: str, size: Sequence[int]) -> tuple[int, ...]:

@@ -15,12 +15,13 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
-from . import functional, geometry
-from .activations import SNAKE_EPSILON, Activation, parse_activation
+from .core import geometry
+from .core.activations import SNAKE_EPSILON, Activation, parse_activation
+from .core.program import Activate, Combine, Convolve, output_shape
 from .elementwise import ELU, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from .folding import fold_batch_norm
+from .functional import conv_transpose1d
 from .modules import Conv1d, ConvTranspose1d
-from .program import Activate, Combine, Convolve, output_shape
 from .sequential import lowered
 
 __all__ = ["OnnxError", "OnnxModel", "from_onnx", "to_onnx"]
@@ -495,7 +496,7 @@ class _Axis:
         surplus = (length - 1) * self.stride + span + self.output_padding - target
         less = max(surplus, 0) // 2
         more = max(surplus, 0) - less
-        return functional.conv_transpose1d(
+        return conv_transpose1d(
             x,
             weight,
             bias,

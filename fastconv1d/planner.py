@@ -1,100 +1,19 @@
-"""Which engine computes a layer: one pure function of the layer, never of lengths or threads.
-
-A choice by length or batch would change the bits of a prefix or of a batch-mate. `explain` tells
-what the chosen one does with an input of a certain size.
-"""
+"""What computes a layer, and how: `explain` tells it for inputs of a certain size."""
 
 from __future__ import annotations
 
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from . import geometry
 from .config import get_num_threads
-from .kernels import blas_engine, direct_engine
+from .core.engines import choose_engine
+from .core.minimal import MinimalLayer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from .modules import Conv1d, ConvTranspose1d
 
-ALGORITHMS = ("auto", "blas", "direct", "winograd")
-_REAL = frozenset("fd")
-
-
-def checked_algorithm(algorithm: str) -> str:
-    """Return `algorithm` if it is the name of one, otherwise raise ValueError.
-
-    Examples
-    --------
-    >>> from fastconv1d.planner import checked_algorithm
-    >>> checked_algorithm("blas")
-    'blas'
-    """
-    if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
-        raise ValueError(
-            "algorithm should be one of 'auto', 'blas', 'direct', 'winograd', "
-            f"got {geometry.shown(algorithm)}"
-        )
-    return algorithm
-
-
-def choose_engine(
-    algorithm: str,
-    dtype_char: str,
-    weight_shape: Sequence[int],
-    stride: int,
-    dilation: int,
-    pads: tuple[int, int],
-    transposed: bool,
-) -> ModuleType:
-    """Return the engine module whose primitives compute a layer.
-
-    Parameters
-    ----------
-    algorithm : {'auto', 'blas', 'direct', 'winograd'}
-        'auto' takes the direct engine wherever it can compute the layer: on the benchmark's 35
-        layers it was from as fast as the BLAS engine (1x1, 512 channels) to 27 times as fast.
-        'winograd' is for layers in eval mode (`minimal`), and the same as 'auto' here.
-    dtype_char : str
-        ``dtype.char`` of the operands; the direct engine has float32 and float64.
-    weight_shape : sequence of three ints
-        Shape of the weight as the primitive takes it.
-    stride, dilation : int
-    pads : tuple of two ints
-        Left and right padding, or cropping.
-    transposed : bool
-        Whether the primitive is scatter.
-
-    Raises
-    ------
-    ValueError
-        If the algorithm is unknown, or is 'direct' for a layer that this engine cannot compute.
-
-    Examples
-    --------
-    >>> from fastconv1d.planner import choose_engine
-    >>> choose_engine("auto", "f", (8, 8, 3), 1, 1, (0, 0), False).__name__
-    'fastconv1d.kernels.direct_engine'
-    >>> choose_engine("auto", "F", (8, 8, 3), 1, 1, (0, 0), False).__name__
-    'fastconv1d.kernels.blas_engine'
-    """
-    if checked_algorithm(algorithm) == "blas":
-        return blas_engine
-    rule = (
-        direct_engine.unsuited(weight_shape, stride, dilation, *pads, transposed)
-        if dtype_char in _REAL
-        else "the dtype should be float32 or float64"
-    )
-    if rule is None:
-        return direct_engine
-    if algorithm == "direct":
-        raise ValueError(
-            f"algorithm='direct' cannot compute this layer: {rule}, got dtype {dtype_char!r}, "
-            f"a weight of size {list(weight_shape)}, stride={stride}, dilation={dilation}, "
-            f"padding={pads}"
-        )
-    return blas_engine
+__all__ = ["choose_engine", "explain"]
 
 
 def explain(
@@ -151,18 +70,13 @@ def explain(
     n_batch, c_in, l_in = shape
     if layer.layout == "NLC":
         c_in, l_in = l_in, c_in
-    x, w, stride, padding = (n_batch, c_in, l_in), layer.weight.shape, layer.stride, layer.padding
-    dilation, groups = layer.dilation, layer.groups
-    if layer.transposed:
-        plan = geometry.conv_transpose_geometry(
-            x, w, None, stride, padding, layer.output_padding, groups, dilation
-        )
-    else:
-        mode = layer.padding_mode
-        plan = geometry.conv_geometry(x, w, None, stride, padding, dilation, groups, mode)
-    packed = layer._packed_now().layer
-    if packed is None:
-        return {"engine": "blas"}
-    if not isinstance(packed, direct_engine.PreparedLayer):
+    weight, _ = layer._held
+    window = layer._spec.geometry((n_batch, c_in, l_in), weight.shape, None)
+    pack = layer._pack()
+    if isinstance(pack.run, MinimalLayer):
         return {"engine": "winograd"}
-    return packed.plan(n_batch, l_in, plan[1], plan[4], threads or get_num_threads())
+    if pack.prepared is None:
+        return {"engine": "blas"}
+    n_threads = threads or get_num_threads()
+    told: dict[str, Any] = pack.prepared.plan(n_batch, l_in, window.l_out, window.left, n_threads)
+    return told

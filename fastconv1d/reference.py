@@ -17,7 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from .activations import half_of, parse_steps
+from .core.activations import parse_steps
+from .core.arrays import half_of
 
 Array: TypeAlias = npt.NDArray[Any]
 Gradients: TypeAlias = tuple[Array | None, Array | None, Array | None]

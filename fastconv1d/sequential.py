@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import functional, geometry
-from .elementwise import ActivationLayer, number
-from .modules import IncompatibleKeys, _Convolution, load_parameters
-from .program import Activate, Buffers, Combine, Convolve, Operation, Program
+from .core import arrays, training
+from .core.base import Layer, Option, number, setting
+from .core.convolution import Convolution
+from .core.geometry import shown
+from .core.program import Activate, Buffers, Combine, Convolve, Operation, Program
+from .elementwise import ActivationLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
-_Network = TypeVar("_Network", bound="_Container")
+    from .core.base import Assignment
 
 
-class _Container:
+class _Container(Layer):
     """Layers under names; a subclass says what it computes of them."""
 
     def __init__(self, layers: tuple[Any, ...]) -> None:
-        names = {str(i): layer for i, layer in enumerate(layers)}
+        names: dict[Any, Any] = {str(i): layer for i, layer in enumerate(layers)}
         if len(layers) == 1 and isinstance(layers[0], dict):
             names = layers[0]
         for name, layer in names.items():
@@ -32,16 +34,10 @@ class _Container:
         self.training = False
         self._program: Program | None = None
         self._spare: list[Buffers] = []
+        self._calls = training.Calls()
 
     def _lower(self, operations: list[Operation], source: int, prefix: str) -> int:
         """Append the operations that compute the container of value `source`; return the result."""
-        raise NotImplementedError
-
-    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        """Compute layer by layer, so that each keeps what its backward needs."""
-        raise NotImplementedError
-
-    def _backward(self, g: NDArray[Any]) -> NDArray[Any]:
         raise NotImplementedError
 
     def forward(self, input: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -74,14 +70,17 @@ class _Container:
         >>> net.forward(np.zeros((2, 10), np.float32)).shape
         (1, 10)
         """
-        x, batched = functional._batched(type(self).__name__, functional._operand(input))
+        x, batched = arrays.batched(type(self).__name__, arrays.operand(input))
         if not self._any_training():
-            return functional._delivered(self._evaluate(x, batched, out), batched, out)
-        y = self._forward(x)
+            return arrays.delivered(self._evaluate(x, batched, out), batched, out)
+        y, kept = self._keeping(x)
         if out is not None:
-            shape = y.shape
-            np.copyto(functional._target(out, shape, batched, x), y)
-        return functional._delivered(y, batched, out)
+            copy = arrays.target(out, y.shape, batched, x)
+            np.copyto(copy, y)
+            y = copy
+        output = arrays.delivered(y, batched, out)
+        self._calls.keep(x, output, kept)
+        return output
 
     def _evaluate(self, x: NDArray[Any], batched: bool, out: NDArray[Any] | None) -> NDArray[Any]:
         program = self._program
@@ -90,9 +89,9 @@ class _Container:
         buffers = self._take_buffers(program, x)
         n_batch, channels, length = buffers.shapes[program.result]
         if out is None:
-            y = functional._new((n_batch, channels, length), x.dtype)
+            y = arrays.new((n_batch, channels, length), x.dtype)
         else:
-            y = functional._target(out, (n_batch, channels, length), batched, x)
+            y = arrays.target(out, (n_batch, channels, length), batched, x)
         program.run(x, buffers, y)
         self._spare[:] = [buffers]
         return y
@@ -108,17 +107,19 @@ class _Container:
             buffers = self._spare.pop()
         except IndexError:  # the first call, or another thread has them
             return Buffers(program, key)
-        if buffers.key == key:
+        if buffers.key.is_that_of(key):
             return buffers
         del buffers  # before there are others
         return Buffers(program, key)
 
-    def backward(self, grad_output: ArrayLike) -> NDArray[Any]:
+    def backward(self, grad_output: ArrayLike, output: NDArray[Any] | None = None) -> NDArray[Any]:
         """Add to the gradients of every layer and return the gradient by the input.
 
         Parameters
         ----------
-        grad_output : ndarray of the shape and dtype of the last output
+        grad_output : ndarray of the shape and dtype of the output
+        output : ndarray, optional
+            The output that the gradient is by, as for `fastconv1d.Conv1d.backward`.
 
         Returns
         -------
@@ -127,9 +128,15 @@ class _Container:
         Raises
         ------
         RuntimeError
-            If a layer kept no input, because the network was not called in train mode.
+            If a layer kept no input, because the network was not called in train mode, or if
+            several calls may be meant.
         ValueError, TypeError, OverflowError, MemoryError
             As the layers' `backward`.
+
+        Notes
+        -----
+        A layer that occurs several times, in one network or in several, adds up the gradients of
+        all its places.
 
         Examples
         --------
@@ -140,8 +147,8 @@ class _Container:
         >>> net.backward(y).shape
         (2, 10)
         """
-        g, batched = functional._batched(type(self).__name__, functional._operand(grad_output))
-        grad_input = self._backward(g)
+        g, batched = arrays.batched(type(self).__name__, arrays.operand(grad_output))
+        grad_input = self._backward(g, self._calls.recall(self.training, output))
         return grad_input if batched else grad_input[0]
 
     def _any_training(self) -> bool:
@@ -157,114 +164,9 @@ class _Container:
                 leaves[f"{prefix}{name}."] = layer
         return leaves
 
-    def train(self: _Network, mode: bool = True) -> _Network:
-        """Bring all layers to train mode, see `fastconv1d.Conv1d.train`, or to eval mode.
-
-        Parameters
-        ----------
-        mode : bool, default True
-            False goes to eval mode.
-
-        Returns
-        -------
-        The network itself.
-
-        Raises
-        ------
-        ValueError
-            If `mode` is not a bool.
-
-        Examples
-        --------
-        >>> from fastconv1d import Conv1d, Sequential
-        >>> Sequential(Conv1d(1, 1, 1)).train()[0].training
-        True
-        """
-        if not isinstance(mode, bool):
-            raise ValueError(f"training mode is expected to be boolean, got {geometry.shown(mode)}")
-        self.training = mode
-        for layer in self._layers.values():
-            layer.train(mode)
-        return self
-
-    def eval(self: _Network) -> _Network:
-        """Bring all layers to eval mode, that of new ones.
-
-        Returns
-        -------
-        The network itself.
-
-        Examples
-        --------
-        >>> from fastconv1d import ReLU, Sequential
-        >>> Sequential(ReLU()).train().eval().training
-        False
-        """
-        return self.train(False)
-
-    def zero_grad(self) -> None:
-        """Set the gradients of all layers to None.
-
-        Examples
-        --------
-        >>> from fastconv1d import Conv1d, Sequential
-        >>> Sequential(Conv1d(1, 1, 1)).zero_grad()
-        """
-        for layer in self._layers.values():
-            layer.zero_grad()
-
-    def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all parameters under torch's keys.
-
-        Returns
-        -------
-        dict of str to ndarray
-            Such as '0.weight', the name of the layer and that of the parameter.
-
-        Examples
-        --------
-        >>> from fastconv1d import Conv1d, ReLU, Residual, Sequential
-        >>> list(Sequential(ReLU(), Residual(Conv1d(1, 1, 1))).state_dict())
-        ['1.0.weight', '1.0.bias']
-        """
-        return {
-            prefix + key: value
-            for prefix, layer in self._leaves().items()
-            for key, value in layer.state_dict().items()
-        }
-
-    def load_state_dict(
-        self, state_dict: Mapping[str, ArrayLike], strict: bool = True
-    ) -> IncompatibleKeys:
-        """Copy all parameters out of a dict with the keys of `state_dict`.
-
-        Parameters
-        ----------
-        state_dict : mapping of str to array-like
-            Values are cast to the layers' dtype, but complex ones not to real.
-        strict : bool, default True
-            Whether missing and unexpected keys are errors.
-
-        Returns
-        -------
-        IncompatibleKeys
-            Named tuple of the lists `missing_keys` and `unexpected_keys`.
-
-        Raises
-        ------
-        ValueError
-            If a shape differs, or with `strict` a key. No layer is changed then.
-        TypeError
-            If `state_dict` is not a mapping or a value cannot be cast.
-
-        Examples
-        --------
-        >>> from fastconv1d import Conv1d, Sequential
-        >>> net = Sequential(Conv1d(1, 1, 1))
-        >>> net.load_state_dict({"0.weight": [[[2.0]]]}, strict=False)
-        IncompatibleKeys(missing_keys=['0.bias'], unexpected_keys=[])
-        """
-        return load_parameters(type(self).__name__, self._leaves(), state_dict, strict)
+    def _switching(self, mode: bool) -> Iterable[Assignment]:
+        own = [setting(self, "training", mode), setting(self, "_calls", training.Calls())]
+        return own + [each for layer in self._layers.values() for each in layer._switching(mode)]
 
     def __len__(self) -> int:
         return len(self._layers)
@@ -285,21 +187,6 @@ class _Container:
         if not lines:
             return f"{type(self).__name__}()"
         return f"{type(self).__name__}(\n  " + "\n  ".join(lines) + "\n)"
-
-    def extra_repr(self) -> str:
-        """Return what `repr` shows besides the layers.
-
-        Returns
-        -------
-        str
-
-        Examples
-        --------
-        >>> from fastconv1d import ReLU, Residual
-        >>> Residual(ReLU(), residual_scale=0.5).extra_repr()
-        'residual_scale=0.5'
-        """
-        return ""
 
 
 class Sequential(_Container):
@@ -356,15 +243,11 @@ class Sequential(_Container):
             source = _lower(layer, operations, source, prefix + name)
         return source
 
-    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        for layer in self._layers.values():
-            x = layer(x)
-        return x
+    def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
+        return _keeping_all(self._layers.values(), x)
 
-    def _backward(self, g: NDArray[Any]) -> NDArray[Any]:
-        for layer in reversed(self._layers.values()):
-            g = layer.backward(g)
-        return g
+    def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:
+        return _back_through_all(g, kept)
 
 
 class Residual(Sequential):
@@ -408,9 +291,11 @@ class Residual(Sequential):
     (8, 100)
     """
 
+    residual_scale = Option(number)
+
     def __init__(self, *layers: Any, shortcut: Any = None, residual_scale: float = 1.0) -> None:
         super().__init__(*layers)
-        self.residual_scale = number("residual_scale", residual_scale)
+        self.residual_scale = residual_scale
         if shortcut is not None:
             _check_layer("shortcut", shortcut)
             self._layers["shortcut"] = shortcut
@@ -429,26 +314,24 @@ class Residual(Sequential):
             source = _lower(layer, operations, source, prefix + name)
         name = prefix.rstrip(".")
         target = len(operations) + 1
-        operations.append(Combine(name, self, (source, kept), target, last=self.residual_scale))
+        operations.append(Combine(name, self, (source, kept), target))
         return target
 
-    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
+    def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
         layers, shortcut = self._paths()
-        kept = x if shortcut is None else shortcut(x)
-        for layer in layers.values():
-            x = layer(x)
-        y = functional._new(x.shape, x.dtype)
-        combine = Combine("", self, (0, 1), 2, last=self.residual_scale)
-        combine.shape((x.shape, kept.shape), x.dtype)
-        combine.run((x, kept), y)
-        return y
+        beside, kept_beside = (x, None) if shortcut is None else _keeping(shortcut, x)
+        x, kept = _keeping_all(layers.values(), x)
+        y = arrays.new(x.shape, x.dtype)
+        combine = Combine("", self, (0, 1), 2)
+        combine.shape((x.shape, beside.shape), x.dtype)
+        combine.run((x, beside), y)
+        return y, (self.residual_scale, kept, kept_beside)
 
-    def _backward(self, g: NDArray[Any]) -> NDArray[Any]:
-        layers, shortcut = self._paths()
-        kept = g if self.residual_scale == 1 else g * g.dtype.type(self.residual_scale)
-        for layer in reversed(layers.values()):
-            g = layer.backward(g)
-        return g + (kept if shortcut is None else shortcut.backward(kept))
+    def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:
+        residual_scale, inside, beside = kept
+        by_shortcut = g if residual_scale == 1 else g * g.dtype.type(residual_scale)
+        g = _back_through_all(g, inside)
+        return g + (by_shortcut if beside is None else _back(by_shortcut, beside))
 
     def extra_repr(self) -> str:
         return "" if self.residual_scale == 1 else f"residual_scale={self.residual_scale}"
@@ -499,20 +382,54 @@ class Mean(_Container):
         operations.append(self._combine(sources, target, prefix.rstrip(".")))
         return target
 
-    def _forward(self, x: NDArray[Any]) -> NDArray[Any]:
-        branches = [layer(x) for layer in self._layers.values()]
-        y = functional._new(branches[0].shape, x.dtype)
+    def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
+        branches, kept = zip(*(_keeping(layer, x) for layer in self._layers.values()), strict=True)
+        y = arrays.new(branches[0].shape, x.dtype)
         combine = self._combine(tuple(range(len(branches))), -1, "")
         combine.shape([branch.shape for branch in branches], x.dtype)
         combine.run(branches, y)
-        return y
+        return y, kept
 
-    def _backward(self, g: NDArray[Any]) -> NDArray[Any]:
-        share = g * g.dtype.type(1 / len(self._layers))
-        total, *rest = [layer.backward(share) for layer in self._layers.values()]
+    def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:
+        share = g * g.dtype.type(1 / len(kept))
+        total, *rest = [_back(share, of_branch) for of_branch in kept]
         for grad in rest:
             total = total + grad
         return total
+
+
+# ---- layer by layer, in train mode: what a call of a layer kept is a pair of the layer and that
+
+
+def _keeping(layer: Any, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
+    if not layer.training and not isinstance(layer, _Container):
+        return layer(x), (layer, None)
+    y, kept = layer._keeping(x)
+    return y, (layer, kept)
+
+
+def _back(g: NDArray[Any], of_layer: Any) -> NDArray[Any]:
+    layer, kept = of_layer
+    if kept is None:
+        return layer.backward(g)  # which says that the layer is in eval mode
+    return layer._backward(g, kept)
+
+
+def _keeping_all(layers: Iterable[Any], x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
+    kept = []
+    for layer in layers:
+        x, of_layer = _keeping(layer, x)
+        kept.append(of_layer)
+    return x, kept
+
+
+def _back_through_all(g: NDArray[Any], kept: Any) -> NDArray[Any]:
+    for of_layer in reversed(kept):
+        g = _back(g, of_layer)
+    return g
+
+
+# ---- in eval mode
 
 
 def lowered(layer: Any) -> list[Operation]:
@@ -540,10 +457,10 @@ def lowered(layer: Any) -> list[Operation]:
 
 
 def _check_layer(name: str, layer: Any) -> None:
-    if not isinstance(layer, (_Convolution, ActivationLayer, _Container)):
+    if not isinstance(layer, (Convolution, ActivationLayer, _Container)):
         raise TypeError(
             f"layer {name} should be a Conv1d, ConvTranspose1d, activation, Sequential, Residual "
-            f"or Mean, got {geometry.shown(layer)} of type {type(layer).__name__}"
+            f"or Mean, got {shown(layer)} of type {type(layer).__name__}"
         )
 
 
@@ -551,6 +468,6 @@ def _lower(layer: Any, operations: list[Operation], source: int, name: str) -> i
     if isinstance(layer, _Container):
         return layer._lower(operations, source, name + ".")
     target = len(operations) + 1
-    kind = Convolve if isinstance(layer, _Convolution) else Activate
+    kind = Convolve if isinstance(layer, Convolution) else Activate
     operations.append(kind(name, layer, source, target))
     return target

@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import config, functional, fused, geometry
-from .kernels import blas_engine
-from .kernels.direct_engine import DepthwiseSteps, finish, most_steps
-from .modules import Conv1d, ConvTranspose1d
+from . import config
+from .core import arrays, geometry
+from .core.convolution import Convolution
+from .core.forward import activate
+from .kernels.blas_engine import correlate, fixed_columns, scatter
+from .kernels.direct_engine import DepthwiseRing, finish, most_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import SupportsIndex
 
     from numpy.typing import ArrayLike, NDArray
-
-    from .modules import _Convolution
 
 # Chunks up to this length are appended to the history and computed there; longer ones are read
 # where they are, after the few outputs that need both.
@@ -42,47 +42,30 @@ class _Stream:
     _reach: int  # positions that an output and those not yet final need before the newest one
     _tail: int  # newest positions that are kept in any case
 
-    def __init__(self, module: _Convolution, n_batch: int = 1) -> None:
+    def __init__(self, module: Convolution, n_batch: int = 1) -> None:
         self._n_batch = geometry.as_index("n_batch", n_batch)
         if self._n_batch < 1:
             raise ValueError(f"n_batch should be positive, got n_batch={self._n_batch}")
         self._module = _snapshot(module)
-        packed = self._module._packed_now()
-        self._weight, self._bias, self._layer = packed.weight, packed.bias, packed.layer
-        self._stride = module.stride[0]
-        self._span = module.dilation[0] * (module.kernel_size[0] - 1) + 1
-        self._left, self._right = module._pads(module.padding)
-        around = module._steps()
-        self._before, self._after = around.before, around.after
-        self._channels_last = module.layout == "NLC"
-        self._steps: DepthwiseSteps | None = None
-        self._prepare()
+        pack = self._module._pack()
+        self._spec, (self._weight, self._bias) = pack.spec, pack.parameters
+        self._layer = pack.prepared
+        self._stride, self._span = self._spec.stride, self._spec.span
+        self._left, self._right = self._spec.pads()
+        self._before, self._after = self._spec.steps.before, self._spec.steps.after
+        self._channels_last = self._spec.channels_last
+        self._ring: DepthwiseRing | None = None
+        self._set_up()
         self._small = max(self._reach, _SMALL)
         shape = (self._n_batch, module.in_channels, 2 * self._reach + self._small)
-        self._data = functional._new(shape, module.dtype)
+        self._data = arrays.new(shape, module.dtype)
         self._restart()
 
-    def _prepare(self) -> None:
+    def _set_up(self) -> None:
         raise NotImplementedError
 
     def _final(self, positions: int) -> int:
         """Return how many outputs are final after so many positions."""
-        raise NotImplementedError
-
-    def _needs(self, output: int) -> int:
-        """Return the first position that `output` reads."""
-        raise NotImplementedError
-
-    def _reads(self, output: int) -> int:
-        """Return how many positions the outputs before `output` read."""
-        raise NotImplementedError
-
-    def _alone(self, position: int) -> int:
-        """Return the first output that reads no position before `position`."""
-        raise NotImplementedError
-
-    def _shift(self, origin: int, output: int) -> int:
-        """Return the padding or cropping with which the layer begins at `output`, x at `origin`."""
         raise NotImplementedError
 
     def _restart(self) -> None:
@@ -92,7 +75,7 @@ class _Stream:
         self._origin = self._end = 0  # the history is data[:, :, :end], its first position origin
 
     @property
-    def module(self) -> _Convolution:
+    def module(self) -> Convolution:
         """The layer that the stream applies: as it was when the stream was made."""
         return self._module
 
@@ -138,17 +121,17 @@ class _Stream:
         >>> [stream(np.ones((2, n), np.float32)).shape for n in (1, 0, 4)]
         [(3, 1), (3, 0), (3, 2)]
         """
-        steps = self._steps
-        if steps is not None and out is None:
-            y = self._stepped(steps, chunk)
+        ring = self._ring
+        if ring is not None and out is None:
+            y = self._advanced(ring, chunk)
             if y is not None:
                 return y
         x, batched = self._checked(chunk)
         y = self._result(self.output_length(x.shape[2]), batched, x, out)
         self._take(x, y.swapaxes(1, 2) if self._channels_last else y)
-        if steps is not None and 1 <= x.shape[2] <= most_steps():
-            self._enter_steps()
-        return functional._delivered(y, batched, out)
+        if ring is not None and 1 <= x.shape[2] <= most_positions():
+            self._enter_ring()
+        return arrays.delivered(y, batched, out)
 
     def output_length(self, n_inputs: int) -> int:
         """Return how many outputs the next chunk gives.
@@ -168,7 +151,7 @@ class _Stream:
         >>> Conv1d(1, 1, 3).stream().output_length(10)
         8
         """
-        self._leave_steps()
+        self._leave_ring()
         return self._final(self._positions_of(self._inputs + n_inputs)) - self._next
 
     def flush(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -203,12 +186,12 @@ class _Stream:
         >>> stream(np.ones((1, 1, 4), np.float32)).shape, stream.flush().shape
         ((1, 1, 3), (1, 1, 1))
         """
-        self._leave_steps()
+        self._leave_ring()
         last = self._last()
         y = self._result(last - self._next, True, self._data, out)
         self._end_with(y.swapaxes(1, 2) if self._channels_last else y, last)
         self._restart()
-        return functional._delivered(y, True, out)
+        return arrays.delivered(y, True, out)
 
     def reset(self, items: SupportsIndex | Iterable[SupportsIndex] | None = None) -> None:
         """Start new sequences, dropping what the old ones still had to give.
@@ -235,7 +218,7 @@ class _Stream:
         >>> stream.reset([2, 5])
         """
         chosen = self._chosen(items)
-        self._leave_steps()
+        self._leave_ring()
         if len(chosen) == self._n_batch:
             self._restart()
         elif chosen and self._inputs:
@@ -264,7 +247,7 @@ class _Stream:
         >>> list(Conv1d(1, 1, 3).stream().state_dict())
         ['layer', 'position', 'history']
         """
-        self._leave_steps()
+        self._leave_ring()
         return {
             "layer": np.array(self._fingerprint()),
             "position": np.array(self._inputs),
@@ -316,7 +299,7 @@ class _Stream:
                 f"the history should have the shape {list(expected)} and dtype {self._data.dtype}, "
                 f"got {list(history.shape)} and {history.dtype}"
             )
-        self._leave_steps()
+        self._leave_ring()
         self._restore(int(position), history)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -332,7 +315,7 @@ class _Stream:
     # ---- taking chunks
 
     def _checked(self, chunk: ArrayLike) -> tuple[NDArray[Any], bool]:
-        x = functional._operand(chunk)
+        x = arrays.operand(chunk)
         batched = x.ndim == 3
         if x.ndim == 2 and self._n_batch == 1:
             x = x[np.newaxis]
@@ -351,7 +334,7 @@ class _Stream:
                 f"Input type ({x.dtype}) and weight type ({self._data.dtype}) should be the same"
             )
         if self._layer is None and self._before is not None:
-            x = fused.activate(self._before, x, "NCL")
+            x = activate(self._before, x, "NCL")
         return x, batched
 
     def _result(
@@ -362,8 +345,8 @@ class _Stream:
         if self._channels_last:
             shape = (self._n_batch, length, channels)
         if out is None:
-            return functional._new(shape, self._data.dtype)
-        return functional._target(out, shape, batched, x, self._data)
+            return arrays.new(shape, self._data.dtype)
+        return arrays.target(out, shape, batched, x, self._data)
 
     def _positions_of(self, inputs: int) -> int:
         """Return how many positions there are after so many inputs of a sequence."""
@@ -381,9 +364,9 @@ class _Stream:
             self._join(x, first, last, y, at)
             self._end += n
         else:
-            alone = min(max(self._alone(begin), first), last)
+            alone = min(max(self._spec.first_from(begin), first), last)
             if alone > first:
-                self._join(x[:, :, : self._reads(alone) - begin], first, alone, y, at)
+                self._join(x[:, :, : self._spec.read_by(alone) - begin], first, alone, y, at)
             if last > alone:
                 self._compute(x, begin, alone, last, y, at + alone - first)
             keep = self._kept(begin + n, last)
@@ -408,7 +391,7 @@ class _Stream:
 
     def _kept(self, positions: int, output: int) -> int:
         """Return how many of the newest positions outputs from `output` on need."""
-        return min(positions, max(positions - self._needs(output), self._tail))
+        return min(positions, max(positions - self._spec.first_read(output), self._tail))
 
     def _compute(
         self, x: NDArray[Any], origin: int, first: int, last: int, y: NDArray[Any], at: int
@@ -418,7 +401,7 @@ class _Stream:
             target = (
                 y if at == 0 and last - first == y.shape[2] else y[:, :, at : at + last - first]
             )
-            self._layer.run_at(x, target, self._shift(origin, first), config.get_num_threads)
+            self._layer.run_at(x, target, self._spec.shift(origin, first), config.get_num_threads)
             return
         # The bits of a GEMM depend on the place of a column: each tile is the whole call's.
         tile = self._tile()
@@ -426,30 +409,21 @@ class _Stream:
         while first < last:
             begin = base + (first - base) // tile * tile
             end = min(last, begin + tile)
-            block = functional._new((*y.shape[:2], end - begin), y.dtype)
-            self._compute_block(x, block, self._shift(origin, begin))
+            block = arrays.new((*y.shape[:2], end - begin), y.dtype)
+            self._compute_block(x, block, self._spec.shift(origin, begin))
             if self._after is not None:
                 finish(self._after, block, None, 1.0, True)
             y[:, :, at : at + end - first] = block[:, :, first - begin :]
             at, first = at + end - first, end
 
     def _tile(self) -> int:
-        columns = blas_engine.fixed_columns(self._data.dtype.itemsize)
+        columns = fixed_columns(self._data.dtype.itemsize)
         return columns * self._stride if self._module.transposed else columns
 
     def _compute_block(self, x: NDArray[Any], y: NDArray[Any], shift: int) -> None:
-        module = self._module
-        stride, dilation, n_threads = self._stride, module.dilation[0], config.get_num_threads()
-        if module.transposed:
-            blas_engine.scatter(
-                x, self._weight, self._bias, y, stride, dilation, shift, module.groups,
-                n_threads, True,
-            )  # fmt: skip
-        else:
-            blas_engine.correlate(
-                x, self._weight, self._bias, y, stride, dilation, shift, 0, module.groups,
-                n_threads, True,
-            )  # fmt: skip
+        place = self._spec.window._replace(left=shift, mode=geometry.ZEROS)
+        primitive = scatter if self._spec.transposed else correlate
+        primitive(x, self._weight, self._bias, y, place, (config.get_num_threads(), True))
 
     # ---- the end, and the state
 
@@ -502,15 +476,15 @@ class _Stream:
         self._origin = self._positions - self._end
         self._data[:, :, : self._end] = history
 
-    # ---- single steps of a depthwise layer
+    # ---- short chunks of a depthwise layer
 
-    def _stepped(self, steps: DepthwiseSteps, chunk: Any) -> NDArray[Any] | None:
+    def _advanced(self, ring: DepthwiseRing, chunk: Any) -> NDArray[Any] | None:
         """Return the outputs of a short plain chunk, by compiled code alone; otherwise None."""
         if self._channels_last:
             if type(chunk) is not np.ndarray or chunk.ndim < 2:
                 return None
             chunk = chunk.swapaxes(-1, -2)
-        y: NDArray[Any] | None = steps.step(chunk)
+        y: NDArray[Any] | None = ring.advance(chunk)
         if y is None:
             return None
         if self._after is not None:
@@ -520,10 +494,10 @@ class _Stream:
             finish(self._after, rows, None, 1.0, True)
         return np.ascontiguousarray(y.swapaxes(-1, -2)) if self._channels_last else y
 
-    def _enter_steps(self) -> None:
+    def _enter_ring(self) -> None:
         pass
 
-    def _leave_steps(self) -> None:
+    def _leave_ring(self) -> None:
         pass
 
 
@@ -576,12 +550,12 @@ class StreamingConv1d(_Stream):
     True
     """
 
-    def __init__(self, module: Conv1d, n_batch: int = 1) -> None:
-        if not isinstance(module, Conv1d):
+    def __init__(self, module: Convolution, n_batch: int = 1) -> None:
+        if not isinstance(module, Convolution) or module.transposed:
             raise TypeError(f"module should be a Conv1d, got {type(module).__name__}")
         super().__init__(module, n_batch)
 
-    def _prepare(self) -> None:
+    def _set_up(self) -> None:
         module = self._module
         if geometry.pads_follow_length(module.padding, self._stride):
             raise ValueError(
@@ -603,7 +577,7 @@ class StreamingConv1d(_Stream):
         # Reflection reads the inputs that it mirrors before there is an output.
         self._waits = self._left if self._mode == "reflect" else 0
         self._reach = max(self._span - 1, self._tail)
-        self._first = functional._new(
+        self._first = arrays.new(
             (self._n_batch, module.in_channels, self._waits + bool(self._waits)), module.dtype
         )
         depthwise = module.groups == module.in_channels == module.out_channels
@@ -611,7 +585,7 @@ class StreamingConv1d(_Stream):
             self._check_zeros()
         depthwise = depthwise and self._before is None
         if self._layer is not None and depthwise and self._stride == 1:
-            self._steps = DepthwiseSteps(
+            self._ring = DepthwiseRing(
                 self._layer,
                 self._weight,
                 self._bias,
@@ -625,7 +599,7 @@ class StreamingConv1d(_Stream):
         if self._before is None:
             return
         zeros = np.zeros((1, self._module.in_channels, 1), self._module.dtype)
-        if fused.activate(self._before, zeros, "NCL").any():
+        if activate(self._before, zeros, "NCL").any():
             raise ValueError(
                 "a stream pads its input before the pre_activation, which should keep 0, "
                 f"got pre_activation={geometry.shown(self._module.pre_activation)} with padding"
@@ -637,18 +611,6 @@ class StreamingConv1d(_Stream):
 
     def _final(self, positions: int) -> int:
         return max(0, (positions - self._span) // self._stride + 1)
-
-    def _needs(self, output: int) -> int:
-        return output * self._stride
-
-    def _reads(self, output: int) -> int:
-        return (output - 1) * self._stride + self._span
-
-    def _alone(self, position: int) -> int:
-        return -(-position // self._stride)
-
-    def _shift(self, origin: int, output: int) -> int:
-        return origin - output * self._stride
 
     def _positions_of(self, inputs: int) -> int:
         return inputs + self._left if inputs > self._waits else 0
@@ -689,7 +651,7 @@ class StreamingConv1d(_Stream):
     def _last(self) -> int:
         if self._mode == "reflect" and self._inputs:
             shape = (*self._data.shape[:2], self._inputs)
-            geometry._check_padding_mode("reflect", shape, self._left, self._right)
+            geometry.check_padding_mode("reflect", shape, self._left, self._right)
         positions = self._positions_of(self._inputs)
         return self._final(positions + self._right) if positions else 0
 
@@ -707,7 +669,7 @@ class StreamingConv1d(_Stream):
         self._feed(padding, y, 0)
 
     def _in_step(self) -> bool:
-        window = self._positions - self._needs(self._next)
+        window = self._positions - self._spec.first_read(self._next)
         zeros = self._mode == "zeros" or self._left == 0
         return zeros and self._tail <= self._left < self._span and window == self._left
 
@@ -728,16 +690,16 @@ class StreamingConv1d(_Stream):
             super()._restore(inputs, history)
             self._padded = True
 
-    def _enter_steps(self) -> None:
+    def _enter_ring(self) -> None:
         """Hand the history to the compiled path for short chunks."""
-        assert self._steps is not None
+        assert self._ring is not None
         if self._padded and self._end >= self._reach:
-            self._steps.enter(self._data[:, :, self._end - self._reach : self._end])
+            self._ring.enter(self._data[:, :, self._end - self._reach : self._end])
 
-    def _leave_steps(self) -> None:
-        steps = self._steps
-        if steps is not None and steps.active:
-            taken = steps.leave(self._data)
+    def _leave_ring(self) -> None:
+        ring = self._ring
+        if ring is not None and ring.active:
+            taken = ring.leave(self._data)
             self._inputs += taken
             self._positions += taken
             self._next += taken
@@ -794,12 +756,12 @@ class StreamingConvTranspose1d(_Stream):
     True
     """
 
-    def __init__(self, module: ConvTranspose1d, n_batch: int = 1) -> None:
-        if not isinstance(module, ConvTranspose1d):
+    def __init__(self, module: Convolution, n_batch: int = 1) -> None:
+        if not isinstance(module, Convolution) or not module.transposed:
             raise TypeError(f"module should be a ConvTranspose1d, got {type(module).__name__}")
         super().__init__(module, n_batch)
 
-    def _prepare(self) -> None:
+    def _set_up(self) -> None:
         module = self._module
         if module.padding_mode != "zeros" and (self._left or self._right):
             raise ValueError(
@@ -817,18 +779,6 @@ class StreamingConvTranspose1d(_Stream):
             return self._left
         return max(self._left, positions * self._stride + min(0, self._excess))
 
-    def _needs(self, output: int) -> int:
-        return max(0, -(-(output - self._span + 1) // self._stride))
-
-    def _reads(self, output: int) -> int:
-        return (output - 1) // self._stride + 1
-
-    def _alone(self, position: int) -> int:
-        return position * self._stride + self._span - 1
-
-    def _shift(self, origin: int, output: int) -> int:
-        return output - origin * self._stride
-
     def _last(self) -> int:
         if self._inputs == 0:
             return self._next
@@ -843,8 +793,8 @@ class StreamingConvTranspose1d(_Stream):
 
 
 def _snapshot(module: Any) -> Any:
-    """Return a layer in eval mode that shares the parameters as they are now."""
+    """Return a layer in eval mode that shares the parameters as they are now, and their pack."""
+    if not module.training:
+        module._pack()  # if it has none yet: one for the layer and all its streams
     copy = module._sharing_parameters()
-    if copy.algorithm == "winograd":  # whose bits depend on more than an output's window
-        copy.algorithm = "auto"
-    return copy.eval()
+    return copy.eval() if copy.training else copy

@@ -29,11 +29,14 @@ from torch import Tensor, nn
 from torch.autograd import Function, forward_ad
 from torch.nn.utils import parametrizations, parametrize
 
-from . import config, minimal, planner
-from .activations import Steps
-from .kernels import direct_engine
+from . import config
+from .core import adjoint
+from .core.convolution import Pack, Parameters
+from .core.engines import ENGINES, engine_of_scatter
+from .core.geometry import ZEROS, Geometry
+from .core.minimal import MinimalLayer
+from .core.spec import Spec
 from .kernels.direct_engine import PreparedLayer
-from .minimal import MinimalLayer
 
 __all__ = ["FastConv1d", "FastConvTranspose1d", "Report", "accelerate"]
 
@@ -42,7 +45,6 @@ _Module = TypeVar("_Module", bound=nn.Module)
 _DTYPES = (torch.float32, torch.float64)
 _LARGE = range(4 << 20, (64 << 20) + 1)  # bytes of an output whose memory is used again
 _WeightNorm = getattr(parametrizations, "_WeightNorm", None)  # a pure function of its two originals
-_MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
 
 
 class Report(NamedTuple):
@@ -192,6 +194,10 @@ def _exchange_class(module: nn.Module) -> None:
 
 def _num_threads() -> int:
     return min(torch.get_num_threads(), config.get_num_threads())
+
+
+def _run() -> tuple[int, bool]:
+    return _num_threads(), config.are_deterministic_algorithms_enabled()
 
 
 class _Pack:
@@ -351,31 +357,21 @@ class _Fast(nn.Module):
     def _packed(
         self: Any, weight: Any, bias: Any, algorithm: str
     ) -> PreparedLayer | MinimalLayer | None:
-        stride, dilation, pads = self.stride[0], self.dilation[0], self._pads()
         if weight.dtype.char not in "fd" or (bias is not None and bias.dtype != weight.dtype):
             return None
-        engine = planner.choose_engine(
-            "auto", weight.dtype.char, weight.shape, stride, dilation, pads, self.transposed
-        )
-        if engine is not direct_engine:
-            return None
-        if (
-            algorithm == "winograd"
-            and not self.transposed
-            and self.padding_mode == "zeros"
-            and minimal.suited(weight.shape, weight.dtype, stride, dilation, self.groups)
-        ):
-            return MinimalLayer(weight, bias, dilation, pads[0], pads[1], Steps())
-        return PreparedLayer(
-            weight,
-            bias,
-            stride,
-            dilation,
-            self.groups,
-            _MODES[self.padding_mode],
-            *pads,
-            self.output_padding[0],
+        return Pack(Parameters(weight, bias), self._spec(algorithm)).run
+
+    def _spec(self: Any, algorithm: str) -> Spec:
+        return Spec(
             self.transposed,
+            self.kernel_size[0],
+            self.stride[0],
+            self.dilation[0],
+            self.groups,
+            self.output_padding[0],
+            self._pads(),
+            self.padding_mode,
+            algorithm=algorithm,
         )
 
     def _pads(self: Any) -> tuple[int, int]:
@@ -564,14 +560,6 @@ def _array(tensor: Tensor) -> Any:
     return tensor.numpy(force=True)
 
 
-def _engine(
-    w_shape: tuple[int, ...], x: Any, stride: int, dilation: int, left: int, scatter: bool
-) -> Any:
-    return planner.choose_engine(
-        "auto", x.dtype.char, w_shape, stride, dilation, (left, 0), scatter
-    )
-
-
 def _correlate(
     input: Tensor,
     weight: Tensor,
@@ -585,11 +573,9 @@ def _correlate(
     x, w, b = _array(input), _array(weight), None if bias is None else _array(bias)
     y = np.empty((x.shape[0], w.shape[0], length), x.dtype)
     if y.size:
-        engine = _engine(w.shape, x, stride, dilation, pad_left, False)
-        deterministic = config.execution()[1]
-        engine.correlate(
-            x, w, b, y, stride, dilation, pad_left, 0, groups, _num_threads(), deterministic
-        )
+        place = Geometry(w.shape[0], length, stride, dilation, pad_left, 0, groups, ZEROS)
+        engine = adjoint.engine_of("auto", x.dtype, w.shape, place)
+        engine.correlate(x, w, b, y, place, _run())
     return torch.from_numpy(y)
 
 
@@ -606,11 +592,11 @@ def _scatter(
     x, w, b = _array(input), _array(weight), None if bias is None else _array(bias)
     y = np.empty((x.shape[0], w.shape[1] * groups, length), x.dtype)
     if y.size:
-        engine = _engine(w.shape, x, stride, dilation, pad_left, True)
-        deterministic = config.execution()[1]
-        engine.scatter(
-            x, w, b, y, stride, dilation, pad_left, groups, _num_threads(), deterministic
-        )
+        place = Geometry(y.shape[1], length, stride, dilation, pad_left, 0, groups, ZEROS)
+        engine = adjoint.engine_of("auto", x.dtype, w.shape, place)
+        engine = engine_of_scatter(engine, x.dtype.char, w.shape, place)
+        if not engine.scatter(x, w, b, y, place, _run()):
+            ENGINES["blas"].scatter(x, w, b, y, place, _run())
     return torch.from_numpy(y)
 
 
@@ -626,11 +612,9 @@ def _weight_gradient(
     g, x = _array(grad_output), _array(input)
     dw = np.empty((g.shape[1], x.shape[1] // groups, kernel_size), x.dtype)
     if dw.size:
-        engine = _engine(dw.shape, x, stride, dilation, pad_left, False)
-        deterministic = config.execution()[1]
-        engine.weight_gradient(
-            g, x, dw, stride, dilation, pad_left, 0, groups, _num_threads(), deterministic
-        )
+        place = Geometry(dw.shape[0], g.shape[2], stride, dilation, pad_left, 0, groups, ZEROS)
+        engine = adjoint.engine_of("auto", x.dtype, dw.shape, place)
+        engine.weight_gradient(g, x, dw, place, _run())
     return torch.from_numpy(dw)
 
 

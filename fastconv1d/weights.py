@@ -13,7 +13,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import geometry
+from .core import geometry
 from .folding import fold_weight_norm
 
 # The dtypes of a safetensors file; BF16 comes apart, F8 and smaller have no NumPy dtype.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fastconv1d import reference
+from fastconv1d.core.geometry import Geometry
 from fastconv1d.kernels import direct_engine
 
 ZEROS, REFLECT, REPLICATE, CIRCULAR = range(4)
@@ -53,18 +54,25 @@ def nan_like(array):
     return np.full_like(array, np.nan)
 
 
+def window(stride=1, dilation=1, left=0, mode=ZEROS, groups=1, right=0):
+    """A geometry as primitives take it: they read the sizes off their arrays."""
+    return Geometry(0, 0, stride, dilation, left, right, groups, mode)
+
+
 def correlate(x, w, b, l_out, stride=1, dilation=1, left=0, mode=ZEROS, groups=1, threads=1):
     """The direct engine's result, after a call that leaves NaN in the same scratch."""
     y = np.full((len(x), len(w), l_out), np.nan, x.dtype)
     for values in (nan_like(x), x):
-        direct_engine.correlate(values, w, b, y, stride, dilation, left, mode, groups, threads)
+        place = window(stride, dilation, left, mode, groups)
+        direct_engine.correlate(values, w, b, y, place, (threads, False))
     return y
 
 
 def scatter(x, w, b, l_out, stride=1, dilation=1, left=0, groups=1, threads=1):
     y = np.full((len(x), groups * w.shape[1], l_out), np.nan, x.dtype)
     for values in (nan_like(x), x):
-        direct_engine.scatter(values, w, b, y, stride, dilation, left, groups, threads)
+        place = window(stride, dilation, left, groups=groups)
+        assert direct_engine.scatter(values, w, b, y, place, (threads, False))
     return y
 
 
@@ -75,9 +83,8 @@ def weight_gradient(
     dw = np.full((g.shape[1], x.shape[1] // groups, kernel_size), np.nan, x.dtype)
     db = np.full(g.shape[1], np.nan, x.dtype)
     for one, other in ((nan_like(g), nan_like(x)), (g, x)):
-        direct_engine.weight_gradient(
-            one, other, dw, stride, dilation, left, mode, groups, threads, db=db
-        )
+        place = window(stride, dilation, left, mode, groups)
+        direct_engine.weight_gradient(one, other, dw, place, (threads, False), db=db)
     return dw, db
 
 

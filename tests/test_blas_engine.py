@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from primitives import window as place
 
 from fastconv1d.kernels import blas_engine, gemm
 from fastconv1d.kernels.blas_engine import correlate, scatter, weight_gradient
@@ -88,16 +89,18 @@ def garbage(shape, dtype):
 
 def check_case(x, w, g, stride, dilation, pad_left, groups, mode, bias, n_threads, fixed):
     y = garbage(g.shape, g.dtype)
-    correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, fixed)
+    correlate(x, w, bias, y, place(stride, dilation, pad_left, mode, groups), (n_threads, fixed))
     expected = slow_correlate(x, w, bias, g.shape[2], stride, dilation, pad_left, mode, groups)
     np.testing.assert_array_equal(y, expected)
     dw = garbage(w.shape, w.dtype)
-    weight_gradient(g, x, dw, stride, dilation, pad_left, mode, groups, n_threads, fixed)
+    weight_gradient(g, x, dw, place(stride, dilation, pad_left, mode, groups), (n_threads, fixed))
     expected = slow_weight_gradient(g, x, w.shape[2], stride, dilation, pad_left, mode, groups)
     np.testing.assert_array_equal(dw, expected)
     for length in (x.shape[2], x.shape[2] + 7):
         dx = garbage((*x.shape[:2], length), x.dtype)
-        scatter(g, w, None, dx, stride, dilation, pad_left, groups, n_threads, fixed)
+        scatter(
+            g, w, None, dx, place(stride, dilation, pad_left, groups=groups), (n_threads, fixed)
+        )
         expected = slow_scatter(g, w, None, length, stride, dilation, pad_left, groups)
         np.testing.assert_array_equal(dx, expected)
 
@@ -159,11 +162,11 @@ def layer_bits(n_threads, deterministic=True, batch=slice(None), length=None):
     w = rng.standard_normal((40, 12, 5), np.float32)
     bias = rng.standard_normal(40, np.float32)
     y = garbage((len(x), 40, x.shape[2]), np.float32)
-    correlate(x, w, bias, y, 1, 2, 4, ZEROS, 2, n_threads, deterministic)
+    correlate(x, w, bias, y, place(1, 2, 4, ZEROS, 2), (n_threads, deterministic))
     up = garbage((len(x), 10, 3 * x.shape[2]), np.float32)
-    scatter(x, w[:24, :5], None, up, 3, 1, 2, 2, n_threads, deterministic)
+    scatter(x, w[:24, :5], None, up, place(3, 1, 2, groups=2), (n_threads, deterministic))
     dw = garbage(w.shape, np.float32)
-    weight_gradient(y, x, dw, 1, 2, 4, ZEROS, 2, n_threads, deterministic)
+    weight_gradient(y, x, dw, place(1, 2, 4, ZEROS, 2), (n_threads, deterministic))
     return y, up, dw
 
 
@@ -248,14 +251,14 @@ def test_sums_over_nothing_are_the_bias(n_batch, c_in, l_in):
     bias = np.array([3.0, -1.0])
     x, w = np.ones((n_batch, c_in, l_in)), np.ones((2, c_in, 3))
     y = garbage((n_batch, 2, 4), np.float64)
-    correlate(x, w, bias, y, 1, 1, 100, ZEROS, 1, 2, True)
+    correlate(x, w, bias, y, place(1, 1, 100, ZEROS, 1), (2, True))
     np.testing.assert_array_equal(y, np.broadcast_to(bias[:, None], y.shape))
     y = garbage((n_batch, 2, 4), np.float64)
-    scatter(x, np.ones((c_in, 2, 3)), bias, y, 1, 1, 100, 1, 2, True)
+    scatter(x, np.ones((c_in, 2, 3)), bias, y, place(1, 1, 100, groups=1), (2, True))
     np.testing.assert_array_equal(y, np.broadcast_to(bias[:, None], y.shape))
     g = np.ones((n_batch, 2, 0))
     dw = garbage(w.shape, np.float64)
-    weight_gradient(g, x, dw, 1, 1, 0, ZEROS, 1, 2, True)
+    weight_gradient(g, x, dw, place(1, 1, 0, ZEROS, 1), (2, True))
     np.testing.assert_array_equal(dw, np.zeros(w.shape))
 
 
@@ -264,7 +267,7 @@ def test_huge_parameters_do_not_overflow(stride, dilation, pad_left):
     rng = np.random.default_rng(8)
     x, w = integers(rng, (1, 2, 9), np.float64), integers(rng, (2, 2, 2), np.float64)
     y, expected = garbage((1, 2, 1), np.float64), np.zeros((1, 2, 1))
-    correlate(x, w, None, y, stride, dilation, pad_left, ZEROS, 1, 1, False)
+    correlate(x, w, None, y, place(stride, dilation, pad_left, ZEROS, 1), (1, False))
     for k in range(2):
         if 0 <= k * dilation - pad_left < 9:
             expected[:, :, 0] += x[:, :, k * dilation - pad_left] @ w[:, :, k].T
@@ -275,7 +278,7 @@ def test_infinite_weights_meet_no_padding_in_scatter():
     x, w = np.ones((2, 1, 4), np.float32), np.ones((1, 2, 3), np.float32)
     w[0, 1, 0] = np.inf
     y = garbage((2, 2, 14), np.float32)
-    scatter(x, w, np.zeros(2, np.float32), y, 2, 2, 1, 1, 1, True)
+    scatter(x, w, np.zeros(2, np.float32), y, place(2, 2, 1, groups=1), (1, True))
     expected = slow_scatter(x, w, None, 14, 2, 2, 1, 1)
     assert not np.isnan(expected).any()
     np.testing.assert_array_equal(y, expected)
@@ -286,7 +289,9 @@ def test_nan_stays_in_the_outputs_that_read_it():
     x[0, 1, 511] = np.nan
     y = garbage((1, 3, 898), np.float32)
     for deterministic in (False, True):
-        correlate(x, np.ones((3, 2, 3), np.float32), None, y, 1, 1, 0, ZEROS, 1, 1, deterministic)
+        correlate(
+            x, np.ones((3, 2, 3), np.float32), None, y, place(1, 1, 0, ZEROS, 1), (1, deterministic)
+        )
         assert sorted(set(np.nonzero(np.isnan(y))[2])) == [509, 510, 511]
 
 
@@ -316,8 +321,8 @@ def complex_bits(n_threads=1):
     parts = rng.standard_normal((2, 2, 14, 900)).astype(np.complex64)
     x, w = parts[0] + 1j * parts[1], np.ascontiguousarray(parts[0, 0, :, :72].reshape(24, 14, 3))
     y, dw = garbage((2, 24, 898), np.complex64), garbage(w.shape, np.complex64)
-    correlate(x, w, None, y, 1, 1, 0, ZEROS, 1, n_threads, True)
-    weight_gradient(y, x, dw, 1, 1, 0, ZEROS, 1, n_threads, True)
+    correlate(x, w, None, y, place(1, 1, 0, ZEROS, 1), (n_threads, True))
+    weight_gradient(y, x, dw, place(1, 1, 0, ZEROS, 1), (n_threads, True))
     return y.tobytes(), dw.tobytes()
 
 
@@ -361,7 +366,7 @@ resource.setrlimit(resource.RLIMIT_AS, (used + (spare << 20),) * 2)
 
 def call(y):
     try:
-        correlate(x, w, None, y, 1, 1, 0, 0, 1, n_threads, True)
+        correlate(x, w, None, y, (0, 0, 1, 1, 0, 0, 1, 0), (n_threads, True))
     except MemoryError:
         return "refused"
     assert (y == 320).all()

@@ -23,6 +23,7 @@ from primitives import (
     scatter,
     slow_correlate,
     slow_scatter,
+    window,
 )
 
 import fastconv1d
@@ -425,11 +426,11 @@ def correlate_and_scatter_between_guard_pages():
             l_out = length(x, kernel_size, stride, dilation, left, 1)
             y = guarded(np.empty((n_batch, c_out, l_out), dtype), at_end)
             where = (stride, dilation, left)
-            direct_engine.correlate(x, w, b, y, *where, mode, 1, 1)
+            direct_engine.correlate(x, w, b, y, window(*where, mode), (1, False))
             assert_exact(y, slow_correlate(x, w, b, l_out, *where, mode))
             wt = guarded(w.swapaxes(0, 1), at_end)
             y = guarded(np.empty((n_batch, c_out, l_in * stride - 1), dtype), at_end)
-            direct_engine.scatter(x, wt, b, y, *where, 1, 1)
+            direct_engine.scatter(x, wt, b, y, window(*where), (1, False))
             assert_exact(y, slow_scatter(x, wt, b, l_in * stride - 1, *where))
     print(direct_engine.isa())
 
@@ -465,10 +466,12 @@ def test_scatter_of_a_weight_that_is_not_finite():
         x[x == 0] = 1  # zero times infinity is not a number
         w[1, 3, 0] = w[0, 2, 3] = bad
         y = np.full((2, 5, 22 * stride), np.nan, np.float32)
-        direct_engine.scatter(x, w, b, y, stride, 1, 0, 1, 1)
-        wide = slow_scatter(x, w, b, 22 * stride, stride)
-        np.testing.assert_array_equal(y, wide.astype(np.float32))
-        assert PreparedLayer(w, b, stride, 1, 1, transposed=True)(x) is None
+        assert not direct_engine.scatter(x, w, b, y, window(stride), (1, False))
+        assert np.isnan(y).all()
+        up = fastconv1d.conv_transpose1d(x, w, b, stride, output_padding=stride - 1)
+        wide = slow_scatter(x, w, b, up.shape[2], stride)
+        np.testing.assert_array_equal(up, wide.astype(np.float32))
+        assert PreparedLayer(w, b, window(stride), True)(x) is None
 
 
 # ---- bits --------------------------------------------------------------------------------------
@@ -544,7 +547,7 @@ def test_functions_and_layers_have_the_bits_of_the_primitives(dtype, sizes):
         fastconv1d.conv1d(x, w, b, stride, (3, 0), dilation, groups, algorithm=algorithm)
         for algorithm in ("auto", "direct")
     ]
-    results.append(PreparedLayer(w, b, stride, dilation, groups, ZEROS, left, 0)(x))
+    results.append(PreparedLayer(w, b, window(*where, ZEROS, groups))(x))
     for result in results:
         assert_same_bits(result, y)
     l_up = (x.shape[2] - 1) * stride + dilation * (w.shape[2] - 1) + 1 - left
@@ -555,7 +558,7 @@ def test_functions_and_layers_have_the_bits_of_the_primitives(dtype, sizes):
         )
         for algorithm in ("auto", "direct")
     ]
-    results.append(PreparedLayer(wt, b, stride, dilation, groups, ZEROS, left, transposed=True)(x))
+    results.append(PreparedLayer(wt, b, window(*where, ZEROS, groups), True)(x))
     for result in results:
         assert_same_bits(result, up)
 
@@ -566,7 +569,8 @@ def test_functions_and_layers_have_the_bits_of_the_primitives(dtype, sizes):
 def prepared(mode=ZEROS, pads=(2, 1), dtype=np.float32, transposed=False, bad=1.0):
     w = np.ones((4, 4, 5), dtype)
     w[0, 0, 0] = bad
-    return PreparedLayer(w, None, 2, 1, 1, mode, *pads, 0, transposed)
+    left, right = pads
+    return PreparedLayer(w, None, window(2, 1, left, mode, right=right), transposed)
 
 
 class Subclass(np.ndarray):
@@ -650,10 +654,10 @@ def test_prepared_layer_takes_plain_inputs():
 
 def test_prepared_layer_rejects_what_it_cannot_pack():
     with pytest.raises(TypeError, match="float32 and float64, got complex64"):
-        PreparedLayer(np.ones((1, 1, 1), np.complex64), None, 1, 1, 1)
+        PreparedLayer(np.ones((1, 1, 1), np.complex64), None, window())
     for shape in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
         with pytest.raises(ValueError, match="no dimension of the weight may be zero"):
-            PreparedLayer(np.ones(shape, np.float32), None, 1, 1, 1)
+            PreparedLayer(np.ones(shape, np.float32), None, window())
 
 
 def test_threads_are_asked_for_large_work_only():
@@ -663,7 +667,7 @@ def test_threads_are_asked_for_large_work_only():
         asked.append(1)
         return 2
 
-    layer = PreparedLayer(np.ones((16, 16, 3), np.float32), None, 1, 1, 1)
+    layer = PreparedLayer(np.ones((16, 16, 3), np.float32), None, window())
     layer(np.ones((1, 16, 100), np.float32), threads)
     assert not asked
     y = layer(np.ones((1, 16, 20_000), np.float32), threads)
@@ -679,7 +683,7 @@ def test_threads_are_asked_for_large_work_only():
 
 def test_prepared_layer_keeps_its_instruction_set(isa):
     x, w = normals(np.random.default_rng(23), 1, 9, 300), np.ones((5, 9, 3), np.float32)
-    layer = PreparedLayer(w, None, 1, 1, 1)
+    layer = PreparedLayer(w, None, window())
     assert layer.isa == isa
     y = layer(x)
     for other in direct_engine.supported_isas():
@@ -810,5 +814,5 @@ def test_forced_engines_agree_on_integers():
     assert_same_bits(y[0], y[2])
     assert_exact(y[1], y[2])
     direct = np.empty_like(y[0])
-    blas_engine.correlate(x, w, None, direct, 2, 2, 3, ZEROS, 2, 1, True)
+    blas_engine.correlate(x, w, None, direct, window(2, 2, 3, ZEROS, 2), (1, True))
     assert_exact(direct, y[0])

@@ -21,6 +21,7 @@ from primitives import (
     slow_scatter,
     slow_weight_gradient,
     weight_gradient,
+    window,
 )
 
 import fastconv1d
@@ -291,14 +292,14 @@ def depthwise(rng, make, case, dtype):
     return g, x, w, (stride, dilation, left, ZEROS, groups)
 
 
-def by_input(g, x, w, stride, dilation, left, mode, groups, transposed):
+def by_input(g, x, w, where, transposed):
     """What the primitive that makes this gradient alone returns."""
     if transposed:
         out = nan_like(g)
-        direct_engine.correlate(x, w, None, out, stride, dilation, left, mode, groups, 1)
+        direct_engine.correlate(x, w, None, out, window(*where), (1, False))
     else:
         out = nan_like(x)
-        direct_engine.scatter(g, w, None, out, stride, dilation, left, groups, 1)
+        direct_engine.scatter(g, w, None, out, window(*where), (1, False))
     return out
 
 
@@ -312,7 +313,8 @@ def test_depthwise_gradients_in_one_pass(dtype, transposed):
         stride, dilation, left, _mode, groups = where
         dw, db = nan_like(w), nan_like(w[:, 0, 0])
         more = {"db": db, "weight": w, "transposed": transposed}
-        dx = direct_engine.weight_gradient(g, x, dw, *where, 1 + case % 3, **more)
+        run = 1 + case % 3, False
+        dx = direct_engine.weight_gradient(g, x, dw, window(*where), run, **more)
         context = f"g {g.shape} x {x.shape} {where}"
         assert_exact(dw, slow_weight_gradient(g, x, w.shape[2], *where), context)
         assert_exact(db, g.astype(np.float64).sum((0, 2)), context)
@@ -336,19 +338,20 @@ def test_depthwise_pass_does_not_change_bits(dtype, transposed):
         if case % 10 == 9:
             w[case % len(w)], g[0, case % len(w), -1] = np.inf, np.nan
         bits = nan_like(w)
-        direct_engine.weight_gradient(g, x, bits, *where, 1)
+        place = window(*where)
+        direct_engine.weight_gradient(g, x, bits, place, (1, False))
         for threads in (1, 3):
             dw = nan_like(w)
             more = {"weight": w, "transposed": transposed}
-            dx = direct_engine.weight_gradient(g, x, dw, *where, threads, **more)
+            dx = direct_engine.weight_gradient(g, x, dw, place, (threads, False), **more)
             assert_same_bits(dw, bits, f"{where}")
             if dx is not None:
-                assert_same_bits(dx, by_input(g, x, w, *where, transposed), f"{g.shape} {where}")
-        alone = direct_engine.weight_gradient(g[:1], x[:1], dw, *where, 1, **more)
+                assert_same_bits(dx, by_input(g, x, w, where, transposed), f"{g.shape} {where}")
+        alone = direct_engine.weight_gradient(g[:1], x[:1], dw, place, (1, False), **more)
         if alone is not None and dx is not None:
             assert_same_bits(alone, dx[:1], f"{g.shape} {where}")
         for (name, a_g), (_, a_x) in zip(layouts(g), layouts(x), strict=True):
-            direct_engine.weight_gradient(a_g, a_x, dw, *where, 1, **more)
+            direct_engine.weight_gradient(a_g, a_x, dw, place, (1, False), **more)
             assert_same_bits(dw, bits, f"{name} {where}")
 
 
@@ -379,7 +382,7 @@ def gradients_between_guard_pages():
                 if view is not g:
                     wide = slow_weight_gradient(view, x, kernel_size, stride, 1, 2, mode)
                     wide_db = view.astype(np.float64).sum((0, 2))
-                where = (stride, 1, 2, mode, 1, 1)
+                where = window(stride, 1, 2, mode), (1, False)
                 direct_engine.weight_gradient(view, x, dw, *where, db=db)
                 assert_exact(dw, wide, f"{g.shape} {stride} {at_end}")
                 assert_exact(db, wide_db, f"{g.shape} {stride} {at_end}")
@@ -392,10 +395,11 @@ def gradients_between_guard_pages():
         dw = guarded(np.empty_like(w), at_end)
         for transposed in (False, True):
             more = {"weight": w, "transposed": transposed}
-            dx = direct_engine.weight_gradient(g, x, dw, *arrays[3], 1, **more)
+            place = window(*arrays[3])
+            dx = direct_engine.weight_gradient(g, x, dw, place, (1, False), **more)
             assert_exact(dw, slow_weight_gradient(g, x, w.shape[2], *arrays[3]))
             if dx is not None:
-                assert_exact(dx, by_input(*arrays[:3], *arrays[3], transposed))
+                assert_exact(dx, by_input(*arrays, transposed))
     print(direct_engine.isa())
 
 
@@ -447,16 +451,15 @@ def test_bits_do_not_depend_on_threads(dtype, sizes):
 def test_bias_gradient_alone_has_the_same_bits(dtype, sizes):
     g, x, kernel_size, stride, groups = deep_layer(sizes, dtype)
     dw, db = weight_gradient(g, x, kernel_size, stride, 1, 0, ZEROS, groups)
-    where = (stride, 1, 0, ZEROS, groups)
+    where = window(stride, 1, 0, ZEROS, groups)
     for threads in (1, 3):
         alone, untouched = nan_like(db), nan_like(dw)
-        direct_engine.weight_gradient(
-            g, nan_like(x), untouched, *where, threads, db=alone, only_db=True
-        )
+        run = threads, False
+        direct_engine.weight_gradient(g, nan_like(x), untouched, where, run, alone, only_db=True)
         assert_same_bits(alone, db, f"{threads} threads")
         assert np.isnan(untouched).all()
         without = nan_like(dw)
-        direct_engine.weight_gradient(g, x, without, *where, threads)
+        direct_engine.weight_gradient(g, x, without, where, run)
         assert_same_bits(without, dw, f"{threads} threads")
 
 
@@ -505,6 +508,6 @@ def test_nothing_to_sum_is_zero():
     for n_batch, l_out in ((0, 5), (3, 0)):
         g, x = np.empty((n_batch, 2, l_out), np.float32), np.ones((n_batch, 3, 9), np.float32)
         dw, db = np.full((2, 3, 5), np.nan, np.float32), np.full(2, np.nan, np.float32)
-        direct_engine.weight_gradient(g, x, dw, 1, 1, 0, ZEROS, 1, 1, db=db)
+        direct_engine.weight_gradient(g, x, dw, window(), (1, False), db=db)
         assert_exact(dw, np.zeros((2, 3, 5)))
         assert_exact(db, np.zeros(2))

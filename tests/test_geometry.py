@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from fastconv1d import geometry
+from fastconv1d.core import geometry
 
 HUGE = (0, 1, 2, 3, 2**31 - 1, 2**31, 2**61, 2**62 - 1, 2**63 - 1)
 

@@ -7,11 +7,12 @@ import sys
 
 import numpy as np
 import pytest
-from primitives import in_subprocess
+from primitives import in_subprocess, window
 
 import fastconv1d
+from fastconv1d.core.engines import ALGORITHMS, checked_algorithm, choose_engine
 from fastconv1d.kernels import blas_engine, direct_engine
-from fastconv1d.planner import ALGORITHMS, checked_algorithm, choose_engine, explain
+from fastconv1d.planner import explain
 
 FAR = 1 << 40
 
@@ -167,17 +168,17 @@ def scratch_of(
     dw = np.ones_like(w)
     layer = (w.shape, stride, dilation, (0, 0), transposed)
     assert choose_engine("direct", dtype, *layer) is direct_engine
-    where = (stride, dilation, 0)
+    where = window(stride, dilation, groups=groups)
 
     def forward():
         if transposed:
-            direct_engine.scatter(x, w, None, y, *where, groups, 1)
+            direct_engine.scatter(x, w, None, y, where, (1, False))
         else:
-            direct_engine.correlate(x, w, None, y, *where, 0, groups, 1)
+            direct_engine.correlate(x, w, None, y, where, (1, False))
 
     def gradient():
         short, long = (x, y) if transposed else (y, x)
-        direct_engine.weight_gradient(short, long, dw, *where, 0, groups, 1)
+        direct_engine.weight_gradient(short, long, dw, where, (1, False))
 
     return added(forward) - w.nbytes / 2**20, added(gradient)
 

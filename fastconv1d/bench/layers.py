@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from ..geometry import conv_length, conv_transpose_length
+from ..core.geometry import conv_length, conv_transpose_length
 
 _COLUMNS = {
     "n_batch": "n",

@@ -85,6 +85,8 @@ cdef enum:
     # A weight gradient with fewer jobs than this splits its reduction as well.
     MIN_GRADIENT_JOBS = 8
     PARTIAL_BYTES = 2 << 20
+    # Elements of a block that is summed at once: 2 MiB of float64.
+    SUM_BLOCK = 1 << 18
     # Address space of one more worker: 32 MiB of OpenBLAS, a stack of 8 MiB, and some to spare.
     WORKER_BYTES = 48 << 20
 
@@ -896,10 +898,10 @@ cdef _weight_gradient(
 # -------------------------------------------------------------------------------------------------
 # The Python side: one dtype dispatch an operation.
 
-cdef Window _window(kernel_size, stride, dilation, pad_left, mode):
+cdef Window _window(kernel_size, geometry, mode):
     cdef Window window
-    window.kernel_size, window.stride, window.dilation = kernel_size, stride, dilation
-    window.pad_left, window.mode = pad_left, mode
+    _, _, window.stride, window.dilation, window.pad_left, _, _, _ = geometry
+    window.kernel_size, window.mode = kernel_size, mode
     return window
 
 
@@ -915,10 +917,24 @@ def fixed_columns(Py_ssize_t itemsize):
     return FIXED_ROW_BYTES // itemsize
 
 
-def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, deterministic):
+# Whether steps, residuals, 16 bits and any strides are dealt with inside.
+FUSES = False
+
+
+def unsuited(dtype_char, shape, stride, dilation, pad_left, pad_right, transposed):
+    """The rule that keeps a layer from this engine: none."""
+    return None
+
+
+def prepare(weight, bias, spec):
+    """A layer of this engine has no packed form: None."""
+    return None
+
+
+def correlate(x, w, bias, y, geometry, run):
     """Write the correlation of x with w, plus bias, to y.
 
-    ``y[n, co, l] = bias[co] + sum(w[co, ci, k] * x[n, ci, l*stride + k*dilation - pad_left])`` over
+    ``y[n, co, l] = bias[co] + sum(w[co, ci, k] * x[n, ci, l*stride + k*dilation - left])`` over
     all ci of co's group and all k.
 
     Parameters
@@ -928,16 +944,12 @@ def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads
     w : ndarray of shape (C_out, C_in / groups, K)
     bias : ndarray of shape (C_out,) or None
     y : C-contiguous ndarray of shape (N, C_out, L_out)
-    stride, dilation : int
-        Positive.
-    pad_left : int
-        May be negative.
-    mode : int
-        What lies outside x: 0 zeros, 1 reflect, 2 replicate, 3 circular.
-    groups, n_threads : int
-        Positive.
-    deterministic : bool
-        Whether an output's bits may depend on nothing but its own inputs: not on L_out either.
+        Its shape says how many outputs there are.
+    geometry : fastconv1d.core.geometry.Geometry
+        ``left`` may be negative.
+    run : tuple of int and bool
+        How many threads may work, and whether an output's bits may depend on nothing but its own
+        inputs: not on L_out either.
 
     Notes
     -----
@@ -945,7 +957,9 @@ def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads
     """
     if y.size == 0:
         return
-    cdef Window window = _window(w.shape[2], stride, dilation, pad_left, mode)
+    cdef Window window = _window(w.shape[2], geometry, geometry[7])
+    n_threads, deterministic = run
+    groups = geometry[6]
     w = np.ascontiguousarray(w)
     if bias is not None:
         bias = np.ascontiguousarray(bias)
@@ -960,16 +974,18 @@ def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads
         _correlate[doublecomplex](x, w, bias, y, window, groups, n_threads, deterministic)
 
 
-def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic):
-    """Write the transposed correlation of x with w, plus bias, to y.
+def scatter(x, w, bias, y, geometry, run):
+    """Write the transposed correlation of x with w, plus bias, to y. Returns True.
 
     ``y[n, co, o] = bias[co] + sum(w[ci, co, k] * x[n, ci, l])`` over all ci of co's group, k and l
-    with ``l*stride + k*dilation - pad_left == o``. The arguments are those of `correlate`, but for
+    with ``l*stride + k*dilation - left == o``. The arguments are those of `correlate`, but for
     w : ndarray of shape (C_in, C_out / groups, K).
     """
     if y.size == 0:
-        return
-    cdef Window window = _window(w.shape[2], stride, dilation, pad_left, ZEROS)
+        return True
+    cdef Window window = _window(w.shape[2], geometry, ZEROS)
+    n_threads, deterministic = run
+    groups = geometry[6]
     if bias is not None:
         bias = np.ascontiguousarray(bias)
     kind = y.dtype.char
@@ -981,22 +997,26 @@ def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, determ
         _scatter[floatcomplex](x, w, bias, y, window, groups, n_threads, deterministic)
     else:
         _scatter[doublecomplex](x, w, bias, y, window, groups, n_threads, deterministic)
+    return True
 
 
-def weight_gradient(
-    g, x, dw, stride, dilation, pad_left, mode, groups, n_threads, deterministic
-):
-    """Write the gradient of `correlate` with respect to w to dw.
+def weight_gradient(g, x, dw, geometry, run, db=None, only_db=False, weight=None, transposed=False):
+    """Write the gradient of `correlate` with respect to w to dw, and that of the bias to db.
 
-    ``dw[co, ci, k] = sum(g[n, co, l] * conj(x[n, ci, l*stride + k*dilation - pad_left]))``
+    ``dw[co, ci, k] = sum(g[n, co, l] * conj(x[n, ci, l*stride + k*dilation - left]))``
     over n and l, where ci counts within co's group. The arguments are those of `correlate`, but for
     g : ndarray of shape (N, C_out, L_out) and
     dw : C-contiguous ndarray of shape (C_out, C_in / groups, K).
-    The result never depends on n_threads, so `deterministic` changes nothing.
+    With `only_db` nothing but db is written. `transposed` conjugates g instead of x. The gradient
+    by the input for `weight` is never made in the same pass: returns None. The result never depends
+    on the number of threads, so deterministic mode changes nothing.
     """
-    if dw.size == 0:
-        return
-    cdef Window window = _window(dw.shape[2], stride, dilation, pad_left, mode)
+    if db is not None:
+        _sum_rows(g, db)
+    if only_db or dw.size == 0:
+        return None
+    cdef Window window = _window(dw.shape[2], geometry, geometry[7])
+    n_threads, groups = run[0], geometry[6]
     kind = dw.dtype.char
     if kind == "f":
         _weight_gradient[float](g, x, dw, window, groups, n_threads)
@@ -1006,3 +1026,23 @@ def weight_gradient(
         _weight_gradient[floatcomplex](g, x, dw, window, groups, n_threads)
     else:
         _weight_gradient[doublecomplex](g, x, dw, window, groups, n_threads)
+    if transposed and dw.dtype.kind == "c":
+        np.conjugate(dw, out=dw)
+    return None
+
+
+def _sum_rows(g, db):
+    """Sum g over batch and length in double precision, in an order given by the shape alone."""
+    n_batch, channels, length = g.shape
+    total = np.zeros(channels, np.result_type(g.dtype, np.float64))
+    if g.size:
+        columns = min(length, max(1, SUM_BLOCK // channels))
+        items = max(1, SUM_BLOCK // (channels * columns))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for n in range(0, n_batch, items):
+                for begin in range(0, length, columns):
+                    block = g[n:n + items, :, begin:begin + columns]
+                    total += block.astype(total.dtype, order="C").sum(axis=2).sum(axis=0)
+            db[...] = total.astype(g.dtype)
+    else:
+        db[...] = 0

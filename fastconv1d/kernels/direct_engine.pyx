@@ -1,8 +1,8 @@
 # distutils: language = c
 """The direct engine: windows and register tiles, float32 and float64, no unfold.
 
-Python-visible: the primitives ``correlate`` and ``scatter`` (as in ``blas_engine``), ``PreparedLayer`` (weights packed
-once, called many times), and the instruction set in use. ``simd/fc1d.h`` has the formula that the C side computes; this
+Python-visible: the door of an engine (``unsuited``, ``prepare``, ``correlate``, ``scatter``, ``weight_gradient``, as in
+``blas_engine``), ``PreparedLayer`` (weights packed once, called many times), and the instruction set in use. ``simd/fc1d.h`` has the formula that the C side computes; this
 file decides block and tile sizes (``_block_channels``, ``_plan``), owns scratch, and runs the units on threads.
 
 Every output is the sum over chains of (ci, k) in one order that depends on the layer alone, so its bits depend on
@@ -12,8 +12,6 @@ import os
 import warnings
 
 import numpy as np
-
-from . import blas_engine
 
 cimport cython
 cimport numpy as cnp
@@ -507,7 +505,7 @@ cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, 
 
 
 cdef object _set_activation(fc1d_activation* f, activation, ptrdiff_t channels, dtype):
-    """Fill the C description of a fastconv1d.activations.Activation; returns the array that it points to."""
+    """Fill the C description of a fastconv1d.core.activations.Activation; returns the array that it points to."""
     if activation is None:
         return None
     f.function, f.parameter = activation.function, activation.parameter
@@ -588,21 +586,22 @@ cdef class PreparedLayer:
         (C_out, C_in/groups, K), or (C_in, C_out/groups, K) when transposed. Copied.
     bias : ndarray of shape (C_out,) or None
         Copied.
-    stride, dilation, groups, mode : int
-        As in the primitives; mode 0 zeros, 1 reflect, 2 replicate, 3 circular.
-    pad_left, pad_right : int
-        Padding of correlate, cropping of scatter.
-    output_padding : int
-        Columns added on the right of a scatter.
+    geometry : fastconv1d.core.geometry.Geometry
+        Its sizes of the output are not looked at. The padding is that of a correlate, which has a mode, or the cropping
+        of a scatter.
     transposed : bool
         Scatter instead of correlate.
+    steps : fastconv1d.core.activations.Steps, optional
+        What happens to each input and each sum.
+    output_padding : int
+        Columns added on the right of a scatter.
     same : int
         For a correlate whose padding gives ceil(L_in / stride) columns: 1 with an odd position on the right
         (same_upper), 2 on the left (same_lower); 0 for pads as given.
-    steps : fastconv1d.activations.Steps, optional
-        What happens to each input and each sum.
     channels_last : bool
         Whether calls take and return (N, L, C).
+    packed : PreparedLayer, optional
+        One of the same weight, bias and geometry, whose packed weight serves here, too: only the steps may differ.
     """
     cdef fc1d_problem problem
     cdef Taps taps
@@ -610,6 +609,7 @@ cdef class PreparedLayer:
     cdef void* tables
     cdef void* packed
     cdef object bias, alphas
+    cdef PreparedLayer owner  # whose tables and packed weight these are
     cdef cnp.ndarray by_tap  # the weight of a depthwise layer as (K, C), made by the first call that needs it
     cdef readonly bint transposed
     cdef ptrdiff_t stride, dilation, span, pad_left, pad_right, output_padding
@@ -619,29 +619,39 @@ cdef class PreparedLayer:
     cdef readonly bint finite  # the weight of a scatter
     cdef readonly bint channels_last
 
-    def __cinit__(self, cnp.ndarray weight not None, bias, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t groups,
-                  int mode=0, ptrdiff_t pad_left=0, ptrdiff_t pad_right=0, ptrdiff_t output_padding=0,
-                  bint transposed=False, int same=0, steps=None, bint channels_last=False):
+    def __cinit__(self, cnp.ndarray weight, bias, geometry, bint transposed=False, steps=None,
+                  ptrdiff_t output_padding=0, int same=0, bint channels_last=False, PreparedLayer packed=None):
+        if packed is None:
+            self._pack_all(weight, bias, geometry, transposed)
+            self.output_padding, self.same, self.channels_last = output_padding, same, channels_last
+        else:
+            self._share(packed)
+        if steps is not None:
+            self._set_steps(steps)
+
+    cdef int _pack_all(self, cnp.ndarray weight, bias, geometry, bint transposed) except -1:
         cdef fc1d_problem* p = &self.problem
+        cdef ptrdiff_t stride, dilation, pad_left, pad_right, groups
+        cdef int mode
+        _, _, stride, dilation, pad_left, pad_right, groups, mode = geometry
         self.typenum = cnp.PyArray_TYPE(weight)
         if self.typenum not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
             raise TypeError(f"the direct engine computes float32 and float64, got {weight.dtype}")
         if min(stride, dilation, groups) < 1 or weight.shape[0] % groups:
             raise ValueError("stride, dilation and groups should be positive, and groups divide the channels, "
                              f"got stride={stride}, dilation={dilation}, groups={groups}")
-        rule = unsuited((<object> weight).shape, stride, dilation, pad_left, pad_right, transposed)
+        rule = _unsuited_window((<object> weight).shape, stride, dilation, pad_left, pad_right, transposed)
         if rule is not None:
             raise ValueError(f"{rule}, got a weight of size {list((<object> weight).shape)}, stride={stride}, "
                              f"dilation={dilation}, padding=({pad_left}, {pad_right})")
         self.kernels = &_isa.f32 if self.typenum == cnp.NPY_FLOAT32 else &_isa.f64
         self.isa = isa()
-        self.channels_last = channels_last
         self.itemsize = cnp.PyArray_ITEMSIZE(weight)
         self.transposed, self.stride, self.dilation = transposed, stride, dilation
-        self.pad_left, self.pad_right, self.output_padding, self.same = pad_left, pad_right, output_padding, same
+        self.pad_left, self.pad_right = pad_left, pad_right
         memset(p, 0, sizeof(fc1d_problem))
         cdef ptrdiff_t first = weight.shape[0] // groups, second = weight.shape[1]
-        p.groups, p.kernel_size, p.mode = groups, weight.shape[2], mode
+        p.groups, p.kernel_size, p.mode = groups, weight.shape[2], 0 if transposed else mode
         self.span = dilation * (p.kernel_size - 1) + 1
         p.c_out, p.c_in = second if transposed else first, first if transposed else second
         p.x_step, p.y_step = 1 if transposed else stride, stride if transposed else 1
@@ -651,13 +661,35 @@ cdef class PreparedLayer:
         p.c_out *= p.fused
         self._prepare_taps()
         self._pack(weight)
-        if bias is not None:
-            self.bias = np.repeat(bias, p.fused)
+        if bias is not None:  # np.repeat costs a quarter of a small call
+            self.bias = cnp.PyArray_NewCopy(bias, cnp.NPY_CORDER) if p.fused == 1 else np.repeat(bias, p.fused)
             p.bias = cnp.PyArray_DATA(self.bias)
-        if steps is not None:
-            self.alphas = (_set_activation(&p.before, steps.before, groups * p.c_in, weight.dtype),
-                           _set_activation(&p.after, steps.after, groups * p.c_out // p.fused, weight.dtype))
-            p.residual_scale, p.residual_last = steps.residual_scale, steps.residual_last
+        return 0
+
+    cdef int _share(self, PreparedLayer packed) except -1:
+        self.owner = packed
+        self.problem, self.taps, self.kernels = packed.problem, packed.taps, packed.kernels
+        self.bias = packed.bias
+        self.transposed, self.stride, self.dilation = packed.transposed, packed.stride, packed.dilation
+        self.span, self.pad_left, self.pad_right = packed.span, packed.pad_left, packed.pad_right
+        self.output_padding, self.same = packed.output_padding, packed.same
+        self.itemsize, self.typenum, self.isa = packed.itemsize, packed.typenum, packed.isa
+        self.finite, self.channels_last = packed.finite, packed.channels_last
+        return 0
+
+    cdef int _set_steps(self, steps) except -1:
+        cdef fc1d_problem* p = &self.problem
+        dtype = cnp.PyArray_DescrFromType(self.typenum)
+        memset(&p.before, 0, sizeof(fc1d_activation))
+        memset(&p.after, 0, sizeof(fc1d_activation))
+        self.alphas = (_set_activation(&p.before, steps.before, p.groups * p.c_in, dtype),
+                       _set_activation(&p.after, steps.after, p.groups * p.c_out // p.fused, dtype))
+        p.residual_scale, p.residual_last = steps.residual_scale, steps.residual_last
+        return 0
+
+    def with_steps(self, steps):
+        """The same layer with other steps, over the same packed weight."""
+        return PreparedLayer(None, None, None, steps=steps, packed=self if self.owner is None else self.owner)
 
     cdef int _prepare_taps(self) except -1:
         cdef fc1d_problem* p = &self.problem
@@ -697,15 +729,15 @@ cdef class PreparedLayer:
         PyMem_Free(self.packed)
 
     cpdef int run(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t pad_left, threads, cnp.ndarray residual=None,
-                  int half=0, dict plan=None) except -1:
+                  dict plan=None) except -1:
         """y = layer(x) for x (N, C_in, L_in) and y (N, C_out, L_out), strides of whole elements.
 
-        Column 0 of y is the one that pad_left says. With ``half`` (1 float16, 2 bfloat16 as uint16) x, y and the
-        residual have elements of 16 bits. The residual has the shape of y. With ``plan`` nothing is computed, and the
-        dict gets what would be done.
+        Column 0 of y is the one that pad_left says. x, y and the residual, of the shape of y, have one dtype: the
+        layer's, or one of 16 bits. With ``plan`` nothing is computed, and the dict gets what would be done.
         """
         cdef fc1d_problem p = self.problem  # a copy a call: calls on one layer may run at the same time
         cdef ptrdiff_t size = self.itemsize, q_low = 0, base, scratch_bytes
+        cdef int half = _half(x)
         cdef int failed, shift = 1 if half else 2 if size == 4 else 3  # of a stride: divisions would be slower
         p.x, p.y, p.half = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), half
         p.xn, p.xc, p.xl = x.strides[0] >> shift, x.strides[1] >> shift, x.strides[2] >> shift
@@ -811,6 +843,8 @@ cdef class PreparedLayer:
         """The weight of a depthwise layer as (K, C), for the caller to keep: another thread may be making it, too."""
         cdef cnp.npy_intp[2] shape
         cdef cnp.ndarray by_tap
+        if self.owner is not None:
+            return self.owner._weight_by_tap()
         with cython.critical_section(self):
             if self.by_tap is None:
                 shape[0], shape[1] = self.problem.groups, self.problem.kernel_size
@@ -846,23 +880,22 @@ cdef class PreparedLayer:
         """
         self.run(x, y, pad_left, threads)
 
-    def __call__(self, x, threads=1, residual=None, out=None, bint bfloat16=False):
+    def __call__(self, x, threads=1, residual=None, out=None):
         """The layer's output for x (N, C_in, L_in) or (C_in, L_in), or None for anything but the plain case.
 
-        Plain: an aligned native ndarray of the layer's dtype (or float16 for float32) whose strides are whole elements,
+        Plain: an aligned native ndarray of the layer's dtype (or of 16 bits for float32) whose strides are whole elements,
         with the layer's channels, no zero dimension, an output of at least one element, and finite weights where
         scatter needs them; a residual likewise and of the output's shape; an `out` that is C-contiguous as well and
         lies apart from both. The caller sends the rest to the general path.
         ``threads`` is how many threads may work, or a function that returns it, called only for a call worth several.
-        With ``bfloat16`` all arrays are views of uint16.
         """
         cdef fc1d_problem* p = &self.problem
         if not cnp.PyArray_CheckExact(x):
             return None
         cdef cnp.ndarray a = x
         cdef int nd = cnp.PyArray_NDIM(a), typenum = cnp.PyArray_TYPE(a), half = 0
-        if self.typenum == cnp.NPY_FLOAT32:
-            half = 2 if bfloat16 and typenum == cnp.NPY_UINT16 else typenum == cnp.NPY_FLOAT16
+        if typenum != self.typenum and self.typenum == cnp.NPY_FLOAT32:
+            half = typenum == cnp.NPY_FLOAT16 or a.dtype.name == "bfloat16"
         if self.transposed and not self.finite:
             return None
         if (nd != 3 and nd != 2) or (typenum != self.typenum and not half) or not _plain(a):
@@ -913,7 +946,7 @@ cdef class PreparedLayer:
                 return None
         if r is not None:
             r = self._as_ncl(r, nd)
-        self.run(self._as_ncl(a, nd), self._as_ncl(y, nd), left, threads, r, half)
+        self.run(self._as_ncl(a, nd), self._as_ncl(y, nd), left, threads, r)
         return y
 
     cdef cnp.ndarray _as_ncl(self, cnp.ndarray a, int nd):
@@ -921,6 +954,13 @@ cdef class PreparedLayer:
         if self.channels_last:
             a = cnp.PyArray_SwapAxes(a, nd - 2, nd - 1)
         return a if nd == 3 else a[None]
+
+
+cdef inline int _half(cnp.ndarray a) noexcept:
+    """How elements of 16 bits are stored: 1 float16, 2 bfloat16; 0 for wider ones."""
+    if cnp.PyArray_ITEMSIZE(a) != 2:
+        return 0
+    return 1 if cnp.PyArray_TYPE(a) == cnp.NPY_FLOAT16 else 2
 
 
 cdef bint _plain(cnp.ndarray a) noexcept:
@@ -983,21 +1023,21 @@ cdef void _from_rows(const word_t* rows, ptrdiff_t width, ptrdiff_t n, word_t* y
             y[j * n + i] = rows[i * width + j]
 
 
-# Positions that a chunk of single steps may have. Whole calls have a price for each group, steps for each position:
+# Positions that a chunk for the ring may have. Whole calls have a price for each group, the ring for each position:
 # 1,536 channels, 4 taps: 1.8 us for 1 position, 20 for 8, 41 for 16, where a whole call takes 97, 105 and 108;
 # 64 channels, 31 taps: 0.8, 2.7 and 4.7 for 11, 12 and 12.
-cdef ptrdiff_t MOST_STEPS = 16
+cdef ptrdiff_t MOST_POSITIONS = 16
 
 
-def most_steps():
-    """The longest chunk that `DepthwiseSteps` takes."""
-    return MOST_STEPS
+def most_positions():
+    """The longest chunk that `DepthwiseRing` takes."""
+    return MOST_POSITIONS
 
 
-cdef class DepthwiseSteps:
+cdef class DepthwiseRing:
     """A few outputs at a time of a depthwise correlate with stride 1: one input and one output channel a group.
 
-    The inputs that the next outputs read are rows of all channels in a ring, so that a step is vectors along the
+    The inputs that the next outputs read are rows of all channels in a ring, so that a position is vectors along the
     channels. The bits are those of the layer.
 
     Parameters
@@ -1023,7 +1063,7 @@ cdef class DepthwiseSteps:
         self.kernels, self.typenum = layer.kernels, layer.typenum
         self.chain = layer.problem.k_block
         self.n_batch, self.channels, self.taps, self.dilation = n_batch, weight.shape[0], weight.shape[2], dilation
-        self.keep, self.room = keep, keep + MOST_STEPS
+        self.keep, self.room = keep, keep + MOST_POSITIONS
         self.bias = bias
         self.itemsize, self.width = layer.itemsize, n_batch * self.channels
         self.row_pitch = _odd_lines(self.width, self.itemsize)
@@ -1032,7 +1072,7 @@ cdef class DepthwiseSteps:
         (<object> self.weight)[:, :self.channels] = weight[:, 0].T
         self.rows = <const void**> PyMem_Malloc(self.taps * sizeof(void*))
         if self.rows == NULL:
-            raise MemoryError("cannot allocate the rows of a step")
+            raise MemoryError("cannot allocate the rows of a position")
 
     def __dealloc__(self):
         PyMem_Free(self.rows)
@@ -1042,7 +1082,7 @@ cdef class DepthwiseSteps:
         if self.ring is None:
             dtype = (<object> self.weight).dtype
             self.ring = np.empty((self.room, self.row_pitch), dtype)
-            self.results = np.empty((MOST_STEPS, self.width), dtype)
+            self.results = np.empty((MOST_POSITIONS, self.width), dtype)
         (<object> self.ring)[:self.keep, :self.width] = history.reshape(self.width, self.keep).T
         self.newest, self.taken, self.active = self.keep - 1, 0, True
 
@@ -1055,7 +1095,7 @@ cdef class DepthwiseSteps:
         self.active = False
         return self.taken
 
-    def step(self, chunk):
+    def advance(self, chunk):
         """The outputs for the inputs (N, C, n), or (C, n) of one item; None for anything but a short plain array."""
         if not self.active or not cnp.PyArray_CheckExact(chunk):
             return None
@@ -1066,7 +1106,7 @@ cdef class DepthwiseSteps:
         if not (nd == 3 and x.shape[0] == self.n_batch or nd == 2 and self.n_batch == 1):
             return None
         cdef ptrdiff_t n = x.shape[nd - 1]
-        if x.shape[nd - 2] != self.channels or not 1 <= n <= MOST_STEPS:
+        if x.shape[nd - 2] != self.channels or not 1 <= n <= MOST_POSITIONS:
             return None
         cdef cnp.ndarray y = cnp.PyArray_EMPTY(nd, x.shape, self.typenum, 0)
         cdef char* out = <char*> cnp.PyArray_DATA(y)
@@ -1114,8 +1154,21 @@ cdef class DepthwiseSteps:
                 self.rows[k] = <const char*> self.rows[k] + item_bytes
 
 
-def unsuited(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_left, ptrdiff_t pad_right, bint transposed):
+# ---- the door -------------------------------------------------------------------------------------------------------
+
+# Whether steps, residuals, 16 bits and any strides are dealt with inside.
+FUSES = True
+
+
+def unsuited(dtype_char, shape, stride, dilation, pad_left, pad_right, transposed):
     """The rule that keeps a layer with a weight of this shape from this engine, or None. Depends on the layer alone."""
+    if dtype_char not in ("f", "d"):
+        return "the dtype should be float32 or float64"
+    return _unsuited_window(shape, stride, dilation, pad_left, pad_right, transposed)
+
+
+cdef _unsuited_window(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_left, ptrdiff_t pad_right,
+                      bint transposed):
     cdef ptrdiff_t k = shape[2]
     if 0 in shape:
         return "no dimension of the weight may be zero"
@@ -1129,30 +1182,32 @@ def unsuited(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad_left, pt
     return None
 
 
-def correlate(x, w, bias, y, stride, dilation, pad_left, mode, groups, n_threads, deterministic=True, steps=None,
-              residual=None, half=0):
-    """y[n, co, l] = bias[co] + sum over ci, k of w[co, ci, k] * x[n, ci, l*stride + k*dilation - pad_left]."""
-    cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, mode, pad_left, steps=steps)
-    layer.run(x, y, pad_left, n_threads, residual, half)
+def prepare(weight, bias, spec):
+    """The layer that a Spec describes, packed, or None where `scatter` would decline its weight."""
+    cdef PreparedLayer layer = PreparedLayer(weight, bias, spec.window, spec.transposed, spec.steps,
+                                             spec.output_padding, spec.same, spec.channels_last)
+    return None if layer.transposed and not layer.finite else layer
 
 
-def scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic=True, steps=None, residual=None,
-            half=0):
-    """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l: l*stride + k*dilation - pad_left == o.
+def correlate(x, w, bias, y, geometry, run, steps=None, residual=None):
+    """y[n, co, l] = bias[co] + sum over ci, k of w[co, ci, k] * x[n, ci, l*stride + k*dilation - left].
 
-    Beyond the ends of the input the windows hold zeros, which times a finite weight are no part of the sum; a layer
-    whose weight is not finite goes to the BLAS engine, which leaves those terms out. Returns False, without having
-    written anything, where that engine cannot do the rest: steps, residuals, y that is not contiguous.
+    ``run`` is how many threads may work, and whether the mode is deterministic, which makes no difference here.
     """
-    cdef PreparedLayer layer = PreparedLayer(w, bias, stride, dilation, groups, 0, pad_left, transposed=True,
-                                             steps=steps)
+    cdef PreparedLayer layer = PreparedLayer(w, bias, geometry, False, steps)
+    layer.run(x, y, layer.pad_left, run[0], residual)
+
+
+def scatter(x, w, bias, y, geometry, run, steps=None, residual=None):
+    """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l: l*stride + k*dilation - left == o.
+
+    Beyond the ends of the input the windows hold zeros, which times a finite weight are no part of the sum. Returns
+    False, without having written anything, for a weight that is not finite.
+    """
+    cdef PreparedLayer layer = PreparedLayer(w, bias, geometry, True, steps)
     if layer.finite:
-        layer.run(x, y, pad_left, n_threads, residual, half)
-        return True
-    if steps is not None or residual is not None or half or not y.flags.c_contiguous:
-        return False
-    blas_engine.scatter(x, w, bias, y, stride, dilation, pad_left, groups, n_threads, deterministic)
-    return True
+        layer.run(x, y, layer.pad_left, run[0], residual)
+    return layer.finite
 
 
 # ---- the weight gradient ---------------------------------------------------------------------------------------------
@@ -1387,11 +1442,9 @@ cdef bint _input_in_same_pass(const fc1d_gradient* q, const fc1d_kernels* kernel
             and 4 * (max(0, q.base + reach) + max(0, p.l_in - p.n_cols - q.base)) <= p.l_in)
 
 
-def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw not None, ptrdiff_t stride,
-                    ptrdiff_t dilation, ptrdiff_t pad_left, int mode, ptrdiff_t groups, int n_threads,
-                    deterministic=True, db=None, bint only_db=False, cnp.ndarray weight=None,
-                    bint transposed=False):
-    """dw[co, ci, k] = sum over n, l of g[n, co, l] * x[n, ci, l*stride + k*dilation - pad_left].
+def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw not None, geometry, run, db=None,
+                    bint only_db=False, cnp.ndarray weight=None, bint transposed=False):
+    """dw[co, ci, k] = sum over n, l of g[n, co, l] * x[n, ci, l*stride + k*dilation - left].
 
     With ``db`` of shape (C_out,), also db[co] = sum over n, l of g[n, co, l], in the same pass; with ``only_db``
     nothing else: dw and x then give the shapes, on which the order of the sums depends, and are not touched.
@@ -1407,9 +1460,11 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     cdef fc1d_problem* p = &q.window
     cdef Taps taps
     cdef int failed
-    cdef ptrdiff_t chunks, passes, i
+    cdef ptrdiff_t stride, dilation, pad_left, groups, chunks, passes, i
+    cdef int mode, n_threads = run[0]
     cdef double macs
     cdef cnp.ndarray grad_input = None
+    _, _, stride, dilation, pad_left, _, groups, mode = geometry
     if elements == 0 or cnp.PyArray_SIZE(g) == 0:
         if not only_db:
             dw[...] = 0

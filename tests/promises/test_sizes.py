@@ -7,7 +7,7 @@ import pytest
 
 import fastconv1d
 import fastconv1d.reference
-from fastconv1d import geometry
+from fastconv1d.core import geometry
 from fastconv1d.kernels import gemm
 
 MAX = 2**63 - 1

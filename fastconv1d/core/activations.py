@@ -1,7 +1,5 @@
 """Element-wise functions that the kernels apply before and after the sums, and their reference.
 
-And which dtypes are stored in 16 bits.
-
 Each has a name, at most one parameter, a formula in NumPy (`Activation.apply`, the oracle of the
 compiled one) and a derivative, which a layer's backward needs.
 """
@@ -40,27 +38,6 @@ RESIDUAL_POSITIONS = ("before", "after")
 SNAKE_EPSILON = 1e-9
 
 
-# What the kernels call the storage types.
-FLOAT16, BFLOAT16 = 1, 2
-
-
-def half_of(dtype: np.dtype[Any]) -> int:
-    """Return 1 for float16, 2 for ml_dtypes' bfloat16, otherwise 0.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> from fastconv1d.activations import half_of
-    >>> half_of(np.dtype(np.float16)), half_of(np.dtype(np.float32))
-    (1, 0)
-    """
-    if dtype.itemsize != 2:
-        return 0
-    if dtype.kind == "f":
-        return FLOAT16
-    return BFLOAT16 if dtype.name == "bfloat16" else 0
-
-
 class Activation(NamedTuple):
     """An element-wise function with its parameter.
 
@@ -89,7 +66,7 @@ class Activation(NamedTuple):
         Examples
         --------
         >>> import numpy as np
-        >>> from fastconv1d.activations import parse_activation
+        >>> from fastconv1d.core.activations import parse_activation
         >>> parse_activation(("leaky_relu", 0.5)).apply(np.array([-2.0, 3.0]))
         array([-1.,  3.])
         """
@@ -102,7 +79,7 @@ class Activation(NamedTuple):
         Examples
         --------
         >>> import numpy as np
-        >>> from fastconv1d.activations import parse_activation
+        >>> from fastconv1d.core.activations import parse_activation
         >>> parse_activation("relu").derivative(np.array([-2.0, 0.0, 3.0]))
         array([0., 0., 1.])
         """
@@ -154,7 +131,7 @@ def parse_activation(
 
     Examples
     --------
-    >>> from fastconv1d.activations import parse_activation
+    >>> from fastconv1d.core.activations import parse_activation
     >>> parse_activation("leaky_relu")
     Activation(name='leaky_relu', parameter=0.01, alpha=None)
     >>> parse_activation(("gelu", "tanh")).name
@@ -205,7 +182,7 @@ def own_activation(activation: Any) -> Any:
     Examples
     --------
     >>> import numpy as np
-    >>> from fastconv1d.activations import own_activation
+    >>> from fastconv1d.core.activations import own_activation
     >>> own_activation(("snake", np.ones(2)))[1].flags.writeable
     False
     >>> own_activation("relu")
@@ -231,7 +208,7 @@ def parse_steps(
 
     Examples
     --------
-    >>> from fastconv1d.activations import parse_steps
+    >>> from fastconv1d.core.activations import parse_steps
     >>> parse_steps(None, "relu", 1.0, "after").residual_last
     True
     """

@@ -8,20 +8,25 @@ channels.
 
 from __future__ import annotations
 
+import copy
 from fractions import Fraction
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import config, functional
-from .activations import Steps
-from .kernels.direct_engine import PreparedLayer, filter_join, filter_split
+from .. import config
+from ..kernels.direct_engine import PreparedLayer, filter_join, filter_split
+from . import arrays
+from .geometry import ZEROS, Geometry
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+
+    from .activations import Steps
+    from .spec import Spec
 
 # Outputs of a block, as in kernels/simd/fc1d.h.
 STEP = 4
@@ -51,7 +56,7 @@ def suited(
     Examples
     --------
     >>> import numpy as np
-    >>> from fastconv1d.minimal import suited
+    >>> from fastconv1d.core.minimal import suited
     >>> suited((64, 64, 3), np.dtype(np.float32), 1, 1, 1)
     True
     """
@@ -68,6 +73,16 @@ def suited(
     )
 
 
+def computes(spec: Spec, weight: NDArray[Any]) -> bool:
+    """Whether minimal filtering computes a layer that asks for it."""
+    return (
+        not spec.transposed
+        and not spec.same
+        and (spec.padding_mode, spec.layout) == ("zeros", "NCL")
+        and suited(weight.shape, weight.dtype, spec.stride, spec.dilation, spec.groups)
+    )
+
+
 class MinimalLayer:
     """A stride-1 convolution with zero padding, prepared for any number of calls.
 
@@ -75,36 +90,38 @@ class MinimalLayer:
     ----------
     weight : ndarray of shape (C_out, C_in, K), K >= 3, float32 or float64
     bias : ndarray of shape (C_out,) or None
-    dilation : int, at most 64
-    pad_left, pad_right : int
-    steps : Steps
-        What happens to each input and each sum.
+    spec : Spec
+        One that `computes` says this computes.
+    direct : object whose `layer` is the packed one of the direct engine
+        For deterministic mode, which promises that a prefix keeps its bits.
     """
 
     def __init__(
-        self,
-        weight: NDArray[Any],
-        bias: NDArray[Any] | None,
-        dilation: int,
-        pad_left: int,
-        pad_right: int,
-        steps: Steps,
+        self, weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec, direct: Any
     ) -> None:
         c_out, c_in, kernel_size = weight.shape
         taps = 3 if kernel_size == 3 else STEP
         split, join, by_weight = _matrices(taps)
         self._n, self._pieces = len(split), -(-kernel_size // taps)
-        dtype = weight.dtype
+        dtype, dilation = weight.dtype, spec.dilation
         self._split, self._join = split.astype(dtype), join.astype(dtype)
-        self._bias, self._dilation, self._pad_left, self._steps = bias, dilation, pad_left, steps
+        self._bias, self._dilation, self._steps, self._direct = bias, dilation, spec.steps, direct
         padded = np.zeros((c_out, c_in, self._pieces * taps))
         padded[:, :, :kernel_size] = weight
         pieces = padded.reshape(c_out, c_in, self._pieces, taps)
         products = np.einsum("nt,oipt->noip", by_weight, pieces).astype(dtype)
         products = products.reshape(self._n * c_out, c_in, self._pieces)
-        self._products = PreparedLayer(products, None, 1, dilation, self._n)
+        grouped = Geometry(0, 0, 1, dilation, 0, 0, self._n, ZEROS)
+        self._products = PreparedLayer(products, None, grouped)
         self._channels = c_in, c_out
-        self._padding, self._extent = pad_left + pad_right, dilation * (kernel_size - 1)
+        self._pad_left, pad_right = spec.pads()
+        self._padding, self._extent = self._pad_left + pad_right, dilation * (kernel_size - 1)
+
+    def with_steps(self, steps: Steps) -> MinimalLayer:
+        """Return the same layer with other steps, over the same packed weight."""
+        other = copy.copy(self)
+        other._steps = steps
+        return other
 
     def __call__(
         self,
@@ -112,17 +129,15 @@ class MinimalLayer:
         threads: Callable[[], int],
         residual: Any = None,
         out: Any = None,
-        bfloat16: bool = False,
     ) -> NDArray[Any] | None:
         """Return the output for arrays of the layer's dtype, otherwise None.
 
-        None is also the answer where the sizes do not fit, so that the general path explains it,
-        and in deterministic mode, which promises that a prefix keeps its bits.
+        None is also the answer where the sizes do not fit, so that the general path explains it.
         """
         if config.are_deterministic_algorithms_enabled():
-            return None
+            return self._exactly(x, threads, residual, out)
         dtype, (c_in, c_out) = self._split.dtype, self._channels
-        array = functional._operand(x)
+        array = arrays.operand(x)
         if array.dtype != dtype or array.ndim not in (2, 3) or array.size == 0:
             return None
         batched = array.ndim == 3
@@ -132,17 +147,26 @@ class MinimalLayer:
             return None
         shape = (array.shape[0], c_out, length)
         if residual is not None:
-            residual = functional._operand(residual)
+            residual = arrays.operand(residual)
             residual = residual if batched else residual[np.newaxis]
             if residual.dtype != dtype or residual.shape != shape:
                 return None
             residual = _rows(residual)
         if out is None:
-            y = functional._new(shape, dtype)
+            y = arrays.new(shape, dtype)
         else:
-            y = functional._target(out, shape, batched, array, residual)
+            y = arrays.target(out, shape, batched, array, residual)
         self._run(array, y, residual, threads())
-        return functional._delivered(y, batched, out)
+        return arrays.delivered(y, batched, out)
+
+    def _exactly(
+        self, x: Any, threads: Callable[[], int], residual: Any, out: Any
+    ) -> NDArray[Any] | None:
+        direct = self._direct.layer
+        if direct is None:
+            return None
+        y: NDArray[Any] | None = direct.with_steps(self._steps)(x, threads, residual, out)
+        return y
 
     def _run(
         self, x: NDArray[Any], y: NDArray[Any], residual: NDArray[Any] | None, threads: int
@@ -155,8 +179,8 @@ class MinimalLayer:
         if blocks > _WHOLE_TILES:
             blocks -= blocks % _WHOLE_TILES
         reach = self._pieces - 1
-        split = functional._new((self._n * c_in * (blocks + reach) * self._dilation,), x.dtype)
-        joined = functional._new((self._n * c_out * blocks * self._dilation,), x.dtype)
+        split = arrays.new((self._n * c_in * (blocks + reach) * self._dilation,), x.dtype)
+        joined = arrays.new((self._n * c_out * blocks * self._dilation,), x.dtype)
         for n in range(x.shape[0]):
             item = (x[n], y[n], None if residual is None else residual[n])
             for first in range(0, total, blocks):

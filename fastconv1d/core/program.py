@@ -9,22 +9,39 @@ layers needs two, and a chain of residual blocks three.
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import functional, fused, geometry
+from .. import config
+from . import arrays
+from .activations import parse_steps
+from .forward import convolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
+    from .activations import Steps
+    from .convolution import Pack
+    from .spec import Around, Spec
+
 Shape = tuple[int, ...]
 
 # Elements that an addition of several arrays takes at once, so that partial sums stay in L2.
 _CHUNK = 1 << 15
+
+
+class Joined(NamedTuple):
+    """A convolution with steps of its neighbours, over the pack of the layer."""
+
+    pack: Pack
+    neighbours: tuple[Any, ...]  # the activations beside it, and the factor of the residual
+    spec: Spec
+    run: Any
 
 
 class Convolve:
@@ -38,36 +55,68 @@ class Convolve:
         self.target = target
         self.before: Any = None  # activation layers
         self.after: Any = None
-        self.residual_scale, self.residual_position = 1.0, "before"
-        self._fused: tuple[Any, Any] = (None, None)
+        self.addition: Combine | None = None  # whose last source is the residual
+        self.residual_position = "before"
+        self._joined: Joined | None = None
 
     def shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
         return output_shape(self.layer, shapes[0], dtype)
 
-    def run(self, arrays: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        layer = self._with_steps() if self.fused else self.layer
-        layer(arrays[0], residual=arrays[1] if len(arrays) > 1 else None, out=out)
+    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+        residual = given[1] if len(given) > 1 else None
+        if len(self.sources) == 1 and self.before is None and self.after is None:
+            self.layer(given[0], out=out)
+            return
+        joined = self._with_neighbours()
+        y = None
+        if joined.run is not None:
+            y = joined.run(given[0], config.get_num_threads, residual, out)
+        if y is None:
+            convolve(joined.spec, given[0], *joined.pack.parameters, residual, out)
 
-    @property
-    def fused(self) -> bool:
-        return len(self.sources) > 1 or self.before is not None or self.after is not None
+    def _with_neighbours(self) -> Joined:
+        """Return the layer as it is now with the neighbours' steps: made again if one changed."""
+        pack, joined = self.layer._pack(), self._joined
+        factor = None if self.addition is None else self.addition.last
+        neighbours = (_activation_of(self.before), _activation_of(self.after), factor)
+        if (
+            joined is None
+            or joined.pack is not pack
+            or not all(map(_alike, joined.neighbours, neighbours))
+        ):
+            spec = self._spec(pack.spec, *neighbours)
+            run = None if pack.run is None else pack.run.with_steps(spec.steps)
+            joined = self._joined = Joined(pack, neighbours, spec, run)
+        return joined
 
-    def _with_steps(self) -> Any:
-        """Return a layer with the same parameters, and the neighbours' steps."""
-        layer, steps = self.layer, (self.before, self.after)
-        revisions = [step._revision for step in (layer, *steps) if step is not None]
-        key = (id(layer._weight), id(layer._bias), revisions)  # `made` keeps the arrays alive
-        known, made = self._fused
-        if known != key:
-            made = layer._sharing_parameters()
-            if self.before is not None:
-                made.pre_activation = self.before.activation
-            if self.after is not None:
-                made.activation = self.after.activation
-            made.residual_scale = self.residual_scale
-            made.residual_position = self.residual_position
-            self._fused = (key, made)
-        return made
+    def _spec(self, spec: Spec, before: Any, after: Any, factor: float | None) -> Spec:
+        around: Around = spec.around
+        if factor is not None:
+            around = around._replace(
+                residual_scale=factor, residual_position=self.residual_position
+            )
+        if before is not None:
+            around = around._replace(pre_activation=before)
+        if after is not None:
+            around = around._replace(activation=after)
+        channels = self.layer.in_channels, self.layer.out_channels
+        steps: Steps = parse_steps(*around, channels)
+        return spec._replace(around=around, steps=steps)
+
+
+def _activation_of(layer: Any) -> Any:
+    return None if layer is None else layer.activation
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Whether two activations are the same: arrays are if they are one array."""
+    if a is b:
+        return True
+    if type(a) is not type(b) or isinstance(a, np.ndarray):
+        return False
+    if isinstance(a, tuple):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    return bool(a == b)
 
 
 class Activate:
@@ -83,29 +132,25 @@ class Activate:
         self.layer.check(shapes[0], dtype)
         return shapes[0]
 
-    def run(self, arrays: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        self.layer.apply(arrays[0], out)
+    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+        self.layer.apply(given[0], out)
 
 
 class Combine:
-    """``target = sum of factor * source``, where only the last source has a factor of its own.
-
-    Or, with `total`, the sum of all sources times that.
-    """
+    """``target = total * sum of sources``, the last of them times the layer's `residual_scale`."""
 
     def __init__(
-        self,
-        name: str,
-        layer: Any,
-        sources: tuple[int, ...],
-        target: int,
-        last: float = 1.0,
-        total: float = 1.0,
+        self, name: str, layer: Any, sources: tuple[int, ...], target: int, total: float = 1.0
     ) -> None:
         self.name, self.layer = name, layer
-        self.sources, self.target = sources, target
-        self.last, self.total = last, total
+        self.sources, self.target, self.total = sources, target, total
         self.in_place = len(sources) <= 2  # the sum of two would overwrite a third source
+
+    @property
+    def last(self) -> float:
+        """The factor of the last source."""
+        scale: float = getattr(self.layer, "residual_scale", 1.0)
+        return scale
 
     def shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
         for other in shapes[1:]:
@@ -115,8 +160,8 @@ class Combine:
                 )
         return shapes[0]
 
-    def run(self, arrays: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        flat = [array.reshape(-1) for array in arrays]
+    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+        flat = [array.reshape(-1) for array in given]
         target = out.reshape(-1)
         with np.errstate(all="ignore"):
             for begin in range(0, target.size, _CHUNK):
@@ -125,8 +170,9 @@ class Combine:
 
     def _combine(self, parts: list[NDArray[Any]], out: NDArray[Any]) -> None:
         *first, last = parts
-        if self.last != 1:
-            last = last * last.dtype.type(self.last)
+        scale = self.last
+        if scale != 1:
+            last = last * last.dtype.type(scale)
         total = first[0] if first else last
         for part in [*first[1:], last] if first else []:
             total = np.add(total, part, out=out)
@@ -187,7 +233,7 @@ def _absorb(
     if other is not None and done.index(other) > done.index(maker):
         return False
     maker.sources += (operation.sources[1],)
-    maker.residual_scale = operation.last
+    maker.addition = operation
     after = maker.after is not None or _own(maker, "activation")
     maker.residual_position = "after" if after else "before"
     return True
@@ -206,6 +252,22 @@ def _own(operation: Convolve, name: str) -> bool:
     return getattr(operation.layer, name) is not None
 
 
+class Key(NamedTuple):
+    """What buffers depend on."""
+
+    shape: Shape
+    dtype: np.dtype[Any]
+    specs: list[Spec]
+
+    def is_that_of(self, other: Key) -> bool:
+        """Whether buffers of the one serve the other."""
+        return (
+            self.shape == other.shape
+            and self.dtype == other.dtype
+            and all(map(operator.is_, self.specs, other.specs))
+        )
+
+
 class Program:
     """Operations in order; the last one makes the result.
 
@@ -218,9 +280,9 @@ class Program:
         self.result = self.lowered[-1].target if self.lowered else 0
         self._convolutions = [op.layer for op in self.lowered if isinstance(op, Convolve)]
 
-    def key(self, x: NDArray[Any]) -> tuple[Any, ...]:
+    def key(self, x: NDArray[Any]) -> Key:
         """Return what the buffers for an input depend on: attributes of the layers, too."""
-        return x.shape, x.dtype, [layer._revision for layer in self._convolutions]
+        return Key(x.shape, x.dtype, [layer._spec for layer in self._convolutions])
 
     def run(self, x: NDArray[Any], buffers: Buffers, out: NDArray[Any]) -> None:
         """Compute the result for `x` (N, C, L) into `out`, a C-contiguous array."""
@@ -235,13 +297,13 @@ class Program:
 class Buffers:
     """The arrays between the operations of a program, for one shape and dtype of the input."""
 
-    def __init__(self, program: Program, key: tuple[Any, ...]) -> None:
+    def __init__(self, program: Program, key: Key) -> None:
         self.key = key
         shape, dtype, _ = key
         self.shapes = infer_shapes(program.lowered, shape, dtype)
         self.values: list[Any] = [None] * len(self.shapes)
         places, sizes = self._place(program)
-        slabs = [functional._new((size,), dtype) for size in sizes]
+        slabs = [arrays.new((size,), dtype) for size in sizes]
         for value, place in places.items():
             size = math.prod(self.shapes[value])
             self.values[value] = slabs[place][:size].reshape(self.shapes[value])
@@ -298,22 +360,16 @@ def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -
     Examples
     --------
     >>> from fastconv1d import ConvTranspose1d
-    >>> from fastconv1d.program import output_shape
+    >>> from fastconv1d.core.program import output_shape
     >>> output_shape(ConvTranspose1d(4, 6, 3, stride=2), (1, 4, 10))
     (1, 6, 21)
     """
-    if layer.layout != "NCL":
-        raise ValueError(f"layout should be 'NCL' inside of networks, got {layer.layout!r}")
-    half = dtype is not None and fused.half_of(dtype) and layer.dtype == np.float32
+    spec = layer._spec
+    if spec.layout != "NCL":
+        raise ValueError(f"layout should be 'NCL' inside of networks, got {spec.layout!r}")
+    half = dtype is not None and arrays.half_of(dtype) and layer.dtype == np.float32
     if dtype is not None and dtype != layer.dtype and not half:
         raise TypeError(f"Input type ({dtype}) and weight type ({layer.dtype}) should be the same")
-    parameters = layer._parameters()
-    shapes = shape, parameters["weight"].shape, layer.bias.shape if "bias" in parameters else None
-    stride, dilation = layer.stride[0], layer.dilation[0]
-    if layer.transposed:
-        steps = (layer.output_padding[0], layer.groups, dilation, layer.padding_mode)
-        plan = geometry.conv_transpose_geometry(*shapes, stride, layer.padding, *steps)
-    else:
-        last = (dilation, layer.groups, layer.padding_mode)
-        plan = geometry.conv_geometry(*shapes, stride, layer.padding, *last)
-    return shape[0], plan[0], plan[1]
+    weight, bias = layer._held
+    geometry = spec.geometry(shape, weight.shape, None if bias is None else bias.shape)
+    return shape[0], geometry.c_out, geometry.l_out

@@ -1,0 +1,330 @@
+"""What every layer and network is: two modes, state dicts, gradients, repr."""
+
+from __future__ import annotations
+
+import difflib
+from collections import deque
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from . import geometry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from numpy.typing import ArrayLike, NDArray
+
+_Layer = TypeVar("_Layer", bound="Layer")
+
+
+class IncompatibleKeys(NamedTuple):
+    """What `load_state_dict` did not find in the state, and what it found too much."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
+
+
+class Layer:
+    """A layer, or a network of layers, in train or eval mode.
+
+    Attributes
+    ----------
+    training : bool
+        Whether calls keep what `backward` needs.
+    """
+
+    training = False
+
+    def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
+        """Return the output for a batch in train mode, and what `_backward` needs of this call."""
+        raise NotImplementedError
+
+    def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:
+        """Add to the gradients by the parameters; return that by the input of a call."""
+        raise NotImplementedError
+
+    def _switching(self, mode: bool) -> Iterable[Assignment]:
+        """Return what `assign` has to do to come to train or eval mode."""
+        return [setting(self, "training", mode)]
+
+    def _leaves(self, prefix: str = "") -> dict[str, Any]:
+        """Return all layers that are no networks under the prefixes of their state dict keys."""
+        return {prefix: self}
+
+    def _parameters(self) -> dict[str, NDArray[Any]]:
+        """Return a leaf's own arrays by name."""
+        return {}
+
+    def _replacing(self, parameters: Mapping[str, NDArray[Any]]) -> Iterable[Assignment]:
+        """Return what `assign` has to do for new values of some parameters, which are copied."""
+        return ()
+
+    def _drop_gradients(self) -> None:
+        """Forget a leaf's gradients."""
+
+    def train(self: _Layer, mode: bool = True) -> _Layer:
+        """Go to train mode, in which calls keep what `backward` needs, or to eval mode.
+
+        Parameters
+        ----------
+        mode : bool, default True
+            False goes to eval mode.
+
+        Returns
+        -------
+        The layer itself; of a network, all layers change.
+
+        Raises
+        ------
+        ValueError
+            If `mode` is not a bool.
+
+        Notes
+        -----
+        In train mode the parameters are writable. An input is kept as it is, not copied: it should
+        not be changed before `backward`.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d, Sequential
+        >>> layer = Conv1d(1, 1, 1).train()
+        >>> layer.weight[:] = 2.0
+        >>> Sequential(Conv1d(1, 1, 1)).train()[0].training
+        True
+        """
+        if not isinstance(mode, bool):
+            raise ValueError(f"training mode is expected to be boolean, got {geometry.shown(mode)}")
+        assign(self._switching(mode))
+        return self
+
+    def eval(self: _Layer) -> _Layer:
+        """Go to eval mode, that of a new layer: nothing is kept, parameters are read-only.
+
+        Returns
+        -------
+        The layer itself.
+
+        Notes
+        -----
+        A layer takes a copy of its parameters, so that arrays obtained in train mode no longer
+        change it. In eval mode it may be called from several threads at once.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> layer = Conv1d(1, 1, 1).train().eval()
+        >>> layer.weight.flags.writeable
+        False
+        """
+        return self.train(False)
+
+    def zero_grad(self) -> None:
+        """Set the gradients by the parameters to None, as before the first `backward`.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> Conv1d(1, 1, 1).zero_grad()
+        """
+        for leaf in self._leaves().values():
+            leaf._drop_gradients()
+
+    def state_dict(self) -> dict[str, NDArray[Any]]:
+        """Return copies of the parameters under torch's keys.
+
+        Returns
+        -------
+        dict of str to ndarray
+            'weight' and 'bias' of a convolution; in a network with the layer's name and a dot
+            before.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d, ReLU, Residual, Sequential
+        >>> list(Sequential(ReLU(), Residual(Conv1d(1, 1, 1))).state_dict())
+        ['1.0.weight', '1.0.bias']
+        """
+        return {
+            prefix + key: value.copy()
+            for prefix, leaf in self._leaves().items()
+            for key, value in leaf._parameters().items()
+        }
+
+    def load_state_dict(
+        self, state_dict: Mapping[str, ArrayLike], strict: bool = True
+    ) -> IncompatibleKeys:
+        """Copy the parameters out of a dict with torch's keys.
+
+        Parameters
+        ----------
+        state_dict : mapping of str to array-like
+            Values are cast to the layer's dtype, but complex ones not to real.
+        strict : bool, default True
+            Whether missing and unexpected keys are errors.
+
+        Returns
+        -------
+        IncompatibleKeys
+            Named tuple of the lists `missing_keys` and `unexpected_keys`.
+
+        Raises
+        ------
+        ValueError
+            If a shape differs, or with `strict` a key.
+        TypeError
+            If `state_dict` is not a mapping or a value cannot be cast.
+
+        Notes
+        -----
+        All parameters are loaded or, whatever is raised, none.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> layer = Conv1d(1, 1, 1)
+        >>> layer.load_state_dict({"weight": [[[2.0]]]}, strict=False)
+        IncompatibleKeys(missing_keys=['bias'], unexpected_keys=[])
+        """
+        if not (hasattr(state_dict, "keys") and hasattr(state_dict, "__getitem__")):
+            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+        leaves = self._leaves()
+        own = {
+            prefix + key: (prefix, key, parameter)
+            for prefix, leaf in leaves.items()
+            for key, parameter in leaf._parameters().items()
+        }
+        missing = [key for key in own if key not in state_dict]
+        unexpected = [key for key in state_dict if key not in own]
+        problems = []
+        if strict and missing:
+            problems.append(f"Missing key(s) in state_dict: {_quoted(missing)}. ")
+        if strict and unexpected:
+            problems.append(f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
+        new: dict[str, dict[str, NDArray[Any]]] = {prefix: {} for prefix in leaves}
+        for full, (prefix, key, parameter) in own.items():
+            if full in state_dict:
+                value = _castable(full, state_dict[full], parameter)
+                new[prefix][key] = value
+                if value.shape != parameter.shape:
+                    problems.append(
+                        f"size mismatch for {full}: copying a param with shape "
+                        f"{list(value.shape)} from checkpoint, the shape in current model is "
+                        f"{list(parameter.shape)}."
+                    )
+        if problems:
+            name = type(self).__name__
+            raise ValueError(
+                f"Error(s) in loading state_dict for {name}:\n\t" + "\n\t".join(problems)
+            )
+        assign(step for prefix, leaf in leaves.items() for step in leaf._replacing(new[prefix]))
+        return IncompatibleKeys(missing, unexpected)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and name not in self.__dict__ and not hasattr(type(self), name):
+            _refuse_unknown(self, name)
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.extra_repr()})"
+
+    def extra_repr(self) -> str:
+        """Return the arguments that `repr` shows, as torch's layers do.
+
+        Returns
+        -------
+        str
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d, LeakyReLU
+        >>> Conv1d(16, 33, 3, stride=2).extra_repr()
+        '16, 33, kernel_size=(3,), stride=(2,)'
+        >>> LeakyReLU(0.5).extra_repr()
+        'negative_slope=0.5'
+        """
+        return ""
+
+
+def _refuse_unknown(layer: Layer, name: str) -> None:
+    """Raise AttributeError for a layer of this library; subclasses have what they like."""
+    if not type(layer).__module__.startswith("fastconv1d."):
+        return
+    known = [other for other in (*dir(type(layer)), *layer.__dict__) if not other.startswith("_")]
+    close = difflib.get_close_matches(name, known, 1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    raise AttributeError(
+        f"{type(layer).__name__} should have no attribute {name!r}, which nothing reads{hint} "
+        "(a subclass may have attributes of its own)"
+    )
+
+
+class Option:
+    """An attribute of a layer that is kept as it is, but checked when it is set."""
+
+    def __init__(self, check: Callable[[str, Any], Any]) -> None:
+        self._check = check
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        return self if layer is None else layer.__dict__[self._name]
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        layer.__dict__[self._name] = self._check(self._name, value)
+
+
+def number(name: str, value: Any) -> float:
+    """Return `value` as a float, or raise TypeError."""
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
+        raise TypeError(f"{name} should be a number, got {geometry.shown(value)}")
+    return float(value)
+
+
+# A call of compiled code.
+Assignment = partial[None]
+
+
+def assign(assignments: Iterable[Assignment]) -> None:
+    """Do what changes several fields or arrays in one piece.
+
+    Everything is made before the first is done, and between the first and the last no Python code
+    runs, therefore no signal's handler: an interrupted call leaves all as it was, or all changed.
+
+    Examples
+    --------
+    >>> from types import SimpleNamespace
+    >>> from fastconv1d.core.base import assign, setting
+    >>> a = SimpleNamespace(x=1, y=2)
+    >>> assign([setting(a, "x", 3), setting(a, "y", 4)])
+    >>> a
+    namespace(x=3, y=4)
+    """
+    made = list(assignments)
+    deque(map(partial.__call__, made), maxlen=0)
+
+
+def setting(owner: object, name: str, value: Any) -> Assignment:
+    """Return the assignment of an attribute."""
+    return partial(object.__setattr__, owner, name, value)
+
+
+def writing(array: NDArray[Any], values: NDArray[Any]) -> Assignment:
+    """Return the assignment of all elements; not by np.copyto, parts of which are Python code."""
+    return partial(np.ndarray.__setitem__, array, ..., values)
+
+
+def _castable(name: str, value: ArrayLike, current: NDArray[Any]) -> NDArray[Any]:
+    new = np.asarray(value)
+    if new.dtype.kind not in "iufcb" or not np.can_cast(new.dtype, current.dtype, "same_kind"):
+        raise TypeError(
+            f"the value of {name} in state_dict should be an array that can be cast to "
+            f"{current.dtype}, got {type(value).__name__} of dtype {new.dtype}"
+        )
+    return new.astype(current.dtype)
+
+
+def _quoted(keys: Sequence[object]) -> str:
+    return ", ".join(f'"{key}"' for key in keys)

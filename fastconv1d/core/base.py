@@ -222,7 +222,8 @@ class Layer:
         return IncompatibleKeys(missing, unexpected)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not name.startswith("_") and name not in self.__dict__ and not hasattr(type(self), name):
+        # not by self.__dict__: the first look at it makes every later access to an attribute slower
+        if not name.startswith("_") and not hasattr(self, name):
             _refuse_unknown(self, name)
         object.__setattr__(self, name, value)
 

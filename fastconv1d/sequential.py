@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import arrays, training
-from .core.base import Layer, Option, number, setting
+from .core.base import Layer, Option, has_own, number, setting
 from .core.convolution import Convolution
 from .core.geometry import shown
 from .core.program import Activate, Buffers, Combine, Convolve, Operation, Program
 from .elementwise import ActivationLayer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -29,6 +29,7 @@ class _Container(Layer):
         if len(layers) == 1 and isinstance(layers[0], dict):
             names = layers[0]
         for name, layer in names.items():
+            _check_name(name)
             _check_layer(name, layer)
         self._layers = dict(names)
         self.training = False
@@ -74,18 +75,17 @@ class _Container(Layer):
         if not self._any_training():
             return arrays.delivered(self._evaluate(x, batched, out), batched, out)
         y, kept = self._keeping(x)
-        if out is not None:
-            copy = arrays.target(out, y.shape, batched, x)
-            np.copyto(copy, y)
-            y = copy
-        output = arrays.delivered(y, batched, out)
+        output = arrays.delivered(y if out is None else _into(out, y, batched, x), batched, out)
         self._calls.keep(x, output, kept)
         return output
 
     def _evaluate(self, x: NDArray[Any], batched: bool, out: NDArray[Any] | None) -> NDArray[Any]:
         program = self._program
-        if program is None:
-            program = self._program = Program(lambda: lowered(self))
+        if program is None or program.overrides != Layer._overrides:
+            program = self._program = Program(_lowering(self), Layer._overrides)
+        if program.by_layer:
+            y = self._keeping(x)[0]
+            return y if out is None else _into(out, y, batched, x)
         buffers = self._take_buffers(program, x)
         n_batch, channels, length = buffers.shapes[program.result]
         if out is None:
@@ -150,6 +150,13 @@ class _Container(Layer):
         g, batched = arrays.batched(type(self).__name__, arrays.operand(grad_output))
         grad_input = self._backward(g, self._calls.recall(self.training, output))
         return grad_input if batched else grad_input[0]
+
+    def _all_layers(self) -> Iterator[Any]:
+        """Yield all layers inside, networks included."""
+        for layer in self._layers.values():
+            yield layer
+            if isinstance(layer, _Container):
+                yield from layer._all_layers()
 
     def _any_training(self) -> bool:
         return self.training or any(layer.training for layer in self._leaves().values())
@@ -297,6 +304,11 @@ class Residual(Sequential):
         super().__init__(*layers)
         self.residual_scale = residual_scale
         if shortcut is not None:
+            if "shortcut" in self._layers:
+                raise ValueError(
+                    "the shortcut should be given once, as a layer of the name 'shortcut' or as "
+                    f"shortcut=, got {shown(self._layers['shortcut'])} and {shown(shortcut)}"
+                )
             _check_layer("shortcut", shortcut)
             self._layers["shortcut"] = shortcut
 
@@ -402,17 +414,29 @@ class Mean(_Container):
 
 
 def _keeping(layer: Any, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
+    if has_own(layer, "forward", "__call__", "backward"):
+        return layer(x), (layer, _OF_ITS_OWN)
     if not layer.training and not isinstance(layer, _Container):
         return layer(x), (layer, None)
     y, kept = layer._keeping(x)
     return y, (layer, kept)
 
 
+_OF_ITS_OWN = object()  # instead of what was kept: the layer's own methods know
+
+
 def _back(g: NDArray[Any], of_layer: Any) -> NDArray[Any]:
     layer, kept = of_layer
-    if kept is None:
-        return layer.backward(g)  # which says that the layer is in eval mode
-    return layer._backward(g, kept)
+    if kept is not None and kept is not _OF_ITS_OWN:
+        grad_input: NDArray[Any] = layer._backward(g, kept)
+        return grad_input
+    if kept is _OF_ITS_OWN and not has_own(layer, "backward"):
+        raise RuntimeError(
+            f"{type(layer).__name__} has a forward of its own, whose backward is not known: define "
+            "backward(grad_output) beside it"
+        )
+    by_hand: NDArray[Any] = layer.backward(g)  # which says so if the layer is in eval mode
+    return by_hand
 
 
 def _keeping_all(layers: Iterable[Any], x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
@@ -429,7 +453,21 @@ def _back_through_all(g: NDArray[Any], kept: Any) -> NDArray[Any]:
     return g
 
 
+def _into(out: NDArray[Any], y: NDArray[Any], batched: bool, x: NDArray[Any]) -> NDArray[Any]:
+    """Copy a result to what `arrays.target` makes of `out`."""
+    copy = arrays.target(out, y.shape, batched, x)
+    np.copyto(copy, y)
+    return copy
+
+
 # ---- in eval mode
+
+
+def _lowering(network: _Container) -> Callable[[], list[Operation]] | None:
+    """Return what lowers a network; None where a layer has a forward of its own."""
+    if any(has_own(layer, "forward", "__call__") for layer in network._all_layers()):
+        return None
+    return lambda: lowered(network)
 
 
 def lowered(layer: Any) -> list[Operation]:
@@ -438,7 +476,7 @@ def lowered(layer: Any) -> list[Operation]:
     Raises
     ------
     TypeError
-        If `layer` is neither.
+        If `layer` is neither, or computes something of its own.
 
     Examples
     --------
@@ -456,15 +494,39 @@ def lowered(layer: Any) -> list[Operation]:
     return operations
 
 
-def _check_layer(name: str, layer: Any) -> None:
-    if not isinstance(layer, (Convolution, ActivationLayer, _Container)):
+def _check_name(name: Any) -> None:
+    """Refuse names that would give two layers one key in a state dict, as torch does."""
+    if not isinstance(name, str):
         raise TypeError(
-            f"layer {name} should be a Conv1d, ConvTranspose1d, activation, Sequential, Residual "
-            f"or Mean, got {shown(layer)} of type {type(layer).__name__}"
+            "the name of a layer should be a string, "
+            f"got {shown(name)} of type {type(name).__name__}"
+        )
+    if not name or "." in name:
+        raise ValueError(
+            f"the name of a layer can't be empty or contain '.', got {shown(name)}: nest networks "
+            "for keys with dots"
         )
 
 
+def _check_layer(name: str, layer: Any) -> None:
+    if not isinstance(layer, (Convolution, ActivationLayer, _Container)):
+        hint = "; a list is unpacked with *: Sequential(*layers)" if _is_list(layer) else ""
+        raise TypeError(
+            f"layer {name} should be a Conv1d, ConvTranspose1d, activation, Sequential, Residual "
+            f"or Mean, got {shown(layer)} of type {type(layer).__name__}{hint}"
+        )
+
+
+def _is_list(layer: Any) -> bool:
+    return isinstance(layer, (list, tuple))
+
+
 def _lower(layer: Any, operations: list[Operation], source: int, name: str) -> int:
+    if has_own(layer, "forward", "__call__"):
+        raise TypeError(
+            f"layer {name or 'alone'} should compute what its class does here, got "
+            f"{type(layer).__name__} with a forward of its own, whose operations are not known"
+        )
     if isinstance(layer, _Container):
         return layer._lower(operations, source, name + ".")
     target = len(operations) + 1

@@ -36,6 +36,7 @@ class Layer:
     """
 
     training = False
+    _overrides = 0  # how often a layer was given a forward of its own: networks look again then
 
     def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
         """Return the output for a batch in train mode, and what `_backward` needs of this call."""
@@ -223,8 +224,11 @@ class Layer:
 
     def __setattr__(self, name: str, value: Any) -> None:
         # not by self.__dict__: the first look at it makes every later access to an attribute slower
-        if not name.startswith("_") and not hasattr(self, name):
+        known = name.startswith("_") or hasattr(type(self), name) or hasattr(self, name)
+        if not known:
             _refuse_unknown(self, name)
+        if name == "forward":
+            Layer._overrides += 1
         object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
@@ -259,6 +263,12 @@ def _refuse_unknown(layer: Layer, name: str) -> None:
         f"{type(layer).__name__} should have no attribute {name!r}, which nothing reads{hint} "
         "(a subclass may have attributes of its own)"
     )
+
+
+def has_own(layer: Layer, *methods: str) -> bool:
+    """Whether one of the methods is not this library's, but a subclass's or the layer's own."""
+    found = [vars(layer).get(name, getattr(type(layer), name)) for name in methods]
+    return not all(str(method.__module__).startswith("fastconv1d.") for method in found)
 
 
 class Option:

@@ -271,12 +271,14 @@ class Key(NamedTuple):
 class Program:
     """Operations in order; the last one makes the result.
 
-    `lowered` is what `operations` were before they were fused: one for each layer.
+    `lowered` is what `operations` were before they were fused: one for each layer. Without anything
+    to lower, where a layer has a forward of its own, a network is computed `by_layer`.
     """
 
-    def __init__(self, lower: Callable[[], list[Operation]]) -> None:
-        self.lowered = lower()
-        self.operations = fuse(lower())
+    def __init__(self, lower: Callable[[], list[Operation]] | None, overrides: int = 0) -> None:
+        self.by_layer, self.overrides = lower is None, overrides
+        self.lowered = lower() if lower is not None else []
+        self.operations = fuse(lower()) if lower is not None else []
         self.result = self.lowered[-1].target if self.lowered else 0
         self._convolutions = [op.layer for op in self.lowered if isinstance(op, Convolve)]
 

@@ -9,16 +9,18 @@ call on the whole signal.
 from __future__ import annotations
 
 import zlib
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import config
 from .core import arrays, geometry
+from .core.base import assign, setting
 from .core.convolution import Convolution
 from .core.forward import activate
 from .kernels.blas_engine import correlate, fixed_columns, scatter
-from .kernels.direct_engine import DepthwiseRing, finish, most_positions
+from .kernels.direct_engine import DepthwiseRing, Guard, finish, most_positions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -29,6 +31,39 @@ if TYPE_CHECKING:
 # Chunks up to this length are appended to the history and computed there; longer ones are read
 # where they are, after the few outputs that need both.
 _SMALL = 64
+
+
+class _State:
+    """Where a stream is. A call makes a new one beside it, which takes its place in one piece.
+
+    No tuple: CPython 3.11 keeps two thousand of those that a constructor has made and dropped.
+
+    Attributes
+    ----------
+    data : ndarray
+        The history is ``data[:, :, :end]``; `origin` is the position of its first element.
+    first : ndarray
+        The inputs that wait for their reflection.
+    inputs, positions : int
+        Of the sequence, so far.
+    next : int
+        The next output.
+    """
+
+    __slots__ = ("data", "end", "first", "inputs", "next", "origin", "positions")
+
+    def __init__(
+        self,
+        data: NDArray[Any],
+        first: NDArray[Any],
+        end: int = 0,
+        origin: int = 0,
+        inputs: int = 0,
+        positions: int = 0,
+        next: int = 0,
+    ) -> None:
+        self.data, self.first, self.end, self.origin = data, first, end, origin
+        self.inputs, self.positions, self.next = inputs, positions, next
 
 
 class _Stream:
@@ -54,12 +89,16 @@ class _Stream:
         self._left, self._right = self._spec.pads()
         self._before, self._after = self._spec.steps.before, self._spec.steps.after
         self._channels_last = self._spec.channels_last
+        self._width, self._dtype = (self._n_batch, module.in_channels), module.dtype
+        self._guard = Guard("stream")
         self._ring: DepthwiseRing | None = None
+        self._first = arrays.new((*self._width, 0), self._dtype)
         self._set_up()
         self._small = max(self._reach, _SMALL)
-        shape = (self._n_batch, module.in_channels, 2 * self._reach + self._small)
-        self._data = arrays.new(shape, module.dtype)
-        self._restart()
+        # Two: the history that a call leaves behind is never written over the one before it.
+        shape = (*self._width, self._reach + self._small)
+        self._buffers = arrays.new(shape, self._dtype), arrays.new(shape, self._dtype)
+        self._state = self._initial()
 
     def _set_up(self) -> None:
         raise NotImplementedError
@@ -68,11 +107,37 @@ class _Stream:
         """Return how many outputs are final after so many positions."""
         raise NotImplementedError
 
-    def _restart(self) -> None:
-        self._inputs = 0  # of the sequence, so far
-        self._positions = 0
-        self._next = self._final(0)
-        self._origin = self._end = 0  # the history is data[:, :, :end], its first position origin
+    def _initial(self) -> _State:
+        return _State(self._buffers[0], self._first, next=self._final(0))
+
+    def _other(self, data: NDArray[Any]) -> NDArray[Any]:
+        """Return the buffer that does not hold a state's history."""
+        return self._buffers[data is self._buffers[0]]
+
+    def _now(self) -> _State:
+        """Return where the stream is; what the ring has taken is copied, and goes on in it."""
+        state, ring = self._state, self._ring
+        if ring is None or not ring.active:
+            return state
+        data = self._other(state.data)  # the ring does not need the other
+        taken = ring.copy_to(data)
+        positions = state.positions + taken
+        return _State(
+            data,
+            state.first,
+            self._reach,
+            positions - self._reach,
+            state.inputs + taken,
+            positions,
+            state.next + taken,
+        )
+
+    def _become(self, state: _State) -> None:
+        """Be in another state from here on."""
+        if self._ring is None:
+            self._state = state
+        else:
+            assign((setting(self, "_state", state), partial(self._ring.stop)))
 
     @property
     def module(self) -> Convolution:
@@ -126,12 +191,15 @@ class _Stream:
             y = self._advanced(ring, chunk)
             if y is not None:
                 return y
-        x, batched = self._checked(chunk)
-        y = self._result(self.output_length(x.shape[2]), batched, x, out)
-        self._take(x, y.swapaxes(1, 2) if self._channels_last else y)
-        if ring is not None and 1 <= x.shape[2] <= most_positions():
-            self._enter_ring()
-        return arrays.delivered(y, batched, out)
+        with self._guard:
+            x, batched = self._checked(chunk)
+            state = self._now()
+            length = self._final(self._positions_of(state.inputs + x.shape[2])) - state.next
+            y = self._result(length, batched, x, out)
+            self._become(self._taking(state, x, y.swapaxes(1, 2) if self._channels_last else y))
+            if ring is not None and 1 <= x.shape[2] <= most_positions():
+                self._enter_ring(ring)
+            return arrays.delivered(y, batched, out)
 
     def output_length(self, n_inputs: int) -> int:
         """Return how many outputs the next chunk gives.
@@ -145,14 +213,23 @@ class _Stream:
         -------
         int
 
+        Raises
+        ------
+        ValueError, TypeError
+            If `n_inputs` is negative or not an integer.
+
         Examples
         --------
         >>> from fastconv1d import Conv1d
         >>> Conv1d(1, 1, 3).stream().output_length(10)
         8
         """
-        self._leave_ring()
-        return self._final(self._positions_of(self._inputs + n_inputs)) - self._next
+        n = geometry.as_index("n_inputs", n_inputs)
+        if n < 0:
+            raise ValueError(f"n_inputs should not be negative, got n_inputs={n}")
+        with self._guard:
+            state = self._now()
+            return self._final(self._positions_of(state.inputs + n)) - state.next
 
     def flush(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """End the sequences: return the outputs that waited for more, and start anew.
@@ -186,12 +263,13 @@ class _Stream:
         >>> stream(np.ones((1, 1, 4), np.float32)).shape, stream.flush().shape
         ((1, 1, 3), (1, 1, 1))
         """
-        self._leave_ring()
-        last = self._last()
-        y = self._result(last - self._next, True, self._data, out)
-        self._end_with(y.swapaxes(1, 2) if self._channels_last else y, last)
-        self._restart()
-        return arrays.delivered(y, True, out)
+        with self._guard:
+            state = self._now()
+            last = self._last(state)
+            y = self._result(last - state.next, True, state.data, out)
+            self._end_with(state, y.swapaxes(1, 2) if self._channels_last else y, last)
+            self._become(self._initial())
+            return arrays.delivered(y, True, out)
 
     def reset(self, items: SupportsIndex | Iterable[SupportsIndex] | None = None) -> None:
         """Start new sequences, dropping what the old ones still had to give.
@@ -218,19 +296,24 @@ class _Stream:
         >>> stream.reset([2, 5])
         """
         chosen = self._chosen(items)
-        self._leave_ring()
-        if len(chosen) == self._n_batch:
-            self._restart()
-        elif chosen and self._inputs:
-            if not self._in_step():
+        with self._guard:
+            if len(chosen) == self._n_batch:
+                self._become(self._initial())
+                return
+            state = self._now()
+            if not chosen or not state.inputs:
+                return
+            if not self._in_step(state):
                 raise ValueError(
                     "some items of a batch can start anew only where their outputs stay in step "
                     "with the others': the layer should be causal (without a look-ahead) and "
                     "between two windows; use a stream for each sequence otherwise, got "
                     f"items={geometry.shown(chosen)} of n_batch={self._n_batch} at position "
-                    f"{self._inputs} of {self._module!r}"
+                    f"{state.inputs} of {self._module!r}"
                 )
-            self._data[chosen] = 0
+            history = self._history(state)
+            history[chosen] = 0
+            self._become(self._at(state.inputs, history, self._other(state.data)))
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Return copies of what the stream remembers, as arrays that ``np.savez`` can store.
@@ -247,12 +330,13 @@ class _Stream:
         >>> list(Conv1d(1, 1, 3).stream().state_dict())
         ['layer', 'position', 'history']
         """
-        self._leave_ring()
-        return {
-            "layer": np.array(self._fingerprint()),
-            "position": np.array(self._inputs),
-            "history": self._history(),
-        }
+        with self._guard:
+            state = self._now()
+            return {
+                "layer": np.array(self._fingerprint()),
+                "position": np.array(state.inputs),
+                "history": self._history(state),
+            }
 
     def load_state_dict(self, state_dict: Mapping[str, ArrayLike]) -> None:
         """Go on where `state_dict` was taken.
@@ -284,23 +368,25 @@ class _Stream:
                 f"got {geometry.shown(list(state_dict.keys()))}"
             )
         layer, position, history = (np.asarray(state_dict[name]) for name in names)
-        if layer.shape != () or str(layer) != self._fingerprint():
+        # not by str(), which NumPy leaves broken for the thread where a signal interrupts it
+        name = layer.item() if layer.shape == () else layer
+        if not isinstance(name, str) or name != self._fingerprint():
             raise ValueError(
                 f"the state should be that of the layer {self._fingerprint()}, "
-                f"got that of {geometry.shown(str(layer))}"
+                f"got that of {geometry.shown(name)}"
             )
         if position.shape != () or position.dtype.kind not in "iu" or position < 0:
             raise ValueError(
                 f"the position should be a non-negative integer, got {geometry.shown(position)}"
             )
-        expected = (*self._data.shape[:2], self._held(int(position)))
-        if history.shape != expected or history.dtype != self._data.dtype:
+        expected = (*self._width, self._held(int(position)))
+        if history.shape != expected or history.dtype != self._dtype:
             raise ValueError(
-                f"the history should have the shape {list(expected)} and dtype {self._data.dtype}, "
+                f"the history should have the shape {list(expected)} and dtype {self._dtype}, "
                 f"got {list(history.shape)} and {history.dtype}"
             )
-        self._leave_ring()
-        self._restore(int(position), history)
+        with self._guard:
+            self._become(self._at(int(position), history, self._other(self._now().data)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"module": self._module, "n_batch": self._n_batch, "state": self.state_dict()}
@@ -321,17 +407,17 @@ class _Stream:
             x = x[np.newaxis]
         if self._channels_last and x.ndim == 3:
             x = x.swapaxes(1, 2)
-        if x.ndim != 3 or x.shape[:2] != self._data.shape[:2]:
-            sizes = [str(self._n_batch), str(self._data.shape[1]), "any"]
+        if x.ndim != 3 or x.shape[:2] != self._width:
+            sizes = [str(self._n_batch), str(self._width[1]), "any"]
             if self._channels_last:
                 sizes[1:] = sizes[:0:-1]
             raise ValueError(
                 f"a chunk should have the size [{', '.join(sizes)}], the stream's batch and "
                 f"channels, got {list(np.shape(chunk))}"
             )
-        if x.dtype != self._data.dtype:
+        if x.dtype != self._dtype:
             raise TypeError(
-                f"Input type ({x.dtype}) and weight type ({self._data.dtype}) should be the same"
+                f"Input type ({x.dtype}) and weight type ({self._dtype}) should be the same"
             )
         if self._layer is None and self._before is not None:
             x = activate(self._before, x, "NCL")
@@ -345,49 +431,62 @@ class _Stream:
         if self._channels_last:
             shape = (self._n_batch, length, channels)
         if out is None:
-            return arrays.new(shape, self._data.dtype)
-        return arrays.target(out, shape, batched, x, self._data)
+            return arrays.new(shape, self._dtype)
+        return arrays.target(out, shape, batched, x, *self._buffers)
 
     def _positions_of(self, inputs: int) -> int:
         """Return how many positions there are after so many inputs of a sequence."""
         return inputs
 
-    def _take(self, x: NDArray[Any], y: NDArray[Any]) -> None:
-        self._feed(x, y, 0)
-        self._inputs += x.shape[2]
+    def _taking(self, state: _State, x: NDArray[Any], y: NDArray[Any]) -> _State:
+        """Write the outputs that a chunk makes final; return the state after it."""
+        return self._feed(state, x, y, 0)[0]
 
-    def _feed(self, x: NDArray[Any], y: NDArray[Any], at: int) -> int:
-        """Add positions, write the outputs that they make final to y[:, :, at:], and say where."""
-        n, begin, first = x.shape[2], self._positions, self._next
-        last = self._final(begin + n)
+    def _feed(self, state: _State, x: NDArray[Any], y: NDArray[Any], at: int) -> tuple[_State, int]:
+        """Return the state after more positions and inputs, and where y[:, :, at:] is full up to.
+
+        The outputs that become final are written to y; the state's own history stays what it is.
+        """
+        n, first = x.shape[2], state.next
+        positions = state.positions + n
+        last = self._final(positions)
         if n <= self._small:
-            self._join(x, first, last, y, at)
-            self._end += n
+            data, end, origin = self._joined(state, x)
+            if last > first:
+                self._compute(data[:, :, :end], origin, first, last, y, at)
         else:
+            begin = state.positions
             alone = min(max(self._spec.first_from(begin), first), last)
             if alone > first:
-                self._join(x[:, :, : self._spec.read_by(alone) - begin], first, alone, y, at)
+                head = x[:, :, : self._spec.read_by(alone) - begin]
+                data, end, origin = self._moved(state, head)
+                self._compute(data[:, :, :end], origin, first, alone, y, at)
             if last > alone:
                 self._compute(x, begin, alone, last, y, at + alone - first)
-            keep = self._kept(begin + n, last)
-            self._end = keep
-            self._origin = begin + n - keep
-            self._data[:, :, :keep] = x[:, :, n - keep :]
-        self._positions, self._next = begin + n, last
-        return at + last - first
+            data, end = self._other(state.data), self._kept(positions, last)
+            data[:, :, :end] = x[:, :, n - end :]
+            origin = positions - end
+        after = _State(data, state.first, end, origin, state.inputs + n, positions, last)
+        return after, at + last - first
 
-    def _join(self, x: NDArray[Any], first: int, last: int, y: NDArray[Any], at: int) -> None:
-        """Write positions behind the history, and the outputs from first to last."""
-        end, n = self._end, x.shape[2]
-        if end + n > self._data.shape[2]:
-            keep = self._kept(self._positions, self._next)
-            self._data[:, :, :keep] = self._data[:, :, end - keep : end]
-            self._origin += end - keep
-            end = keep
-            self._end = end
-        self._data[:, :, end : end + n] = x
-        if last > first:
-            self._compute(self._data[:, :, : end + n], self._origin, first, last, y, at)
+    def _joined(self, state: _State, x: NDArray[Any]) -> tuple[NDArray[Any], int, int]:
+        """Write positions behind the history, in the other buffer where there is no room.
+
+        Returns the buffer, where both end, and the position of its first element.
+        """
+        end = state.end + x.shape[2]
+        if end > state.data.shape[2]:
+            return self._moved(state, x)
+        state.data[:, :, state.end : end] = x
+        return state.data, end, state.origin
+
+    def _moved(self, state: _State, x: NDArray[Any]) -> tuple[NDArray[Any], int, int]:
+        """Write what is needed of the history, and positions behind it, to the other buffer."""
+        data, keep = self._other(state.data), self._kept(state.positions, state.next)
+        end = keep + x.shape[2]
+        data[:, :, :keep] = state.data[:, :, state.end - keep : state.end]
+        data[:, :, keep:end] = x
+        return data, end, state.origin + state.end - keep
 
     def _kept(self, positions: int, output: int) -> int:
         """Return how many of the newest positions outputs from `output` on need."""
@@ -417,7 +516,7 @@ class _Stream:
             at, first = at + end - first, end
 
     def _tile(self) -> int:
-        columns = fixed_columns(self._data.dtype.itemsize)
+        columns = fixed_columns(self._dtype.itemsize)
         return columns * self._stride if self._module.transposed else columns
 
     def _compute_block(self, x: NDArray[Any], y: NDArray[Any], shift: int) -> None:
@@ -427,15 +526,15 @@ class _Stream:
 
     # ---- the end, and the state
 
-    def _last(self) -> int:
+    def _last(self, state: _State) -> int:
         """Return how many outputs the sequences have if they end here."""
         raise NotImplementedError
 
-    def _end_with(self, y: NDArray[Any], last: int) -> None:
+    def _end_with(self, state: _State, y: NDArray[Any], last: int) -> None:
         """Write the outputs up to `last`."""
         raise NotImplementedError
 
-    def _in_step(self) -> bool:
+    def _in_step(self, state: _State) -> bool:
         """Return whether a new sequence's outputs would come with those of the running ones."""
         raise NotImplementedError
 
@@ -457,24 +556,22 @@ class _Stream:
         checksum = zlib.crc32(self._weight)
         if self._bias is not None:
             checksum = zlib.crc32(self._bias, checksum)
-        return f"{self._module!r} of {self._data.dtype}, parameters {checksum:08x}"
+        return f"{self._module!r} of {self._dtype}, parameters {checksum:08x}"
 
-    def _history(self) -> NDArray[Any]:
-        keep = self._kept(self._positions, self._next)
-        return self._data[:, :, self._end - keep : self._end].copy()
+    def _history(self, state: _State) -> NDArray[Any]:
+        keep = self._kept(state.positions, state.next)
+        return state.data[:, :, state.end - keep : state.end].copy()
 
     def _held(self, inputs: int) -> int:
         positions = self._positions_of(inputs)
         return self._kept(positions, self._final(positions))
 
-    def _restore(self, inputs: int, history: NDArray[Any]) -> None:
-        self._restart()
-        self._inputs = inputs
-        self._positions = self._positions_of(inputs)
-        self._next = self._final(self._positions)
-        self._end = history.shape[2]
-        self._origin = self._positions - self._end
-        self._data[:, :, : self._end] = history
+    def _at(self, inputs: int, history: NDArray[Any], data: NDArray[Any]) -> _State:
+        """Return the state after so many inputs, with a history that is written to a buffer."""
+        positions, end = self._positions_of(inputs), history.shape[2]
+        data[:, :, :end] = history
+        final = self._final(positions)
+        return _State(data, self._first, end, positions - end, inputs, positions, final)
 
     # ---- short chunks of a depthwise layer
 
@@ -494,11 +591,11 @@ class _Stream:
             finish(self._after, rows, None, 1.0, True)
         return np.ascontiguousarray(y.swapaxes(-1, -2)) if self._channels_last else y
 
-    def _enter_ring(self) -> None:
-        pass
-
-    def _leave_ring(self) -> None:
-        pass
+    def _enter_ring(self, ring: DepthwiseRing) -> None:
+        """Hand the history to the compiled path for short chunks."""
+        state = self._state
+        if state.end >= self._reach:
+            ring.enter(state.data[:, :, state.end - self._reach : state.end])
 
 
 class StreamingConv1d(_Stream):
@@ -533,8 +630,10 @@ class StreamingConv1d(_Stream):
     completes its window, so padding on the right is a look-ahead, resolved by `flush`; reflection
     on the left waits for the inputs that it mirrors.
 
-    The memory is that of ``2*dilation*(K - 1) + 64`` positions or three times the reach of a longer
-    kernel, whatever the chunks, and allocated once. A stream belongs to one thread at a time.
+    The memory is that of ``2*dilation*(K - 1) + 128`` positions or four times the reach of a longer
+    kernel, whatever the chunks, and allocated once. A call that fails or is interrupted leaves the
+    stream as before or as after it. A stream belongs to one
+    thread at a time; a call beside another is a RuntimeError.
 
     Examples
     --------
@@ -577,9 +676,8 @@ class StreamingConv1d(_Stream):
         # Reflection reads the inputs that it mirrors before there is an output.
         self._waits = self._left if self._mode == "reflect" else 0
         self._reach = max(self._span - 1, self._tail)
-        self._first = arrays.new(
-            (self._n_batch, module.in_channels, self._waits + bool(self._waits)), module.dtype
-        )
+        if self._waits:
+            self._first = arrays.new((*self._width, self._waits + 1), self._dtype)
         depthwise = module.groups == module.in_channels == module.out_channels
         if self._mode == "zeros" and (self._left or self._right) and self._layer is not None:
             self._check_zeros()
@@ -592,6 +690,7 @@ class StreamingConv1d(_Stream):
                 self._n_batch,
                 module.dilation[0],
                 self._reach,
+                self._guard,
             )
 
     def _check_zeros(self) -> None:
@@ -605,106 +704,79 @@ class StreamingConv1d(_Stream):
                 f"got pre_activation={geometry.shown(self._module.pre_activation)} with padding"
             )
 
-    def _restart(self) -> None:
-        super()._restart()
-        self._padded = self._left == 0  # whether the left padding is among the positions
-
     def _final(self, positions: int) -> int:
         return max(0, (positions - self._span) // self._stride + 1)
 
     def _positions_of(self, inputs: int) -> int:
         return inputs + self._left if inputs > self._waits else 0
 
-    def _take(self, x: NDArray[Any], y: NDArray[Any]) -> None:
-        inputs = self._inputs + x.shape[2]
-        if self._padded:
-            self._feed(x, y, 0)
-        elif inputs <= self._waits:
-            self._first[:, :, self._inputs : inputs] = x
-        elif inputs:
-            try:
-                self._begin(x, y)
-            except BaseException:
-                waited = self._inputs
-                self._restart()
-                self._inputs = waited
-                raise
-            self._padded = True
-        self._inputs = inputs
+    def _taking(self, state: _State, x: NDArray[Any], y: NDArray[Any]) -> _State:
+        inputs = state.inputs + x.shape[2]
+        if inputs <= self._waits:
+            state.first[:, :, state.inputs : inputs] = x
+            return _State(state.data, state.first, inputs=inputs, next=state.next)
+        if state.inputs > self._waits or self._left == 0:
+            return super()._taking(state, x, y)
+        after = self._beginning(state, x, y)
+        after.inputs = inputs
+        return after
 
-    def _begin(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+    def _beginning(self, state: _State, x: NDArray[Any], y: NDArray[Any]) -> _State:
         """Feed the padding on the left, the inputs that waited for it, and the chunk."""
         shape = (*x.shape[:2], self._left)
         at = 0
         if self._mode == "zeros":
-            at = self._feed(np.broadcast_to(np.zeros((), x.dtype), shape), y, at)
+            state, at = self._feed(state, np.broadcast_to(np.zeros((), x.dtype), shape), y, at)
         elif self._mode == "replicate":
-            at = self._feed(np.broadcast_to(x[:, :, :1], shape), y, at)
+            state, at = self._feed(state, np.broadcast_to(x[:, :, :1], shape), y, at)
         else:
-            missing = self._waits + 1 - self._inputs
-            self._first[:, :, self._inputs :] = x[:, :, :missing]
-            at = self._feed(self._first[:, :, :0:-1], y, at)
-            at = self._feed(self._first, y, at)
+            missing = self._waits + 1 - state.inputs
+            first = state.first
+            first[:, :, state.inputs :] = x[:, :, :missing]
+            state, at = self._feed(state, first[:, :, :0:-1], y, at)
+            state, at = self._feed(state, first, y, at)
             x = x[:, :, missing:]
-        self._feed(x, y, at)
+        return self._feed(state, x, y, at)[0]
 
-    def _last(self) -> int:
-        if self._mode == "reflect" and self._inputs:
-            shape = (*self._data.shape[:2], self._inputs)
+    def _last(self, state: _State) -> int:
+        if self._mode == "reflect" and state.inputs:
+            shape = (*self._width, state.inputs)
             geometry.check_padding_mode("reflect", shape, self._left, self._right)
-        positions = self._positions_of(self._inputs)
+        positions = self._positions_of(state.inputs)
         return self._final(positions + self._right) if positions else 0
 
-    def _end_with(self, y: NDArray[Any], last: int) -> None:
-        if last == self._next:
+    def _end_with(self, state: _State, y: NDArray[Any], last: int) -> None:
+        if last == state.next:
             return
-        shape = (*self._data.shape[:2], self._right)
-        newest = self._data[:, :, : self._end]
+        shape = (*self._width, self._right)
+        newest = state.data[:, :, : state.end]
         if self._mode == "zeros":
-            padding = np.broadcast_to(np.zeros((), self._data.dtype), shape)
+            padding = np.broadcast_to(np.zeros((), self._dtype), shape)
         elif self._mode == "replicate":
             padding = np.broadcast_to(newest[:, :, -1:].copy(), shape)
         else:
-            padding = newest[:, :, self._end - 1 - self._right : self._end - 1][:, :, ::-1].copy()
-        self._feed(padding, y, 0)
+            padding = newest[:, :, state.end - 1 - self._right : state.end - 1][:, :, ::-1].copy()
+        self._feed(state, padding, y, 0)
 
-    def _in_step(self) -> bool:
-        window = self._positions - self._spec.first_read(self._next)
+    def _in_step(self, state: _State) -> bool:
+        window = state.positions - self._spec.first_read(state.next)
         zeros = self._mode == "zeros" or self._left == 0
         return zeros and self._tail <= self._left < self._span and window == self._left
 
     def _held(self, inputs: int) -> int:
         return inputs if inputs <= self._waits else super()._held(inputs)
 
-    def _history(self) -> NDArray[Any]:
-        if self._inputs <= self._waits:
-            return self._first[:, :, : self._inputs].copy()
-        return super()._history()
+    def _history(self, state: _State) -> NDArray[Any]:
+        if state.inputs <= self._waits:
+            return state.first[:, :, : state.inputs].copy()
+        return super()._history(state)
 
-    def _restore(self, inputs: int, history: NDArray[Any]) -> None:
-        if inputs <= self._waits:
-            self._restart()
-            self._inputs = inputs
-            self._first[:, :, :inputs] = history
-        else:
-            super()._restore(inputs, history)
-            self._padded = True
-
-    def _enter_ring(self) -> None:
-        """Hand the history to the compiled path for short chunks."""
-        assert self._ring is not None
-        if self._padded and self._end >= self._reach:
-            self._ring.enter(self._data[:, :, self._end - self._reach : self._end])
-
-    def _leave_ring(self) -> None:
-        ring = self._ring
-        if ring is not None and ring.active:
-            taken = ring.leave(self._data)
-            self._inputs += taken
-            self._positions += taken
-            self._next += taken
-            self._end = self._reach
-            self._origin = self._positions - self._end
+    def _at(self, inputs: int, history: NDArray[Any], data: NDArray[Any]) -> _State:
+        if inputs > self._waits:
+            return super()._at(inputs, history, data)
+        # not over the inputs that the state now has
+        first = np.concatenate([history, self._first[:, :, inputs:]], axis=2)
+        return _State(data, first, inputs=inputs, next=self._final(0))
 
 
 class StreamingConvTranspose1d(_Stream):
@@ -739,8 +811,10 @@ class StreamingConvTranspose1d(_Stream):
     never one that may be cropped at the end. `flush` returns the rest of the last windows.
 
     Inputs that later outputs need are kept, not outputs that are half done. The memory is that of
-    ``2*(K - 1)*dilation/stride + 64`` positions or three times the reach of a longer kernel,
-    whatever the chunks, and allocated once. A stream belongs to one thread at a time.
+    ``2*(K - 1)*dilation/stride + 128`` positions or four times the reach of a longer kernel,
+    whatever the chunks, and allocated once. A call that fails or is interrupted leaves the stream
+    as before or as after it. A stream belongs to one
+    thread at a time; a call beside another is a RuntimeError.
 
     Examples
     --------
@@ -779,16 +853,17 @@ class StreamingConvTranspose1d(_Stream):
             return self._left
         return max(self._left, positions * self._stride + min(0, self._excess))
 
-    def _last(self) -> int:
-        if self._inputs == 0:
-            return self._next
-        return max(self._left, self._inputs * self._stride + self._excess)
+    def _last(self, state: _State) -> int:
+        if state.inputs == 0:
+            return state.next
+        return max(self._left, state.inputs * self._stride + self._excess)
 
-    def _end_with(self, y: NDArray[Any], last: int) -> None:
-        if last > self._next:
-            self._compute(self._data[:, :, : self._end], self._origin, self._next, last, y, 0)
+    def _end_with(self, state: _State, y: NDArray[Any], last: int) -> None:
+        if last > state.next:
+            history = state.data[:, :, : state.end]
+            self._compute(history, state.origin, state.next, last, y, 0)
 
-    def _in_step(self) -> bool:
+    def _in_step(self, state: _State) -> bool:
         return self._left == 0 and self._excess >= 0
 
 

@@ -313,7 +313,7 @@ def assign(assignments: Iterable[Assignment]) -> None:
     >>> a
     namespace(x=3, y=4)
     """
-    made = list(assignments)
+    made = tuple(assignments)
     deque(map(partial.__call__, made), maxlen=0)
 
 

@@ -141,6 +141,7 @@ cdef extern from "atomics.h" nogil:
     long long fc1d_load(long long* at)
     long long fc1d_swap(long long* at, long long value)
     bint fc1d_swap_if(long long* at, long long old, long long value)
+    void fc1d_release(long long* at)
 
 cdef extern from "Python.h":
     int check_signals "PyErr_CheckSignals"() noexcept  # -1: a handler raised, and the exception is set
@@ -1034,6 +1035,28 @@ def most_positions():
     return MOST_POSITIONS
 
 
+@cython.final
+cdef class Guard:
+    """Whether somebody is at work on an object that has one user at a time: ``with guard`` is that one, or an error."""
+    cdef long long busy
+    cdef str what
+
+    def __cinit__(self, str what):
+        self.what = what
+
+    cdef int take(self) except -1:
+        if fc1d_swap(&self.busy, 1):
+            raise RuntimeError(f"this {self.what} is being called by another thread, or by a signal's handler: "
+                               f"use one for each")
+        return 0
+
+    def __enter__(self):
+        self.take()
+
+    def __exit__(self, *error):
+        fc1d_release(&self.busy)
+
+
 cdef class DepthwiseRing:
     """A few outputs at a time of a depthwise correlate with stride 1: one input and one output channel a group.
 
@@ -1048,6 +1071,8 @@ cdef class DepthwiseRing:
     n_batch, dilation : int
     keep : int
         The inputs that are kept, at least dilation*(K - 1).
+    guard : Guard
+        Of the stream.
     """
     cdef const fc1d_kernels* kernels
     cdef cnp.ndarray weight, ring, results
@@ -1057,9 +1082,11 @@ cdef class DepthwiseRing:
     cdef ptrdiff_t itemsize, width, row_pitch, weight_pitch  # elements
     cdef int typenum
     cdef readonly bint active
+    cdef Guard guard
 
     def __cinit__(self, PreparedLayer layer not None, cnp.ndarray weight not None, bias, ptrdiff_t n_batch,
-                  ptrdiff_t dilation, ptrdiff_t keep):
+                  ptrdiff_t dilation, ptrdiff_t keep, Guard guard not None):
+        self.guard = guard
         self.kernels, self.typenum = layer.kernels, layer.typenum
         self.chain = layer.problem.k_block
         self.n_batch, self.channels, self.taps, self.dilation = n_batch, weight.shape[0], weight.shape[2], dilation
@@ -1086,19 +1113,29 @@ cdef class DepthwiseRing:
         (<object> self.ring)[:self.keep, :self.width] = history.reshape(self.width, self.keep).T
         self.newest, self.taken, self.active = self.keep - 1, 0, True
 
-    def leave(self, history):
+    def copy_to(self, history):
         """Write the last inputs to history[:, :, :keep]; returns how many were taken since `enter`."""
         cdef ptrdiff_t i
         for i in range(self.keep):
             row = (<object> self.ring)[(self.newest - self.keep + 1 + i + self.room) % self.room, :self.width]
             history[:, :, i] = row.reshape(self.n_batch, self.channels)
-        self.active = False
         return self.taken
+
+    def stop(self):
+        """Take no more inputs until `enter`."""
+        self.active = False
 
     def advance(self, chunk):
         """The outputs for the inputs (N, C, n), or (C, n) of one item; None for anything but a short plain array."""
-        if not self.active or not cnp.PyArray_CheckExact(chunk):
+        if not cnp.PyArray_CheckExact(chunk):
             return None
+        self.guard.take()
+        try:
+            return self._advance(<cnp.ndarray> chunk) if self.active else None
+        finally:
+            fc1d_release(&self.guard.busy)
+
+    cdef _advance(self, cnp.ndarray chunk):
         cdef cnp.ndarray x = chunk
         cdef int nd = cnp.PyArray_NDIM(x)
         if cnp.PyArray_TYPE(x) != self.typenum or not cnp.PyArray_ISBEHAVED_RO(x):

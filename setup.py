@@ -36,7 +36,10 @@ if SANITIZE := os.environ.get("FASTCONV1D_SANITIZE", ""):
 if sys.platform == "win32":
     OPENMP_FLAGS, OPENMP_LINK_FLAGS = ["/openmp"], []
 elif sys.platform == "darwin":  # Apple's Clang; libomp's symbols are those of the process
-    OPENMP_FLAGS, OPENMP_LINK_FLAGS = ["-Xpreprocessor", "-fopenmp"], ["-undefined", "dynamic_lookup"]
+    OPENMP_FLAGS, OPENMP_LINK_FLAGS = (
+        ["-Xpreprocessor", "-fopenmp"],
+        ["-undefined", "dynamic_lookup"],
+    )
 else:
     OPENMP_FLAGS, OPENMP_LINK_FLAGS = ["-fopenmp"], []
 OPENMP_PROBE = """

@@ -1,17 +1,18 @@
 """Which threads share the units of a call: the threading layer.
 
-The rule of "auto" is in `_decide`. It is applied at the first call on several threads and again when
-the process has loaded more: torch may be imported later than this. `kernels/workers.pyx` and
+The rule of "auto" is in `_decide`. It is applied at the first call on several threads and again
+when the process has loaded more: torch may be imported later than this. `kernels/workers.pyx` and
 `kernels/openmp.pyx` are the layers.
 """
 
 import ctypes
+import importlib
 import os
 import re
 import sys
 import threading
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .kernels import workers
 
@@ -51,14 +52,21 @@ def _loaded() -> list[str]:
     return sorted(paths, key=lambda path: "torch" not in Path(path).parts)
 
 
+def _openmp() -> Any:
+    """Import the layer, and with it its runtime where the extension is linked to one."""
+    return importlib.import_module("fastconv1d.kernels.openmp")
+
+
 def _bind(path: str, shared: bool) -> str | None:
     """Let `kernels/openmp.pyx` use this runtime, or return what keeps it from that."""
     try:
         if sys.platform == "darwin":  # whose linker looks its symbols up in the process
             ctypes.CDLL(path, ctypes.RTLD_GLOBAL)
-        from .kernels import openmp
-    except ImportError:
+        openmp = _openmp()
+    except ModuleNotFoundError:
         return "fastconv1d was built without OpenMP: its compiler had none that it can use"
+    except ImportError as error:
+        failed = str(error)
     except OSError:
         failed = "it cannot be opened"
     else:
@@ -149,6 +157,13 @@ def runtime_version(path: str) -> str | None:
     return max(found).strip(b"\0").decode() if found else None
 
 
+def n_started() -> int:
+    """Return how many threads the layer in force has started for this process."""
+    if _choice.layer != "openmp":
+        return int(workers.counts()[1])
+    return int(_openmp().counts()[1])
+
+
 # ---- forks: GCC's runtime would wait in a child for threads that it does not have ----------------
 
 
@@ -158,18 +173,14 @@ def _before_fork() -> None:
         look()
     _paused = False
     if _choice.layer == "openmp":
-        from .kernels import openmp
-
-        _paused = openmp.before_fork()
+        _paused = _openmp().before_fork()
 
 
 def _after_fork_in_child() -> None:
     global _lock, _unpaused  # noqa: PLW0603 - of the process
     _lock = threading.RLock()
     if _paused:
-        from .kernels import openmp
-
-        openmp.after_fork_in_child()
+        _openmp().after_fork_in_child()
     elif _loaded():
         _unpaused = True
         _put_in_force(_decide(_asked))

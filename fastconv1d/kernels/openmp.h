@@ -6,13 +6,14 @@
 #include <stdlib.h>
 
 #if defined(__GNUC__) && !defined(__clang__) && !defined(_WIN32)
-/* GCC calls these three for a prange. They are defined here and lead to the runtime bound last, so
+/* GCC calls these four for a prange. They are defined here and lead to the runtime bound last, so
    the extension needs no runtime of its own and no symbol of another is looked up by the loader. */
 #define FC1D_BINDS 1
 #include <dlfcn.h>
 
 static struct {
     void (*parallel)(void (*)(void *), void *, unsigned, unsigned);
+    void (*barrier)(void);
     int (*thread_num)(void);
     int (*num_threads)(void);
     int (*max_threads)(void);
@@ -24,6 +25,7 @@ static struct {
 void GOMP_parallel(void (*run)(void *), void *data, unsigned n_threads, unsigned flags) {
     fc1d_runtime.parallel(run, data, n_threads, flags);
 }
+void GOMP_barrier(void) { fc1d_runtime.barrier(); }
 int omp_get_thread_num(void) { return fc1d_runtime.thread_num(); }
 int omp_get_num_threads(void) { return fc1d_runtime.num_threads(); }
 #pragma GCC visibility pop
@@ -31,17 +33,19 @@ int omp_get_num_threads(void) { return fc1d_runtime.num_threads(); }
 /* Returns 0, 1 where the path cannot be opened, 2 where a function is missing: then it stays. */
 static int fc1d_bind(const char *path) {
     void *library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    void *parallel, *thread_num, *num_threads, *max_threads;
+    void *parallel, *barrier, *thread_num, *num_threads, *max_threads;
     if (library == NULL) return 1;
     parallel = dlsym(library, "GOMP_parallel");
+    barrier = dlsym(library, "GOMP_barrier");
     thread_num = dlsym(library, "omp_get_thread_num");
     num_threads = dlsym(library, "omp_get_num_threads");
     max_threads = dlsym(library, "omp_get_max_threads");
-    if (!parallel || !thread_num || !num_threads || !max_threads) {
+    if (!parallel || !barrier || !thread_num || !num_threads || !max_threads) {
         dlclose(library);
         return 2;
     }
     fc1d_runtime.parallel = (void (*)(void (*)(void *), void *, unsigned, unsigned))parallel;
+    fc1d_runtime.barrier = (void (*)(void))barrier;
     fc1d_runtime.thread_num = (int (*)(void))thread_num;
     fc1d_runtime.num_threads = (int (*)(void))num_threads;
     fc1d_runtime.max_threads = (int (*)(void))max_threads;
@@ -72,7 +76,7 @@ static int fc1d_pause(void) {
 #define fc1d_on_thread_end(call)
 #define fc1d_hold_signals()
 #define fc1d_release_signals()
-#define fc1d_milliseconds() ((long long)GetTickCount64())
+#define fc1d_now() ((long long)GetTickCount64() * 1000000)
 #else
 #include <pthread.h>
 #include <signal.h>
@@ -123,10 +127,10 @@ static void fc1d_hold_signals(void) {
 }
 static void fc1d_release_signals(void) { pthread_sigmask(SIG_SETMASK, &fc1d_signals, NULL); }
 
-static long long fc1d_milliseconds(void) {
+static long long fc1d_now(void) { /* in nanoseconds */
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
-    return (long long)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+    return (long long)now.tv_sec * 1000000000 + now.tv_nsec;
 }
 #endif
 

@@ -37,14 +37,21 @@ cdef extern from "openmp.h":
     void fc1d_on_thread_end(void (*call)() noexcept nogil) nogil
     void fc1d_hold_signals() nogil
     void fc1d_release_signals() nogil
-    long long fc1d_milliseconds() nogil
+    long long fc1d_now() nogil
 
-# A leader that has not called for so long loses its place to the next who asks.
-cdef long long LEASE = 1000
+# Nanoseconds. A leader that has not called for so long loses its place to the next who asks.
+cdef long long LEASE = 1_000_000_000
+# A leader that waits longer than this, and than it has worked itself, has members without a core: a
+# thread that had slept comes after 40 to 80 us.
+cdef long long PATIENCE = 300_000
+# What it has lost is then made up for alone: so many times as long. On two cores with four busy
+# processes beside it every region waited for 3 ms and more, 20 times the time of a small call.
+cdef long long RESPITE = 10
 
 cdef long long _working = 0  # whether a team works; whoever sets it owns the rest, but for _leader
 cdef long long _leader = 0
 cdef long long _last_call = 0
+cdef long long _alone_until = 0
 cdef Py_ssize_t _ready = 0  # threads of the leader's teams, itself included, that have been started
 cdef Py_ssize_t _n_leaders = 0  # since the runtime was bound, to be told
 cdef bint _shared = False  # with another library
@@ -58,20 +65,23 @@ cdef void _end_lead() noexcept nogil:
 
 cdef bint _lead() noexcept nogil:
     global _ready, _n_leaders, _last_call
-    cdef long long me = PyThread_get_thread_ident()
+    cdef long long me = PyThread_get_thread_ident(), now = fc1d_now()
     cdef long long leader
     if not fc1d_swap_if(&_working, 0, 1):
         return False
     leader = fc1d_load(&_leader)
     if leader != me:
-        if leader != 0 and fc1d_milliseconds() - _last_call < LEASE:
+        if leader != 0 and now - _last_call < LEASE:
             fc1d_swap(&_working, 0)
             return False
         fc1d_swap(&_leader, me)
         fc1d_on_thread_end(_end_lead)
         _ready = 0
         _n_leaders += 1
-    _last_call = fc1d_milliseconds()
+    _last_call = now
+    if now < _alone_until:
+        fc1d_swap(&_working, 0)
+        return False
     return True
 
 
@@ -84,11 +94,23 @@ cdef Py_ssize_t _team_size(Py_ssize_t n_threads) noexcept nogil:
     return min(max(n_threads, _ready), worker_limit() + 1)
 
 
+cdef void _note_time(long long *at) noexcept nogil:
+    at[0] = fc1d_now()
+
+
+# What a leader has waited for is what it must not lose again soon.
+cdef void _weigh(long long begun, long long done) noexcept nogil:
+    global _alone_until
+    cdef long long now = fc1d_now(), waited = now - done
+    if waited > PATIENCE and waited > done - begun:
+        _alone_until = now + RESPITE * waited
+
+
 cdef void _share_among_team(
     unit_fn run, const void *job, Py_ssize_t first, Py_ssize_t last,
     char *scratch, size_t slab, Py_ssize_t n_threads,
 ) noexcept nogil:
-    cdef long long next = first
+    cdef long long next = first, done = 0
     cdef int team, member, members
     cdef bint grows
     global _ready
@@ -104,7 +126,10 @@ cdef void _share_among_team(
         for member in prange(team, num_threads=team, schedule="static", chunksize=1):
             if member < members:
                 deal_units(run, job, &next, last, scratch + member * slab)
+            if member == 0:  # the leader
+                _note_time(&done)
         _ready = team
+        _weigh(_last_call, done)
     else:
         deal_units(run, job, &next, last, scratch)
     if grows:
@@ -119,20 +144,20 @@ def use(path, shared):
 
     shared : whether another library uses it. Returns what keeps it from being used, or None.
     """
-    global _leader, _shared, _ready, _n_leaders
+    global _leader, _shared, _ready, _n_leaders, _alone_until
     while not fc1d_swap_if(&_working, 0, 1):  # a team at work is the old runtime's
         time.sleep(0.001)
     cdef int failed = fc1d_bind(os.fsencode(path))
     if failed == 0:
-        _leader, _ready, _n_leaders, _shared = 0, 0, 0, shared
+        _leader, _ready, _n_leaders, _alone_until, _shared = 0, 0, 0, 0, shared
         set_layer(_share_among_team)
     fc1d_swap(&_working, 0)
     return (None, "it cannot be opened", "it has no GOMP_parallel")[failed]
 
 
-def leaders():
-    """How many times another host thread has become the leader since the runtime was bound."""
-    return _n_leaders
+def counts():
+    """How often a host thread has become the leader on this runtime, and its team's other threads."""
+    return _n_leaders, max(0, _ready - 1)
 
 
 def before_fork():
@@ -147,7 +172,8 @@ def before_fork():
 
 def after_fork_in_child():
     """Forget the parent's leader and team."""
-    global _ready
+    global _ready, _alone_until
     fc1d_swap(&_leader, 0)
     fc1d_swap(&_working, 0)
     _ready = 0
+    _alone_until = 0

@@ -17,8 +17,8 @@ LAYERS = """
 import os, signal, sys, threading, time
 import numpy as np
 import fastconv1d
-from fastconv1d import config
-from fastconv1d.kernels import pool
+from fastconv1d import config, threads
+from fastconv1d.kernels import workers
 
 rng = np.random.default_rng(0)
 config.set_max_workers(8)

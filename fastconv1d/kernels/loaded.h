@@ -21,7 +21,7 @@ static int fc1d_note_loads(struct dl_phdr_info *info, size_t size, void *loads) 
     return 1; /* every object knows it, the first as well */
 }
 
-/* Grows whenever an object is loaded: some 70 ns, where a list of all takes 10 us. */
+/* Grows whenever an object is loaded: 15 ns, where a look at the names of all takes 1 to 3 us. */
 static long long fc1d_count_loads(void) {
     long long loads = 0;
     dl_iterate_phdr(fc1d_note_loads, &loads);

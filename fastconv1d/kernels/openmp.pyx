@@ -41,17 +41,18 @@ cdef extern from "openmp.h":
 
 # Nanoseconds. A leader that has not called for so long loses its place to the next who asks.
 cdef long long LEASE = 1_000_000_000
-# A leader that waits longer than this, and than it has worked itself, has members without a core: a
-# thread that had slept comes after 40 to 80 us.
+# A leader that waits longer than this, and than two of its own units took, has members without a
+# core: a thread that had slept comes after 40 to 80 us.
 cdef long long PATIENCE = 300_000
-# What it has lost is then made up for alone: so many times as long. On two cores with four busy
-# processes beside it every region waited for 3 ms and more, 20 times the time of a small call.
+# What it has lost is then made up for: it works alone for so many times as long. On two busy cores a
+# region waited for 3 to 10 ms, up to 20 times the time of a small call on one thread.
 cdef long long RESPITE = 10
+cdef long long MOST_LOST = 50_000_000  # a process may have been suspended
 
 cdef long long _working = 0  # whether a team works; whoever sets it owns the rest, but for _leader
 cdef long long _leader = 0
 cdef long long _last_call = 0
-cdef long long _alone_until = 0
+cdef long long _debt = 0  # nanoseconds that the leader is to work alone
 cdef Py_ssize_t _ready = 0  # threads of the leader's teams, itself included, that have been started
 cdef Py_ssize_t _n_leaders = 0  # since the runtime was bound, to be told
 cdef bint _shared = False  # with another library
@@ -79,9 +80,6 @@ cdef bint _lead() noexcept nogil:
         _ready = 0
         _n_leaders += 1
     _last_call = now
-    if now < _alone_until:
-        fc1d_swap(&_working, 0)
-        return False
     return True
 
 
@@ -94,29 +92,44 @@ cdef Py_ssize_t _team_size(Py_ssize_t n_threads) noexcept nogil:
     return min(max(n_threads, _ready), worker_limit() + 1)
 
 
-cdef void _note_time(long long *at) noexcept nogil:
-    at[0] = fc1d_now()
+# What the leader has done of a call, and when it had no more to do.
+cdef struct Share:
+    Py_ssize_t n_units
+    long long end
 
 
-# What a leader has waited for is what it must not lose again soon.
-cdef void _weigh(long long begun, long long done) noexcept nogil:
-    global _alone_until
-    cdef long long now = fc1d_now(), waited = now - done
-    if waited > PATIENCE and waited > done - begun:
-        _alone_until = now + RESPITE * waited
+cdef void _lead_units(
+    unit_fn run, const void *job, long long *next, Py_ssize_t last, void *scratch, Share *mine,
+) noexcept nogil:
+    mine.n_units = deal_units(run, job, next, last, scratch)
+    mine.end = fc1d_now()
+
+
+# What a leader has waited for in vain is what it must not lose again soon.
+cdef void _weigh(const Share *mine, long long begun) noexcept nogil:
+    global _debt
+    cdef long long waited = min(fc1d_now() - mine.end, MOST_LOST)
+    if waited > PATIENCE and waited * mine.n_units > 2 * (mine.end - begun):
+        _debt = RESPITE * waited
 
 
 cdef void _share_among_team(
     unit_fn run, const void *job, Py_ssize_t first, Py_ssize_t last,
     char *scratch, size_t slab, Py_ssize_t n_threads,
 ) noexcept nogil:
-    cdef long long next = first, done = 0
+    cdef long long next = first
+    cdef Share mine
     cdef int team, member, members
     cdef bint grows
-    global _ready
+    global _ready, _debt
     n_threads = min(n_threads, worker_limit() + 1)
     if n_threads < 2 or not _lead():
         deal_units(run, job, &next, last, scratch)
+        return
+    if _debt > 0:
+        _lead_units(run, job, &next, last, scratch, &mine)
+        _debt -= mine.end - _last_call
+        fc1d_swap(&_working, 0)
         return
     team, members = <int> _team_size(n_threads), <int> n_threads
     grows = team > _ready
@@ -124,12 +137,12 @@ cdef void _share_among_team(
         fc1d_hold_signals()  # new threads inherit it: as in the workers, signals are not for them
     if not grows or fc1d_can_start(team - 1):
         for member in prange(team, num_threads=team, schedule="static", chunksize=1):
-            if member < members:
+            if member == 0:
+                _lead_units(run, job, &next, last, scratch, &mine)
+            elif member < members:
                 deal_units(run, job, &next, last, scratch + member * slab)
-            if member == 0:  # the leader
-                _note_time(&done)
         _ready = team
-        _weigh(_last_call, done)
+        _weigh(&mine, _last_call)
     else:
         deal_units(run, job, &next, last, scratch)
     if grows:
@@ -144,12 +157,12 @@ def use(path, shared):
 
     shared : whether another library uses it. Returns what keeps it from being used, or None.
     """
-    global _leader, _shared, _ready, _n_leaders, _alone_until
+    global _leader, _shared, _ready, _n_leaders, _debt
     while not fc1d_swap_if(&_working, 0, 1):  # a team at work is the old runtime's
         time.sleep(0.001)
     cdef int failed = fc1d_bind(os.fsencode(path))
     if failed == 0:
-        _leader, _ready, _n_leaders, _alone_until, _shared = 0, 0, 0, 0, shared
+        _leader, _ready, _n_leaders, _debt, _shared = 0, 0, 0, 0, shared
         set_layer(_share_among_team)
     fc1d_swap(&_working, 0)
     return (None, "it cannot be opened", "it has no GOMP_parallel")[failed]
@@ -172,8 +185,8 @@ def before_fork():
 
 def after_fork_in_child():
     """Forget the parent's leader and team."""
-    global _ready, _alone_until
+    global _ready, _debt
     fc1d_swap(&_leader, 0)
     fc1d_swap(&_working, 0)
     _ready = 0
-    _alone_until = 0
+    _debt = 0

@@ -16,9 +16,9 @@ cdef void run_units(
     void *scratch, size_t slab, Py_ssize_t n_threads,
 ) noexcept nogil
 
-# What layers are made of.
+# What layers are made of. deal_units returns how many it has run.
 cdef void set_layer(layer_fn layer) noexcept nogil
 cdef Py_ssize_t worker_limit() noexcept nogil
-cdef void deal_units(
+cdef Py_ssize_t deal_units(
     unit_fn run, const void *job, long long *next, Py_ssize_t last, void *scratch,
 ) noexcept nogil

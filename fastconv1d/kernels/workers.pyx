@@ -303,13 +303,15 @@ cdef void _share_among_workers(
 
 # ---- layers --------------------------------------------------------------------------------------
 
-cdef void deal_units(
+cdef Py_ssize_t deal_units(
     unit_fn run, const void *job, long long *next, Py_ssize_t last, void *scratch,
 ) noexcept nogil:
-    cdef Py_ssize_t unit = fc1d_add(next, 1)
+    cdef Py_ssize_t n_run = 0, unit = fc1d_add(next, 1)
     while unit < last:
         run(job, unit, scratch)
+        n_run += 1
         unit = fc1d_add(next, 1)
+    return n_run
 
 
 cdef void _run_alone(

@@ -77,6 +77,7 @@ static int fc1d_pause(void) {
 #define fc1d_hold_signals()
 #define fc1d_release_signals()
 #define fc1d_now() ((long long)GetTickCount64() * 1000000)
+#define fc1d_worked() fc1d_now()
 #else
 #include <pthread.h>
 #include <signal.h>
@@ -127,11 +128,13 @@ static void fc1d_hold_signals(void) {
 }
 static void fc1d_release_signals(void) { pthread_sigmask(SIG_SETMASK, &fc1d_signals, NULL); }
 
-static long long fc1d_now(void) { /* in nanoseconds */
+static long long fc1d_nanoseconds(clockid_t clock) {
     struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
+    clock_gettime(clock, &now);
     return (long long)now.tv_sec * 1000000000 + now.tv_nsec;
 }
+#define fc1d_now() fc1d_nanoseconds(CLOCK_MONOTONIC)
+#define fc1d_worked() fc1d_nanoseconds(CLOCK_THREAD_CPUTIME_ID) /* by the calling thread */
 #endif
 
 #endif

@@ -38,11 +38,12 @@ cdef extern from "openmp.h":
     void fc1d_hold_signals() nogil
     void fc1d_release_signals() nogil
     long long fc1d_now() nogil
+    long long fc1d_worked() nogil
 
 # Nanoseconds. A leader that has not called for so long loses its place to the next who asks.
 cdef long long LEASE = 1_000_000_000
-# A leader that waits longer than this, and than two of its own units took, has members without a
-# core: a thread that had slept comes after 40 to 80 us.
+# A team that takes so much longer than its leader would have alone, by the time that it has worked,
+# has members without a core: a thread that had slept comes after 40 to 80 us.
 cdef long long PATIENCE = 300_000
 # What it has lost is then made up for: it works alone for so many times as long. On two busy cores a
 # region waited for 3 to 10 ms, up to 20 times the time of a small call on one thread.
@@ -92,25 +93,26 @@ cdef Py_ssize_t _team_size(Py_ssize_t n_threads) noexcept nogil:
     return min(max(n_threads, _ready), worker_limit() + 1)
 
 
-# What the leader has done of a call, and when it had no more to do.
+# What the leader has done of a call.
 cdef struct Share:
     Py_ssize_t n_units
-    long long end
+    long long worked  # nanoseconds
 
 
 cdef void _lead_units(
     unit_fn run, const void *job, long long *next, Py_ssize_t last, void *scratch, Share *mine,
 ) noexcept nogil:
+    cdef long long before = fc1d_worked()
     mine.n_units = deal_units(run, job, next, last, scratch)
-    mine.end = fc1d_now()
+    mine.worked = fc1d_worked() - before
 
 
-# What a leader has waited for in vain is what it must not lose again soon.
-cdef void _weigh(const Share *mine, long long begun) noexcept nogil:
+# What a team has lost is what its leader must not lose again soon.
+cdef void _weigh(const Share *mine, Py_ssize_t n_units, long long begun) noexcept nogil:
     global _debt
-    cdef long long waited = min(fc1d_now() - mine.end, MOST_LOST)
-    if waited > PATIENCE and waited * mine.n_units > 2 * (mine.end - begun):
-        _debt = RESPITE * waited
+    cdef long long lost = fc1d_now() - begun - mine.worked * n_units // max(1, mine.n_units)
+    if lost > PATIENCE:
+        _debt = RESPITE * min(lost, MOST_LOST)
 
 
 cdef void _share_among_team(
@@ -128,7 +130,7 @@ cdef void _share_among_team(
         return
     if _debt > 0:
         _lead_units(run, job, &next, last, scratch, &mine)
-        _debt -= mine.end - _last_call
+        _debt -= fc1d_now() - _last_call
         fc1d_swap(&_working, 0)
         return
     team, members = <int> _team_size(n_threads), <int> n_threads
@@ -142,7 +144,7 @@ cdef void _share_among_team(
             elif member < members:
                 deal_units(run, job, &next, last, scratch + member * slab)
         _ready = team
-        _weigh(&mine, _last_call)
+        _weigh(&mine, last - first, _last_call)
     else:
         deal_units(run, job, &next, last, scratch)
     if grows:

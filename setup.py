@@ -3,12 +3,17 @@
 Debug information is most of an extension, so it is left out unless CFLAGS asks for it (-g).
 FASTCONV1D_DEBUG=1 builds without optimisation and with Cython's bounds checks.
 FASTCONV1D_SANITIZE=address,undefined builds with those sanitizers; .ci/sanitize runs such a build.
-FASTCONV1D_OPENMP=1 shares work by OpenMP instead of by worker threads of the library's own.
 FASTCONV1D_EMULATE_AVX512=1 compiles the AVX-512 kernels for AVX2, to test them without such a CPU.
+
+The threading layer "openmp" is an extension of its own, left out where a small program shows that
+the compiler has no OpenMP. GCC only compiles it with OpenMP: it is linked to no runtime, and binds
+to the one that a process has (kernels/openmp.h).
 """
 
 import os
 import re
+import sys
+import tempfile
 from pathlib import Path
 
 import numpy
@@ -16,6 +21,7 @@ import scipy.linalg
 from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 DEBUG = os.environ.get("FASTCONV1D_DEBUG", "0") == "1"
 EMULATE_AVX512 = os.environ.get("FASTCONV1D_EMULATE_AVX512", "0") == "1"
@@ -27,10 +33,27 @@ LINK_FLAGS = []
 if SANITIZE := os.environ.get("FASTCONV1D_SANITIZE", ""):
     UNIX_FLAGS = ["-O1", "-g", "-fno-omit-frame-pointer", f"-fsanitize={SANITIZE}"]
     LINK_FLAGS = [f"-fsanitize={SANITIZE}"]
-OPENMP = os.environ.get("FASTCONV1D_OPENMP", "0") == "1"
-if OPENMP:
-    MSVC_FLAGS.append("/openmp")
-    UNIX_FLAGS.append("-fopenmp")
+if sys.platform == "win32":
+    OPENMP_FLAGS, OPENMP_LINK_FLAGS = ["/openmp"], []
+elif sys.platform == "darwin":  # Apple's Clang; libomp's symbols are those of the process
+    OPENMP_FLAGS, OPENMP_LINK_FLAGS = (
+        ["-Xpreprocessor", "-fopenmp"],
+        ["-undefined", "dynamic_lookup"],
+    )
+else:
+    OPENMP_FLAGS, OPENMP_LINK_FLAGS = ["-fopenmp"], []
+OPENMP_PROBE = """
+#include <omp.h>
+#if defined(__clang__) && !defined(__APPLE__)
+#error Clang's calls of its runtime have no way to GCC's, which most processes have
+#endif
+int twice(int n) {
+    int i, sum = 0;
+    #pragma omp parallel for reduction(+ : sum)
+    for (i = 0; i < n; i++) sum += 2;
+    return sum;
+}
+"""
 DIRECTIVES = {
     "language_level": 3,
     "boundscheck": DEBUG,
@@ -52,8 +75,25 @@ class BuildExt(build_ext):
         msvc = self.compiler.compiler_type == "msvc"
         for extension in self.extensions:
             extension.extra_compile_args += MSVC_FLAGS if msvc else UNIX_FLAGS
-            extension.extra_link_args += LINK_FLAGS + (["-fopenmp"] if OPENMP and not msvc else [])
+            extension.extra_link_args += LINK_FLAGS
+        if not self.has_openmp():
+            print(
+                "warning: this compiler has no OpenMP that fastconv1d can use: built without the "
+                "threading layer 'openmp'; calls share work among the library's own threads",
+                file=sys.stderr,
+            )
+            self.extensions = [e for e in self.extensions if e.name != OPENMP.name]
         super().build_extensions()
+
+    def has_openmp(self):
+        with tempfile.TemporaryDirectory() as folder:
+            probe = Path(folder, "probe.c")
+            probe.write_text(OPENMP_PROBE)
+            try:
+                self.compiler.compile([str(probe)], folder, extra_postargs=OPENMP_FLAGS)
+            except CompileError:
+                return False
+        return True
 
 
 SIMD = "fastconv1d/kernels/simd"
@@ -72,16 +112,19 @@ SIMD_HEADERS = [
         "vectors",
     )
 ]
+HEADERS = ("atomics", "loaded", "openmp")
 SIMD_SOURCES = [f"{SIMD}/{name}.c" for name in ("dispatch", "isa_base", "isa_avx2", "isa_avx512")]
 
 
-def kernel(name, c_sources=()):
+def kernel(name, c_sources=(), compile_flags=(), link_flags=()):
     return Extension(
         f"fastconv1d.kernels.{name}",
         [f"fastconv1d/kernels/{name}.pyx", *c_sources],
         include_dirs=[numpy.get_include()],
         define_macros=MACROS,
-        depends=[*SIMD_HEADERS, "fastconv1d/kernels/atomics.h"],
+        extra_compile_args=[*compile_flags],
+        extra_link_args=[*link_flags],
+        depends=[*SIMD_HEADERS, *(f"fastconv1d/kernels/{h}.h" for h in HEADERS)],
     )
 
 
@@ -96,8 +139,10 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-extensions = [kernel(name) for name in ("pool", "unfold", "gemm", "blas_engine")]
+extensions = [kernel(name) for name in ("workers", "unfold", "gemm", "blas_engine")]
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
+OPENMP = kernel("openmp", (), OPENMP_FLAGS, OPENMP_LINK_FLAGS)
+extensions.append(OPENMP)
 
 setup(
     ext_modules=cythonize(extensions, compiler_directives=DIRECTIVES),

@@ -1,15 +1,15 @@
 """Threads, determinism and what `show_config` prints.
 
-What the environment may say, read once at import (but for the last four, which a build reads):
+What the environment may say, read once at import (but for the last three, which a build reads):
 
 ==========================  ===================================================================
 FASTCONV1D_NUM_THREADS      Threads of a call, 1 to 1024; as `set_num_threads`.
 OMP_NUM_THREADS             The same where the one above is unset, as in OpenMP programs.
 FASTCONV1D_MAX_WORKERS      Worker threads of the process, 0 to 1023; as `set_max_workers`.
+FASTCONV1D_THREADING_LAYER  auto, workers or openmp; as `set_threading_layer`.
 FASTCONV1D_ISA              The instruction set: base, avx2, avx512; never one the CPU lacks.
 FASTCONV1D_DEBUG            A build: 1 for no optimisation, and bounds checks.
 FASTCONV1D_SANITIZE         A build: what to hand to the compiler's -fsanitize.
-FASTCONV1D_OPENMP           A build: 1 for OpenMP's threads instead of the library's own.
 FASTCONV1D_EMULATE_AVX512   A build: 1 compiles the AVX-512 kernels for AVX2.
 ==========================  ===================================================================
 
@@ -24,19 +24,20 @@ import warnings
 from collections.abc import Iterator
 from typing import Any
 
+from .core import threads
 from .core.geometry import as_index, shown
 from .kernels import direct_engine
-from .kernels.pool import counts, set_limit
+from .kernels.workers import counts, set_limit
 
 MAX_THREADS = 1024  # of a call: its own and at most 1023 workers
 ENVIRONMENT = (
     "FASTCONV1D_NUM_THREADS",
     "OMP_NUM_THREADS",
     "FASTCONV1D_MAX_WORKERS",
+    "FASTCONV1D_THREADING_LAYER",
     "FASTCONV1D_ISA",
     "FASTCONV1D_DEBUG",
     "FASTCONV1D_SANITIZE",
-    "FASTCONV1D_OPENMP",
     "FASTCONV1D_EMULATE_AVX512",
 )
 
@@ -263,6 +264,86 @@ def get_max_workers() -> int:
     return max(_default, _threads) if _max_workers is None else _max_workers
 
 
+def set_threading_layer(layer: str) -> None:
+    """Choose which threads share the work of a call.
+
+    Parameters
+    ----------
+    layer : {'auto', 'workers', 'openmp'}
+        'workers': the library's own threads. 'openmp': those of an OpenMP runtime, the one that the
+        process has (torch's, scikit-learn's) or else the system's. 'auto', the setting at start
+        unless the environment variable ``FASTCONV1D_THREADING_LAYER`` has another: 'workers' in a
+        process without an OpenMP runtime, 'openmp' as soon as another library has loaded one.
+
+    Raises
+    ------
+    TypeError
+        If `layer` is not a str.
+    ValueError
+        If there is no such layer.
+    RuntimeError
+        If this build or this system has no 'openmp'.
+
+    See Also
+    --------
+    config_info : Says which layer is in force, why, and on which runtime.
+
+    Notes
+    -----
+    Results have the same bits in both. OpenMP's threads go on looking for work for milliseconds
+    after each of torch's operators, and other threads do not get a core meanwhile: so they are to
+    do this work as well. Where 'auto' cannot use a runtime that another library has loaded, calls
+    run on one thread, unless ``OMP_WAIT_POLICY=PASSIVE`` has its threads sleep.
+
+    Examples
+    --------
+    >>> from fastconv1d import config
+    >>> before = config.get_threading_layer()
+    >>> config.set_threading_layer("workers")
+    >>> config.config_info()["threading_layer"]
+    'workers'
+    >>> config.set_threading_layer(before)
+    """
+    if not isinstance(layer, str):
+        raise TypeError(
+            f"set_threading_layer expects a str, but got {type(layer).__name__} ({shown(layer)})"
+        )
+    if layer not in threads.LAYERS:
+        raise ValueError(
+            f"set_threading_layer expects one of {', '.join(threads.LAYERS)}, got {shown(layer)}"
+        )
+    threads.ask(layer)
+
+
+def get_threading_layer() -> str:
+    """Return the setting of `set_threading_layer`.
+
+    Returns
+    -------
+    str
+        'auto', 'workers' or 'openmp'. What 'auto' has chosen is in `config_info`.
+
+    Examples
+    --------
+    >>> from fastconv1d import config
+    >>> config.get_threading_layer() in ("auto", "workers", "openmp")
+    True
+    """
+    return threads.asked()
+
+
+def _layer_from_environment() -> None:
+    text = os.environ.get("FASTCONV1D_THREADING_LAYER", "").strip()
+    if not text:
+        return
+    try:
+        set_threading_layer(text)
+    except (ValueError, RuntimeError) as error:
+        warnings.warn(
+            f"FASTCONV1D_THREADING_LAYER is ignored: {error}", RuntimeWarning, stacklevel=2
+        )
+
+
 @contextlib.contextmanager
 def num_threads(n: int) -> Iterator[None]:
     """Let the calls inside a ``with`` block use `n` threads.
@@ -383,6 +464,7 @@ def config_info() -> dict[str, Any]:
 
     quota = _cgroup_quota()
     limit, started, idle = counts()
+    layer, reason, runtime = threads.in_force()
     return {
         "fastconv1d": __version__,
         "python": platform.python_version(),
@@ -394,6 +476,9 @@ def config_info() -> dict[str, Any]:
         "isas": list(direct_engine.supported_isas()),
         "threads": get_num_threads(),
         "max_workers": limit,
+        "threading_layer": layer,
+        "threading_reason": reason,
+        "openmp": runtime and {"version": threads.runtime_version(runtime), "filepath": runtime},
         "workers": started,
         "idle_workers": idle,
         "cpus": _cpu_affinity(),
@@ -422,13 +507,16 @@ def show_config() -> None:
     fastconv1d     ...
     """
     info = config_info()
-    pools = info.pop("blas")
+    pools, layer, openmp = (info.pop(key) for key in ("blas", "threading_layer", "openmp"))
+    info["layer"] = f"{layer} ({info.pop('threading_reason')})"
     info["isas"] = ", ".join(info["isas"])
     environment = info.pop("environment")
     info["environment"] = ", ".join(f"{k}={v}" for k, v in environment.items()) or "none of ours"
     info["quota"] = "none" if info["quota"] is None else f"{info['quota']:g} CPUs"
     for name, value in info.items():
         print(f"{name:<14} {value}")
+    if openmp:
+        print(f"{'openmp':<14} {openmp['version']}, {openmp['filepath']}")
     for blas in pools:
         print(
             f"{'blas':<14} {blas['internal_api']} {blas['version']}, "
@@ -437,3 +525,4 @@ def show_config() -> None:
 
 
 set_limit(get_max_workers())
+_layer_from_environment()

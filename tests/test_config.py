@@ -15,7 +15,7 @@ import pytest
 
 import fastconv1d
 from fastconv1d import config
-from fastconv1d.kernels import pool
+from fastconv1d.kernels.workers import counts
 
 
 @pytest.fixture(autouse=True)
@@ -56,13 +56,13 @@ def test_max_workers(monkeypatch):
     monkeypatch.setattr(config, "_default", 2)
     config.set_max_workers(None)
     fastconv1d.set_num_threads(5)
-    assert config.get_max_workers() == pool.counts()[0] == 5
+    assert config.get_max_workers() == counts()[0] == 5
     fastconv1d.set_num_threads(1)
-    assert config.get_max_workers() == pool.counts()[0] == 2
+    assert config.get_max_workers() == counts()[0] == 2
     for n in (0, 7, np.int64(3), config.MAX_THREADS - 1):
         config.set_max_workers(n)
         fastconv1d.set_num_threads(9)
-        assert config.get_max_workers() == pool.counts()[0] == n
+        assert config.get_max_workers() == counts()[0] == n
     for n in (-1, config.MAX_THREADS, 2**40):
         with pytest.raises(ValueError, match=f"set_max_workers expects an integer.*got {n}"):
             config.set_max_workers(n)
@@ -225,6 +225,7 @@ def test_show_config(capsys):
         "isa",
         "threads",
         "max_workers",
+        "layer",
         "environment",
         "blas",
     } <= names

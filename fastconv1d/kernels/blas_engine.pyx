@@ -27,7 +27,7 @@ from libc.string cimport memset
 
 from fastconv1d.kernels.gemm cimport gemm_add
 from fastconv1d.kernels.numeric cimport num_t
-from fastconv1d.kernels.pool cimport MAX_WORKERS, run_units, unit_fn
+from fastconv1d.kernels.workers cimport MAX_WORKERS, run_units, unit_fn
 from fastconv1d.kernels.unfold cimport ZEROS, Strided, Window, strided, unfold_tile
 
 cdef extern from "atomics.h":

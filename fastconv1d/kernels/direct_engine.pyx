@@ -23,7 +23,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
-from fastconv1d.kernels.pool cimport run_units, unit_fn
+from fastconv1d.kernels.workers cimport run_units, unit_fn
 
 cnp.import_array()
 

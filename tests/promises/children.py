@@ -18,7 +18,8 @@ import os, signal, sys, threading, time
 import numpy as np
 import fastconv1d
 from fastconv1d import config
-from fastconv1d.kernels import pool
+from fastconv1d.core import threads
+from fastconv1d.kernels import workers
 
 rng = np.random.default_rng(0)
 config.set_max_workers(8)

@@ -29,8 +29,8 @@ for i in range(int(sys.argv[1])):
     child = os.fork()
     if child == 0:
         signal.alarm(5)  # ends a child that hangs
-        status = 0 if pool.counts() == (8, 0, 0) and bits() == expected else 3
-        if status == 0 and not 1 <= pool.counts()[1] <= 3:
+        status = 0 if workers.counts() == (8, 0, 0) and bits() == expected else 3
+        if status == 0 and not 1 <= threads.n_started() <= 3:
             status = 4
         if status == 0 and i % 10 == 0:  # a child's child, and the child's own pool after it
             grandchild = os.fork()

@@ -81,8 +81,8 @@ for i in range(int(sys.argv[1])):
     late.append(seconds)
     if i == 0:
         before = rss()
-started = pool.counts()[1]
-assert pool.counts()[2] == started  # every worker is back
+started = workers.counts()[1]
+assert workers.counts()[2] == started  # every worker is back
 print(max(late), (rss() - before) / 2**20)
 """
 )

@@ -1,17 +1,14 @@
-"""Worker threads: one set for the process, whoever calls, whichever engine.
+"""Units of work shared among threads, and the library's own threads for it.
 
-A call with units to share takes idle workers, at most as many as it asked for and as there are, and
-runs units itself as well; each takes the next one from a counter. A call that finds no worker idle
-runs alone, so the process never has more of them than the limit, however many host threads call.
-Which thread runs a unit never has an effect on its bits.
+`run_units` is what engines call, and calls the threading layer in force through one pointer: the
+workers here, or OpenMP's threads (`openmp.pyx`). Which thread runs a unit never has an effect on
+its bits.
 
-Not OpenMP: GCC's runtime keeps a pool for each host thread that calls (64 asking for 8 made 513
-threads), ends the process where a thread cannot be started, hangs in the children of a fork, and
-makes a region wait for workers that have not woken up. Here, a worker that has not come by the end
-of the units is no longer waited for, and a thread that cannot be started is done without.
-
-Built with FASTCONV1D_OPENMP=1 the units are an OpenMP loop instead, for programs whose own OpenMP
-threads should do this work too; what is said of GCC's runtime above then holds.
+The workers are one set for the process, whoever calls, whichever engine. A call with units to share
+takes idle workers, at most as many as it asked for and as there are, and runs units itself as well;
+each takes the next one from a counter. A call that finds no worker idle runs alone, so the process
+never has more of them than the limit, however many host threads call. A worker that has not come by
+the end of the units is not waited for, and a thread that cannot be started is done without.
 
 After a fork the child has no workers and starts its own. CPython's portable locks and threads are
 used throughout; workers never touch Python.
@@ -26,7 +23,7 @@ from cpython.pythread cimport (
     PyThread_type_lock,
     WAIT_LOCK,
 )
-from cython.parallel cimport prange, threadid
+from libc.stdint cimport intptr_t
 
 cdef extern from "atomics.h":
     long long fc1d_load(long long *at) nogil
@@ -35,21 +32,15 @@ cdef extern from "atomics.h":
     bint fc1d_swap_if(long long *at, long long old, long long value) nogil
     void fc1d_relax() nogil
 
+cdef extern from "loaded.h":
+    ctypedef struct fc1d_runtimes:
+        int n
+        char paths[8][4096]
+    long long fc1d_count_loads() nogil
+    bint fc1d_find_runtimes(fc1d_runtimes *found)
+
 cdef extern from *:
     """
-    #ifdef _OPENMP
-    #include <omp.h>
-    #define FC1D_OPENMP 1
-    #else
-    #define FC1D_OPENMP 0
-    #endif
-    /* Idle threads end: a child could not use them. OpenMP 5.0; GCC has it since 9, and reports 4.5 still. */
-    static void fc1d_pause_openmp(void) {
-    #if defined(_OPENMP) && (_OPENMP >= 201811 || (__GNUC__ >= 9 && !defined(__clang__)))
-        omp_pause_resource_all(omp_pause_hard);
-    #endif
-    }
-
     #ifndef _WIN32
     #include <signal.h>
     #endif
@@ -65,12 +56,13 @@ cdef extern from *:
     }
     """
     void fc1d_block_signals() nogil
-    const bint FC1D_OPENMP
-    void fc1d_pause_openmp() nogil
 
 cdef extern from "pythread.h":  # Cython's own declaration has the type of Python 2's
     unsigned long PyThread_start_new_thread(void (*)(void *) noexcept nogil, void *)
     unsigned long PYTHREAD_INVALID_THREAD_ID
+
+cdef extern from "Python.h":
+    void PyErr_SetInterrupt()
 
 cdef enum:
     # What a worker does: looks for an invitation, or sleeps until its lock is released; has one
@@ -118,15 +110,17 @@ cdef Py_ssize_t _limit = 0
 cdef Py_ssize_t _started = 0  # threads that run, those dismissed included
 cdef Py_ssize_t _dismissed = 0
 
+# The layer in force, a layer_fn.
+cdef long long _layer = <intptr_t> &_share_among_workers
+cdef object _look = None  # chooses the layer for what the process has loaded
+cdef long long _watching = 0  # whether calls look again when more has been loaded
+cdef long long _loads = -1  # what fc1d_count_loads said at the last look
+
 
 # ---- a worker's side -----------------------------------------------------------------------------
 
 cdef void _work_off(Team *team, Py_ssize_t index) noexcept nogil:
-    cdef char *scratch = team.scratch + index * team.slab
-    cdef Py_ssize_t unit = fc1d_add(&team.next, 1)
-    while unit < team.last:
-        team.run(team.job, unit, scratch)
-        unit = fc1d_add(&team.next, 1)
+    deal_units(team.run, team.job, &team.next, team.last, team.scratch + index * team.slab)
 
 
 cdef void _await_change(Worker *me) noexcept nogil:
@@ -277,37 +271,20 @@ cdef void _await_crew(Team *team, Worker *crew) noexcept nogil:
         PyThread_acquire_lock(team.done, WAIT_LOCK)
 
 
-cdef void _share_by_openmp(
+cdef void _share_among_workers(
     unit_fn run, const void *job, Py_ssize_t first, Py_ssize_t last,
     char *scratch, size_t slab, Py_ssize_t n_threads,
-) noexcept nogil:
-    cdef Py_ssize_t unit
-    for unit in prange(first, last, num_threads=n_threads, schedule="dynamic"):
-        run(job, unit, scratch + threadid() * slab)
-
-
-# Runs run(job, unit, scratch + slab * i) for each unit from first to last - 1, on this thread and at
-# most n_threads - 1 workers, of which i is the number; returns when all are done.
-cdef void run_units(
-    unit_fn run, const void *job, Py_ssize_t first, Py_ssize_t last,
-    void *scratch, size_t slab, Py_ssize_t n_threads,
 ) noexcept nogil:
     cdef Worker *crew = NULL
     cdef Worker *worker
     cdef Team team
-    cdef Py_ssize_t unit, members = 0
-    n_threads = min(n_threads, last - first)
-    if FC1D_OPENMP and n_threads > 1:
-        n_threads = min(n_threads, _limit + 1)
-        _share_by_openmp(run, job, first, last, <char *> scratch, slab, n_threads)
-        return
-    if n_threads > 1 and _lock != NULL:
+    cdef Py_ssize_t members = 0
+    if _lock != NULL:
         crew = _take(n_threads - 1)
     if crew == NULL:
-        for unit in range(first, last):
-            run(job, unit, scratch)
+        _run_alone(run, job, first, last, scratch, slab, 1)
         return
-    team.run, team.job, team.last, team.scratch, team.slab = run, job, last, <char *> scratch, slab
+    team.run, team.job, team.last, team.scratch, team.slab = run, job, last, scratch, slab
     team.next, team.done = first, crew.done
     worker = crew
     while worker != NULL:
@@ -322,6 +299,61 @@ cdef void run_units(
     _work_off(&team, 0)
     _await_crew(&team, crew)
     _put_back(crew)
+
+
+# ---- layers --------------------------------------------------------------------------------------
+
+cdef Py_ssize_t deal_units(
+    unit_fn run, const void *job, long long *next, Py_ssize_t last, void *scratch,
+) noexcept nogil:
+    cdef Py_ssize_t n_run = 0, unit = fc1d_add(next, 1)
+    while unit < last:
+        run(job, unit, scratch)
+        n_run += 1
+        unit = fc1d_add(next, 1)
+    return n_run
+
+
+cdef void _run_alone(
+    unit_fn run, const void *job, Py_ssize_t first, Py_ssize_t last,
+    char *scratch, size_t slab, Py_ssize_t n_threads,
+) noexcept nogil:
+    cdef Py_ssize_t unit
+    for unit in range(first, last):
+        run(job, unit, scratch)
+
+
+cdef void set_layer(layer_fn layer) noexcept nogil:
+    fc1d_swap(&_layer, <intptr_t> layer)
+
+
+cdef Py_ssize_t worker_limit() noexcept nogil:
+    return _limit
+
+
+cdef void _look_again(long long loads) noexcept with gil:
+    try:
+        _look()
+        fc1d_swap(&_loads, loads)
+    except KeyboardInterrupt:
+        PyErr_SetInterrupt()  # the call notices it when these units are done
+
+
+cdef void run_units(
+    unit_fn run, const void *job, Py_ssize_t first, Py_ssize_t last,
+    void *scratch, size_t slab, Py_ssize_t n_threads,
+) noexcept nogil:
+    cdef long long loads, layer
+    n_threads = min(n_threads, last - first)
+    if n_threads < 2:
+        _run_alone(run, job, first, last, <char *> scratch, slab, 1)
+        return
+    if fc1d_load(&_watching):
+        loads = fc1d_count_loads()
+        if loads != fc1d_load(&_loads):
+            _look_again(loads)
+    layer = fc1d_load(&_layer)
+    (<layer_fn> <intptr_t> layer)(run, job, first, last, <char *> scratch, slab, n_threads)
 
 
 # ---- the Python side -----------------------------------------------------------------------------
@@ -350,14 +382,29 @@ def counts():
     return limit, started, idle
 
 
-def openmp_enabled():
-    """Whether this build shares units by OpenMP instead of by the workers here."""
-    return bool(FC1D_OPENMP)
+def use(alone=False):
+    """Let the workers here share units from now on, or nobody: calls then run alone."""
+    set_layer(_run_alone if alone else _share_among_workers)
 
 
-def _before_fork():
-    with nogil:
-        fc1d_pause_openmp()
+def watch(look):
+    """Call look() at the next call on several threads, and whenever more has been loaded by then.
+
+    None: no more.
+    """
+    global _look
+    if look is not None:
+        _look = look
+    fc1d_swap(&_loads, -1)
+    fc1d_swap(&_watching, look is not None)
+
+
+def loaded_runtimes():
+    """Paths of the OpenMP runtimes in the process, or None where the system does not tell."""
+    cdef fc1d_runtimes found
+    if not fc1d_find_runtimes(&found):
+        return None
+    return [os.fsdecode(<bytes> found.paths[i]) for i in range(found.n)]
 
 
 def _after_fork_in_child():
@@ -372,4 +419,4 @@ def _after_fork_in_child():
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_child=_after_fork_in_child)
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -139,7 +139,7 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-extensions = [kernel(name) for name in ("workers", "unfold", "gemm", "blas_engine")]
+extensions = [kernel(name) for name in ("workers", "pages", "unfold", "gemm", "blas_engine")]
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 OPENMP = kernel("openmp", (), OPENMP_FLAGS, OPENMP_LINK_FLAGS)
 extensions.append(OPENMP)

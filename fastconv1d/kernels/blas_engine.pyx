@@ -27,6 +27,7 @@ from libc.string cimport memset
 
 from fastconv1d.kernels.gemm cimport gemm_add
 from fastconv1d.kernels.numeric cimport num_t
+from fastconv1d.kernels.pages cimport touch_rows
 from fastconv1d.kernels.workers cimport MAX_WORKERS, run_units, unit_fn
 from fastconv1d.kernels.unfold cimport ZEROS, Strided, Window, strided, unfold_tile
 
@@ -628,6 +629,7 @@ cdef _correlate(
     c.l_out = c.y_length = y.shape[2]
     c.y_start, c.y_step, c.accumulate, c.fixed = 0, 1, False, deterministic
     c.w_start = 0
+    _touch(y, n_threads)
     _run_correlation(&c, 1, strided(x), &w[0, 0, 0] if c.rows else NULL, bias_data, &y[0, 0, 0], n_threads)
 
 
@@ -731,6 +733,7 @@ cdef _scatter(
     c.y_length, c.y_step = y.shape[2], window.stride
     c.accumulate = n_phases < window.stride  # some outputs have no tap
     try:
+        _touch(y, n_threads)
         if phases == NULL:
             raise MemoryError("no memory for the phases of a scatter")
         for k in range(n_phases):
@@ -751,6 +754,13 @@ cdef _scatter(
     finally:
         PyMem_RawFree(phases)
         PyMem_RawFree(raw)
+
+
+cdef int _touch(num_t[:, :, ::1] y, Py_ssize_t n_threads) except -1:
+    cdef Py_ssize_t row = y.shape[2] * sizeof(num_t)
+    with nogil:
+        touch_rows(&y[0, 0, 0], y.shape[0] * y.shape[1], row, row, n_threads)
+    return 0
 
 
 cdef void _fill_all(num_t[:, :, ::1] y, const num_t *bias) noexcept:

@@ -23,6 +23,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from fastconv1d.kernels.pages cimport touch_rows
 from fastconv1d.kernels.workers cimport run_units, unit_fn
 
 cnp.import_array()
@@ -776,6 +777,8 @@ cdef class PreparedLayer:
         if tables == NULL:
             raise MemoryError("cannot allocate the tap tables of a call")
         try:
+            if plan is None and p.yl == 1 and p.l_out * y.itemsize >= 1 << 20:
+                self._touch(&p, y.itemsize, n_threads)
             with nogil:
                 scratch_bytes = _plan(&p, &self.taps, base, self.kernels, size, n_threads,
                                       <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
@@ -792,6 +795,15 @@ cdef class PreparedLayer:
             return 0
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
+        return 0
+
+    cdef int _touch(self, const fc1d_problem* p, ptrdiff_t itemsize, int n_threads) except -1:
+        """Take the pages of a result of long rows that units write to side by side."""
+        cdef ptrdiff_t rows = p.c_out // p.fused * p.groups, item
+        cdef char* y = <char*> p.y
+        with nogil:
+            for item in range(p.n_batch):
+                touch_rows(y + item * p.yn * itemsize, rows, p.yc * itemsize, p.l_out * itemsize, n_threads)
         return 0
 
     cdef dict _told(self, const fc1d_problem* p):

@@ -28,6 +28,9 @@ CALLS = {
     "blas backward": "fastconv1d.conv1d_backward(X, X, W, padding=15, algorithm='blas')",
     "blas transposed": "fastconv1d.conv_transpose1d(X, W, algorithm='blas')",
     "complex": "fastconv1d.conv1d(XC, WC)",
+    "new pages": "fastconv1d.conv1d(LONG, W[:, :, :9])",
+    "new pages, blas": "fastconv1d.conv1d(LONG, W[:, :, :9], algorithm='blas')",
+    "new pages, transposed": "fastconv1d.conv_transpose1d(LONG, W[:, :, :9])",
     "complex backward": "fastconv1d.conv1d_backward(XC, XC, WC, padding=15)",
     "unfold": "fastconv1d.unfold1d(X, 31)",
     "fold": "fastconv1d.fold1d(C, 40000, 31)",
@@ -39,6 +42,7 @@ D, V = np.ones((2, 256, 400000), np.float32), np.ones((256, 1, 256), np.float32)
 L, LW = np.ones((1, 16, 300000), np.float32), np.ones((64, 16, 2000), np.float32)
 XC, WC = X[:1].astype(np.complex64), W.astype(np.complex64)
 C = np.zeros((4, 256 * 31, 39970), np.float32) if "fold1d" in "CALL" else None
+LONG = np.broadcast_to(np.ones((1, 1, 2_000_000), np.float32), (1, 256, 2_000_000))
 module = fastconv1d.Conv1d(256, 256, 31).eval()
 
 def call():

@@ -44,7 +44,7 @@ def test_64_threads_with_a_thread_switch_every_microsecond(share):
 
 
 @pytest.mark.parametrize(
-    "name", ["workers", "openmp", "unfold", "gemm", "blas_engine", "direct_engine"]
+    "name", ["workers", "openmp", "pages", "unfold", "gemm", "blas_engine", "direct_engine"]
 )
 def test_extensions_declare_that_they_need_no_gil(name):
     # Py_mod_gil = Py_MOD_GIL_NOT_USED; only a free-threaded interpreter reads it.

@@ -227,7 +227,8 @@ def conv_transpose1d(
     -------
     ndarray of shape (N, C_out, L_out) or (C_out, L_out)
         Of the input's dtype; `out` if it was given. ``L_out = (L_in - 1)*stride - pad_left
-        - pad_right + dilation*(K - 1) + output_padding + 1``.
+        - pad_right + dilation*(K - 1) + output_padding + 1``, which may be 0: the output is empty
+        then, whatever the dtype (torch accepts that for some only).
 
     Raises
     ------

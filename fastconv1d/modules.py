@@ -51,11 +51,13 @@ class Conv1d(Convolution):
         Where the initial parameters come from, see `reset_parameters`.
     algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
         Which engine computes, see `fastconv1d.conv1d`. With 'winograd' a layer in eval mode takes
-        about half the multiplications where that is faster: stride 1, one group, zero padding,
-        3 to 32 taps, dilation up to 64, a real dtype, and ``min(C_in, C_out) * K >= 192``. It is
-        'auto' elsewhere, and in deterministic mode. The error is a few times as large, and relative
-        to the largest output rather than to each; an output's bits, and whether it is finite, may
-        depend on up to ``4*dilation`` inputs beside its own window.
+        about half the multiplications: stride 1, one group, zero padding, 3 to 32 taps, dilation up
+        to 64, a real dtype, and ``min(C_in, C_out) * K >= 192``. It is 'auto' elsewhere, and in
+        deterministic mode. Long inputs gain; one of some 30 positions may take longer. The error
+        is a few times as large, and relative to the largest output rather than to each. An output's
+        bits, and whether it is finite, depend on up to ``4*dilation`` inputs beside its own window,
+        so an infinity reaches up to 8 outputs more; and float32 inputs or weights beyond some 1e37,
+        whose sums would still be finite, may overflow.
     activation, pre_activation, residual_scale, residual_position, layout
         What happens around the sums and the layout of inputs and outputs, as in
         `fastconv1d.conv1d`; `forward` takes the residual.

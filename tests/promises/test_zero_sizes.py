@@ -136,6 +136,26 @@ def test_known_shapes(lib):
     assert fold1d(one((0, 6, 3)), 5, 3).shape == (0, 2, 5)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("batch", [(2,), ()])
+@pytest.mark.parametrize("window", [{"padding": (2, 3)}, {"padding": 4, "dilation": 3}])
+def test_an_empty_output_of_a_transposed_convolution(lib, dtype, batch, window):
+    x, w, b = np.ones((*batch, 2, 3), dtype), np.ones((2, 3, 3), dtype), np.ones(3, dtype)
+    x = x[..., :2] if "dilation" in window else x
+    y = lib.conv_transpose1d(x, w, b, **window)
+    assert y.shape == (*batch, 3, 0)
+    assert y.dtype == dtype
+    for gradient, like in zip(
+        lib.conv_transpose1d_backward(y, x, w, **window), (x, w, b), strict=True
+    ):
+        assert_nothing(gradient, like)
+
+
+def assert_nothing(gradient, like):
+    assert gradient.dtype == like.dtype
+    np.testing.assert_array_equal(gradient, np.zeros_like(like))
+
+
 def test_known_gradients(lib):
     one = np.ones
     dx, dw, db = lib.conv1d_backward(one((0, 3, 3)), one((0, 2, 5)), one((3, 2, 3)))

@@ -61,6 +61,19 @@ def half_of(dtype: np.dtype[Any]) -> int:
     return BFLOAT16 if dtype.name == "bfloat16" else 0
 
 
+def widened(array: NDArray[Any]) -> NDArray[Any]:
+    """Return ml_dtypes' bfloat16 as float32, which has all of its values, and others as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d.activations import widened
+    >>> widened(np.ones(2, np.float16)).dtype
+    dtype('float16')
+    """
+    return array.astype(np.float32) if half_of(array.dtype) == BFLOAT16 else array
+
+
 class Activation(NamedTuple):
     """An element-wise function with its parameter.
 
@@ -261,9 +274,7 @@ def _number(what: str, value: Any) -> float:
 def _snake_alpha(given: Sequence[Any], channels: int | None, argument: str) -> NDArray[Any]:
     if not given:
         raise ValueError(f"'snake' needs its alpha: {argument}=('snake', alpha), got no alpha")
-    alpha = np.asarray(given[0])
-    if alpha.dtype.name == "bfloat16":  # of ml_dtypes
-        alpha = alpha.astype(np.float32)
+    alpha = widened(np.asarray(given[0]))
     if alpha.dtype.kind not in "fiu":
         raise TypeError(f"the alpha of 'snake' should be real numbers, got dtype {alpha.dtype}")
     if alpha.ndim > 1:  # (1, C, 1) and (C, 1), as state dicts have it

@@ -16,6 +16,7 @@ from typing import TypeAlias
 import numpy as np
 
 from . import reference
+from .files import what_special
 from .modules import Conv1d, ConvTranspose1d
 
 ERROR_LIMIT = 8.0
@@ -41,6 +42,8 @@ def _read_wav(path: PathLike) -> tuple[int | None, np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # unknown chunks are harmless
         rate, samples = wavfile.read(path)
+    if rate <= 0:
+        raise SignalError(f"expected a positive number of samples a second, got {rate}")
     if samples.dtype.kind == "u":
         half = 1 << (8 * samples.dtype.itemsize - 1)
         return rate, samples.astype(np.float64) / half - 1.0
@@ -84,6 +87,9 @@ def read_signal(path: PathLike) -> tuple[int | None, np.ndarray]:
     if reader is None:
         raise SignalError("expected a .wav or .npy file")
     try:
+        special = what_special(path)
+        if special:
+            raise SignalError(f"is {special}: expected a regular file")
         rate, samples = reader(path)
     except SignalError:
         raise

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 import numpy as np
 
 from . import config, functional, fused, geometry, minimal, planner, weights
-from .activations import own_activation, parse_steps
+from .activations import half_of, own_activation, parse_steps, widened
 from .kernels import direct_engine
 from .kernels.direct_engine import PreparedLayer
 from .minimal import MinimalLayer
@@ -187,7 +187,7 @@ class _Convolution:
     def weight(self) -> NDArray[Any]:
         """The weight: a read-only view in eval mode, the writable array itself in train mode.
 
-        Assigning copies the values of an array of the same shape and dtype.
+        Assigning copies the values of an array of the same shape, and dtype or 16 bits.
         """
         return self._weight if self.training else self._weight.view()
 
@@ -567,7 +567,7 @@ class _Convolution:
         Parameters
         ----------
         state_dict : mapping of str to array-like
-            Values are cast to the layer's dtype, but complex ones not to real.
+            Values are cast to the layer's dtype, bfloat16 too, but complex ones not to real.
         strict : bool, default True
             Whether missing and unexpected keys are errors.
 
@@ -1366,6 +1366,8 @@ def _uniform(rng: np.random.Generator, bound: float, like: NDArray[Any]) -> NDAr
 
 def _checked_parameter(name: str, value: ArrayLike, current: NDArray[Any]) -> NDArray[Any]:
     new = np.asarray(value)
+    if half_of(new.dtype):  # exact in every dtype of a layer
+        new = new.astype(current.dtype)
     if new.dtype.newbyteorder("=") != current.dtype:
         raise TypeError(f"{name} should have the dtype {current.dtype}, got {new.dtype}")
     if new.shape != current.shape:
@@ -1376,7 +1378,7 @@ def _checked_parameter(name: str, value: ArrayLike, current: NDArray[Any]) -> ND
 
 
 def _castable(name: str, value: ArrayLike, current: NDArray[Any]) -> NDArray[Any]:
-    new = np.asarray(value)
+    new = widened(np.asarray(value))
     if new.dtype.kind not in "iufcb" or not np.can_cast(new.dtype, current.dtype, "same_kind"):
         raise TypeError(
             f"the value of {name} in state_dict should be an array that can be cast to "

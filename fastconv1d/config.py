@@ -371,7 +371,7 @@ def config_info() -> dict[str, Any]:
     --------
     >>> import fastconv1d.config
     >>> sorted(fastconv1d.config.config_info())[:4]
-    ['blas', 'compiler', 'cpus', 'deterministic']
+    ['blas', 'build', 'caches', 'compiler']
     """
     import platform
 
@@ -379,16 +379,19 @@ def config_info() -> dict[str, Any]:
     import scipy
     from threadpoolctl import threadpool_info
 
-    from . import __version__
+    from . import __version__, machine
 
     quota = _cgroup_quota()
     limit, started, idle = counts()
     return {
         "fastconv1d": __version__,
+        "build": machine.build(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "platform": platform.platform(),
+        "cpu": machine.cpu_model(),
+        "caches": machine.caches(),
         "compiler": direct_engine.compiler(),
         "isa": direct_engine.isa(),
         "isas": list(direct_engine.supported_isas()),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import shutil
@@ -38,6 +39,30 @@ def what_special(path: str | os.PathLike[str]) -> str | None:
     if stat.S_ISREG(mode):
         return None
     return next((name for is_kind, name in _SPECIAL if is_kind(mode)), "a device")
+
+
+def check_writable(path: Path) -> None:
+    """Raise the OSError of writing to `path`, before there is something to write.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from fastconv1d.files import check_writable
+    >>> check_writable(Path(tempfile.mkdtemp()))
+    Traceback (most recent call last):
+        ...
+    IsADirectoryError: [Errno 21] Is a directory
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if path.exists() and what_special(path):
+        return  # a pipe would wait for its reader, whose input would then end
+    is_new = not path.exists()
+    with path.open("a"):
+        pass
+    if is_new:
+        path.unlink()
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def _progress(layers: Sequence[Layer]) -> Iterable[Layer]:
 def _measure(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[str]) -> int:
     from ..config import config_info
     from . import contestants, report
-    from .measure import machine_gauges, measure_layer, stream_rate
+    from .measure import load_meter, machine_gauges, measure_layer, stream_rate
 
     isa = config_info()["isa"]
     with ExitStack() as stack:
@@ -111,11 +111,17 @@ def _measure(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[
         print("\n".join(about), end="\n\n", flush=True)
         measured: dict[str, Any] = {"about": about, "isa": isa, "stream": [stream_rate()]}
         measured["versions"] = {each.name: each.version for each in fields}
-        gauges = machine_gauges(args.dtype)
-        rows = [measure_layer(layer, fields, gauges, args) for layer in _progress(layers)]
+        gauges, meter = machine_gauges(args.dtype), load_meter()
+        rows = [measure_layer(layer, fields, gauges, args, meter) for layer in _progress(layers)]
         measured |= {"stream": [*measured["stream"], stream_rate()], "rows": rows}
-    _write(args.json, measured)
-    print(report.table(rows), report.summary(rows), sep="\n\n")
+    warning = meter.warning()
+    measured["busy"] = meter.n_slow / max(meter.n_readings, 1)
+    try:
+        _write(args.json, measured)
+    finally:
+        print(report.table(rows), report.summary(rows), sep="\n\n")
+        if warning:
+            print(warning)
     return 1 if any("fastconv1d" in row["excluded"] for row in rows) else 0
 
 
@@ -127,8 +133,10 @@ def _measure_costs(args: argparse.Namespace, peers: Sequence[str]) -> int:
     versions = {name: each["version"] for name, each in measured.items()}
     about = describe_machine(args.threads, config_info()["isa"], versions.values())
     about += [f"left out  {name}: not installed" for name in peers if find_spec(name) is None]
-    _write(args.json, {"about": about, "versions": versions, "costs": measured})
-    print("\n".join(about), costs.table(measured), sep="\n\n")
+    try:
+        _write(args.json, {"about": about, "versions": versions, "costs": measured})
+    finally:
+        print("\n".join(about), costs.table(measured), sep="\n\n")
     return 0
 
 

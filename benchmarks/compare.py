@@ -54,7 +54,12 @@ class NotComparableError(Exception):
 
 def load_rows(path):
     """Return {layer: row} of a file of bench --json or --report, versions and ISA in each row."""
-    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise NotComparableError(f"{path} cannot be read: {error}") from error
+    if not isinstance(data, dict):
+        raise NotComparableError(f"{path} is no report of bench")
     stages = {f"{name}/": stage for name, stage in data.get("stages", {}).items()} or {"": data}
     rows = {}
     for prefix, stage in stages.items():

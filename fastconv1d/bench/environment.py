@@ -38,7 +38,8 @@ def is_child() -> bool:
 def same_package() -> dict[str, str]:
     """Return an environment in which a child imports the package that this process did.
 
-    Not one that lies in the folder where the command was given, where ``python -m`` looks first.
+    Not one that lies in the folder where the command was given, where ``python -m`` looks first;
+    Python 3.10 cannot be told otherwise.
     """
     inherited = os.environ.get("PYTHONPATH")
     folders = [str(Path(__file__).parents[2]), *([inherited] if inherited else [])]

@@ -24,12 +24,12 @@ RATE = 8000
 TONE = 0.5 * np.sin(2 * np.pi * 440 / RATE * np.arange(2000))
 
 
-def run_cli(*arguments, **environment):
+def run_cli(*arguments, timeout=300, **environment):
     return subprocess.run(
         [sys.executable, "-m", "fastconv1d", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=timeout,
         env={**os.environ, **environment},
         check=False,
     )
@@ -327,13 +327,9 @@ def bad_files(folder):
     (folder / "notes.txt").write_text("hello")
     (folder / "folder.wav").mkdir()
     wavfile.write(folder / "silent.wav", 0, TONE.astype(np.float32))
-    if hasattr(os, "mkfifo"):
-        os.mkfifo(folder / "pipe.wav")
-        os.mkfifo(folder / "pipe.npy")
     names = "complex.npy objects.npy nan.npy huge.npy cube.npy empty.npy text.npy text.wav zero.wav"
-    pipes = ["pipe.wav", "pipe.npy"] if hasattr(os, "mkfifo") else []
     others = ["cut.wav", "notes.txt", "folder.wav", "missing.wav", "missing.npy", "silent.wav"]
-    return [*names.split(), *others, *pipes]
+    return [*names.split(), *others]
 
 
 def test_bad_files_have_a_reason_of_one_line(tmp_path):
@@ -352,6 +348,17 @@ def test_a_bad_file_exits_2_with_one_line(tmp_path, name):
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith(f"fastconv1d demo: {tmp_path / name}: ")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+@pytest.mark.parametrize("name", ["pipe.wav", "pipe.npy"])
+def test_pipes_do_not_block(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    done = run_cli("demo", tmp_path / name, timeout=60)
+    assert done.returncode == 2
+    assert (
+        done.stderr == f"fastconv1d demo: {tmp_path / name}: is a pipe: expected a regular file\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -340,7 +340,7 @@ def tensors_of(count, dims):
 
 BYTES = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%d,), }"
 LARGE = {
-    "array.npz": lambda: deflated(BYTES % (62 << 20) + b"\n", 62 << 20),
+    "array.npz": lambda: deflated(BYTES % (55 << 20) + b"\n", 55 << 20),
     "header.npz": lambda: deflated(BYTES % 0 + b" " * (62 << 20) + b"\n"),
     "entries.npz": lambda: zip_of_entries(1_000_000),
     "most.npz": lambda: zip_of_entries(131_072),

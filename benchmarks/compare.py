@@ -54,13 +54,18 @@ class NotComparableError(Exception):
 
 def load_rows(path):
     """Return {layer: row} of a file of bench --json or --report, versions and ISA in each row."""
-    data = json.loads(Path(path).read_text(encoding="utf-8"))
-    stages = {f"{name}/": stage for name, stage in data.get("stages", {}).items()} or {"": data}
     rows = {}
-    for prefix, stage in stages.items():
-        for row in stage.get("rows", []):
-            context = {"versions": stage.get("versions"), "isa": stage.get("isa")}
-            rows[prefix + row["layer"]] = {**row, **context}
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        stages = {f"{name}/": s for name, s in data.get("stages", {}).items()} or {"": data}
+        for prefix, stage in stages.items():
+            for row in stage.get("rows", []):
+                context = {"versions": stage.get("versions"), "isa": stage.get("isa")}
+                rows[prefix + row["layer"]] = {**row, **context}
+    except (OSError, ValueError) as error:
+        raise NotComparableError(f"{path} cannot be read: {error}") from error
+    except (AttributeError, LookupError, TypeError) as error:
+        raise NotComparableError(f"{path} was not written by bench: {error!r}") from error
     if not rows or not all("quartiles" in row and row["versions"] for row in rows.values()):
         raise NotComparableError(
             f"{path} has no quartiles: write it with this version's bench --json"

@@ -1,15 +1,17 @@
 """Write fastconv1d/data/signal.wav: 1.8 s of a synthetic voice, 16-bit mono at 16 kHz.
 
 A glottal pulse train with a gliding pitch goes through formant resonators that move from vowel to
-vowel; a noise burst stands for the consonant between syllables.  Run from the repository root.
+vowel; a noise burst stands for the consonant between syllables.
 """
 
+import argparse
 from pathlib import Path
 
 import numpy as np
 from scipy.io import wavfile
 from scipy.signal import lfilter
 
+TARGET = Path(__file__).resolve().parent.parent / "fastconv1d" / "data" / "signal.wav"
 RATE = 16_000
 SYLLABLE = 0.36  # seconds
 VOWELS = (
@@ -52,12 +54,14 @@ def syllable(formants, index, rng):
     return vowel
 
 
-def main():
+def main(arguments=None):
     """Generate the file; the seed makes it the same every time."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("target", nargs="?", type=Path, default=TARGET, help="(default: shipped)")
+    target = parser.parse_args(arguments).target
     rng = np.random.default_rng(1876)
     signal = np.concatenate([syllable(f, i, rng) for i, f in enumerate(VOWELS)])
     samples = np.round(signal / np.max(np.abs(signal)) * 0.8 * 32767).astype(np.int16)
-    target = Path(__file__).resolve().parent.parent / "fastconv1d" / "data" / "signal.wav"
     wavfile.write(target, RATE, samples)
     print(f"{target}: {samples.size} samples, {target.stat().st_size} bytes")
 

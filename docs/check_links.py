@@ -4,6 +4,7 @@ Sphinx warns of references it cannot resolve; this reads what came out: every fi
 that a page of the site names should be there. Addresses of other sites are counted, not asked for.
 """
 
+import argparse
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -52,4 +53,6 @@ def main(site: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(min(main(Path(sys.argv[1])), 1))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("site", type=Path, help="the folder of the built site")
+    sys.exit(min(main(parser.parse_args().site), 1))

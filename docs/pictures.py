@@ -8,7 +8,7 @@ compares the bytes, so they cannot fall behind the code.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -331,4 +331,6 @@ def main(folder: Path = FOLDER) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:2]))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", nargs="?", type=Path, default=FOLDER)
+    main(parser.parse_args().folder)

@@ -135,6 +135,8 @@ def read_audio(path: str | Path) -> np.ndarray:
     """Return a WAV file as one channel of float32 at 16 kHz."""
     from scipy.io import wavfile
 
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise VadError(f"{path}: no regular file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")

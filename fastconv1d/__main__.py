@@ -1,15 +1,30 @@
-"""The command line: ``python -m fastconv1d demo | bench | info``."""
+"""The command line: ``fastconv1d demo | bench | info``, or ``python -m fastconv1d ...``."""
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 
+from . import __version__
+from .config import MAX_THREADS
 
-def _positive_int(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a positive integer, got {text}")
-    return value
+# Exit statuses as a shell has them for a process that a signal ended: 128 and its number.
+_INTERRUPTED, _NO_READER = 130, 141
+
+
+def _threads(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 1 <= int(text[:9]) <= MAX_THREADS):
+        raise argparse.ArgumentTypeError(
+            f"expected an integer from 1 to {MAX_THREADS}, got {text[:40]!r}"
+        )
+    return int(text)
+
+
+def _path(text: str) -> str:
+    if not text:
+        raise argparse.ArgumentTypeError("expected a path, got ''")
+    return text
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -17,13 +32,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fastconv1d", description="1-D convolutions of NumPy arrays on the CPU."
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     demo = commands.add_parser("demo", help="run example layers on a real signal and check them")
     demo.add_argument("file", nargs="?", help="a .wav or .npy file (default: a shipped signal)")
 
     bench = commands.add_parser("bench", help="time the benchmark layers against other libraries")
-    bench.add_argument("--threads", type=_positive_int, default=1, help="threads a library may use")
+    bench.add_argument("--threads", type=_threads, default=1, help="threads a library may use")
     bench.add_argument(
         "--layers", default="*", metavar="PATTERN", help="names, with * and ?, separated by commas"
     )
@@ -33,7 +49,9 @@ def build_parser() -> argparse.ArgumentParser:
         default="float32",
         choices=("float32", "float64", "complex64", "complex128"),
     )
-    bench.add_argument("--json", metavar="F", help="also write every figure to this file")
+    bench.add_argument(
+        "--json", type=_path, metavar="F", help="also write every figure to this file"
+    )
     bench.add_argument(
         "--isa",
         choices=("base", "avx2", "avx512"),
@@ -54,7 +72,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--quick", action="store_true", help="few, short samples: a trial run")
     bench.add_argument(
-        "--report", metavar="DIR", help="measure all of it and write report.md, .html and .json"
+        "--report",
+        type=_path,
+        metavar="DIR",
+        help="measure all of it and write report.md, .html and .json",
     )
     bench.add_argument(
         "--from-json",
@@ -62,13 +83,50 @@ def build_parser() -> argparse.ArgumentParser:
         help="with --report: make its pages again from DIR/report.json without measuring",
     )
 
-    commands.add_parser("info", help="print versions, instruction set, BLAS and threads")
+    commands.add_parser("info", help="print versions, CPU, instruction set, BLAS and threads")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status: 0, 1 if a result is wrong, 2 for bad input."""
+    """Run one command and return its exit status.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        The arguments; by default those of the process.
+
+    Returns
+    -------
+    int
+        0; 1 if a result is wrong; 2 for bad input, or output that cannot be written; 130 after
+        Ctrl-C; 141 where the reader of a pipe has gone, as it is for others that write to one.
+    """
     argv = sys.argv[1:] if argv is None else list(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a path may hold what the terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            return _run(argv)
+        finally:
+            if sys.stdout is not None:  # None: closed before the start
+                sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        _drop_output()
+        return _NO_READER
+    except OSError as error:
+        _drop_output()
+        print(f"fastconv1d: {error}", file=sys.stderr)
+        return 2
+
+
+def _drop_output() -> None:
+    """Let what is still to be written go nowhere, or the interpreter's end would fail on it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _run(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
     if args.command == "demo":
         from .demo import run_demo

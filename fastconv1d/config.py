@@ -452,7 +452,7 @@ def config_info() -> dict[str, Any]:
     --------
     >>> import fastconv1d.config
     >>> sorted(fastconv1d.config.config_info())[:4]
-    ['blas', 'compiler', 'cpus', 'deterministic']
+    ['blas', 'build', 'caches', 'compiler']
     """
     import platform
 
@@ -460,6 +460,7 @@ def config_info() -> dict[str, Any]:
     import scipy
     from threadpoolctl import threadpool_info
 
+    from .core import machine
     from .version import __version__
 
     quota = _cgroup_quota()
@@ -467,10 +468,13 @@ def config_info() -> dict[str, Any]:
     layer, reason, runtime = threads.in_force()
     return {
         "fastconv1d": __version__,
+        "build": machine.build(),
         "python": platform.python_version(),
         "numpy": np.__version__,
         "scipy": scipy.__version__,
         "platform": platform.platform(),
+        "cpu": machine.cpu_model(),
+        "caches": machine.caches(),
         "compiler": direct_engine.compiler(),
         "isa": direct_engine.isa(),
         "isas": list(direct_engine.supported_isas()),

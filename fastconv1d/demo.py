@@ -16,6 +16,9 @@ from typing import TypeAlias
 import numpy as np
 
 from . import reference
+from .bench.measure import load_meter
+from .bench.timing import LoadMeter
+from .core.files import what_special
 from .modules import Conv1d, ConvTranspose1d
 
 ERROR_LIMIT = 8.0
@@ -41,6 +44,8 @@ def _read_wav(path: PathLike) -> tuple[int | None, np.ndarray]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", wavfile.WavFileWarning)  # unknown chunks are harmless
         rate, samples = wavfile.read(path)
+    if rate <= 0:
+        raise SignalError(f"expected a positive number of samples a second, got {rate}")
     if samples.dtype.kind == "u":
         half = 1 << (8 * samples.dtype.itemsize - 1)
         return rate, samples.astype(np.float64) / half - 1.0
@@ -84,6 +89,9 @@ def read_signal(path: PathLike) -> tuple[int | None, np.ndarray]:
     if reader is None:
         raise SignalError("expected a .wav or .npy file")
     try:
+        special = what_special(path)
+        if special:
+            raise SignalError(f"is {special}: expected a regular file")
         rate, samples = reader(path)
     except SignalError:
         raise
@@ -110,13 +118,17 @@ def _shipped_signal() -> tuple[int | None, np.ndarray]:
         return read_signal(path)
 
 
-def _median_ms(call: Callable[[], object], rounds: int = 5) -> float:
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return 1e3 * float(np.median(times))
+def _median_ms(meter: LoadMeter, call: Callable[[], object], rounds: int = 5) -> float:
+    return float(np.median([_milliseconds(meter, call) for _ in range(rounds)]))
+
+
+def _milliseconds(meter: LoadMeter, call: Callable[[], object]) -> float:
+    meter.wait()
+    start = time.perf_counter()
+    call()
+    spent = time.perf_counter() - start
+    meter.is_quiet()  # noted: other work may have come meanwhile
+    return 1e3 * spent
 
 
 def _reference(
@@ -157,41 +169,45 @@ def _report(name: str, x: np.ndarray, y: np.ndarray, error: float, milliseconds:
     return error <= ERROR_LIMIT
 
 
-def _run_layer(name: str, layer: Layer, x: np.ndarray) -> tuple[np.ndarray, bool]:
+def _run_layer(meter: LoadMeter, name: str, layer: Layer, x: np.ndarray) -> tuple[np.ndarray, bool]:
     y = layer(x)
-    milliseconds = _median_ms(lambda: layer(x))
+    milliseconds = _median_ms(meter, lambda: layer(x))
     return y, _report(name, x, y, layer_error(layer, x, y), milliseconds)
 
 
-def _run_examples(rng: np.random.Generator) -> bool:
+def _run_examples(rng: np.random.Generator, meter: LoadMeter) -> bool:
     layer = Conv1d(16, 33, 3, stride=2, rng=rng)
     x = rng.standard_normal((20, 16, 50), dtype=np.float32)
-    good = [_run_layer("Conv1d(16, 33, 3, stride=2)", layer, x)[1]]
+    good = [_run_layer(meter, "Conv1d(16, 33, 3, stride=2)", layer, x)[1]]
 
     layer = Conv1d(256, 100, 2, rng=rng)
     text = rng.standard_normal((32, 35, 256), dtype=np.float32).transpose(0, 2, 1)
-    good.append(_run_layer("Conv1d(256, 100, 2), permuted input", layer, text)[1])
+    good.append(_run_layer(meter, "Conv1d(256, 100, 2), permuted input", layer, text)[1])
 
     encoder = Conv1d(16, 16, 3, stride=2, padding=1, rng=rng)
     decoder = ConvTranspose1d(16, 16, 3, stride=2, padding=1, output_padding=1, rng=rng)
     x = rng.standard_normal((20, 16, 12), dtype=np.float32)
-    code, ok = _run_layer("encoder: Conv1d, stride=2", encoder, x)
+    code, ok = _run_layer(meter, "encoder: Conv1d, stride=2", encoder, x)
     good.append(ok)
-    decoded, ok = _run_layer("decoder: ConvTranspose1d, stride=2", decoder, code)
+    decoded, ok = _run_layer(meter, "decoder: ConvTranspose1d, stride=2", decoder, code)
     good.append(ok and decoded.shape == x.shape)
     return all(good)
 
 
-def _run_checked_prefix(name: str, layer: Layer, x: np.ndarray) -> tuple[np.ndarray, float, bool]:
+def _run_checked_prefix(
+    meter: LoadMeter, name: str, layer: Layer, x: np.ndarray
+) -> tuple[np.ndarray, float, bool]:
     """Run a causal layer on all of x, check the first CHECKED_SAMPLES of it."""
-    start = time.perf_counter()
-    y = layer(x)
-    milliseconds = 1e3 * (time.perf_counter() - start)
+    outputs = []
+    milliseconds = _milliseconds(meter, lambda: outputs.append(layer(x)))
+    (y,) = outputs
     error = layer_error(layer, x[..., :CHECKED_SAMPLES], y[..., :CHECKED_SAMPLES])
     return y, milliseconds, _report(name, x, y, error, milliseconds)
 
 
-def _run_stack(signal: np.ndarray, rng: np.random.Generator) -> tuple[float, bool]:
+def _run_stack(
+    signal: np.ndarray, rng: np.random.Generator, meter: LoadMeter
+) -> tuple[float, bool]:
     """Run dilated causal layers with gated activations and residuals over the signal."""
     n = STACK_CHANNELS
     x, total, good = signal[None, :], 0.0, True
@@ -201,7 +217,7 @@ def _run_stack(signal: np.ndarray, rng: np.random.Generator) -> tuple[float, boo
         layers.append((f"stack: Conv1d(16, 32, 2), dilation {dilation}", layer))
     layers.append(("stack out: Conv1d(16, 1, 1)", Conv1d(n, 1, 1, rng=rng)))
     for name, layer in layers:
-        y, milliseconds, ok = _run_checked_prefix(name, layer, x)
+        y, milliseconds, ok = _run_checked_prefix(meter, name, layer, x)
         total, good = total + milliseconds, good and ok
         if layer.out_channels == 2 * n:
             gate = 0.5 + 0.5 * np.tanh(0.5 * y[n:])
@@ -235,10 +251,13 @@ def run_demo(path: str | None = None) -> int:
         print(f"        only its first {MAX_SAMPLES} samples are used")
         signal = signal[:MAX_SAMPLES]
     print(f"{'layer':<38} {'shapes':<32} {'median':>12} {'error':>7}  (at most {ERROR_LIMIT:g})")
-    rng = np.random.default_rng(0)
-    good = _run_examples(rng)
-    total, stack_good = _run_stack(signal, rng)
+    rng, meter = np.random.default_rng(0), load_meter()
+    good = _run_examples(rng, meter)
+    total, stack_good = _run_stack(signal, rng, meter)
     speed = signal.size / max(total, 1e-9) / 1e3
     print(f"stack: {total:.1f} ms in its layers, {speed:.2f} million samples a second")
+    warning = meter.warning()
+    if warning:
+        print(warning)
     print("every layer agrees with the reference" if good and stack_good else "A LAYER IS WRONG")
     return 0 if good and stack_good else 1

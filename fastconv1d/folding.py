@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import geometry
+from .core.arrays import widened
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -49,8 +50,8 @@ def fold_batch_norm(
     -------
     dict of str to array
         The state without the batch norms' keys. The convolutions' 'weight' and 'bias', which there
-        is now in any case, are new arrays of the weight's dtype, computed in double precision;
-        other entries are those of `state` themselves, in their order.
+        is now in any case, are new arrays of the weight's dtype (float32 for bfloat16), computed in
+        double precision; other entries are those of `state` themselves, in their order.
 
     Raises
     ------
@@ -216,7 +217,7 @@ def fold_weight_norm(g: ArrayLike, v: ArrayLike, dim: int | None = 0) -> NDArray
     Returns
     -------
     ndarray of the shape and dtype of v
-        Computed in double precision.
+        Computed in double precision; float32 where `v` is bfloat16.
 
     Raises
     ------
@@ -265,7 +266,7 @@ def fold_weight_norm(g: ArrayLike, v: ArrayLike, dim: int | None = 0) -> NDArray
 
 
 def _inexact(name: str, value: ArrayLike) -> NDArray[Any]:
-    array = np.asarray(value)
+    array = widened(np.asarray(value))
     if array.dtype.kind not in "fc":
         raise TypeError(
             f"{name} should be a floating-point or complex array, "

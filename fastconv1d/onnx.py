@@ -17,6 +17,7 @@ from onnx import helper, numpy_helper
 
 from .core import geometry
 from .core.activations import SNAKE_EPSILON, Activation, parse_activation
+from .core.files import what_special
 from .core.program import Activate, Combine, Convolve, output_shape
 from .elementwise import ELU, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
 from .folding import fold_batch_norm
@@ -236,8 +237,13 @@ def from_onnx(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> OnnxMo
     >>> bool((model(x) == net(x)).all())
     True
     """
-    if isinstance(model, (str, os.PathLike)) and not os.path.exists(model):
-        raise FileNotFoundError(f"no such file: {os.fspath(model)}")
+    if isinstance(model, (str, os.PathLike)):
+        special = what_special(model)
+        if special:
+            raise OnnxError(
+                f"{os.fspath(model)} is {special}: a model should be in a regular file, or given "
+                "as the bytes read from it"
+            )
     try:
         if isinstance(model, bytes):
             proto = onnx.load_from_string(model)

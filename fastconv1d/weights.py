@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import os
-import shutil
-import threading
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .core import geometry
+from .core.arrays import BFLOAT16, half_of, widened
+from .core.files import replacing, what_special
 from .folding import fold_weight_norm
 
 # The dtypes of a safetensors file; BF16 comes apart, F8 and smaller have no NumPy dtype.
@@ -33,9 +34,22 @@ _SAFETENSORS = {
     "C64": "<c8",
 }
 _SAVED = frozenset(np.dtype(name).name for name in _SAFETENSORS.values())
-# An npz may unpack to this many bytes, and this many times its own size (np.savez: once its size).
-_UNPACKED_FREE = 1 << 26
-_UNPACKED_RATIO = 16
+# A file may take this many bytes of memory, and this many times its own size.
+_MEMORY_FREE = 1 << 26
+_MEMORY_RATIO = 16
+# What a byte of a safetensors file takes: of its header, for the objects made of the shortest
+# entries (25 measured for empty tensors of one dimension, 33 for those of 129), and of the rest,
+# in the file, in what safetensors makes of it and in arrays of twice the size (bfloat16).
+_HEADER_COST = 36
+_CONTENT_COST = 4
+_LONGEST_HEADER = 100_000_000  # that safetensors reads
+# More members than a state dict has: 10 times their size, and 5 us each, before the first is read.
+_MOST_MEMBERS = 1 << 17
+_MEMBER_COST = 1 << 10  # of its entry, its key and its array, beside what the array holds
+_UNPACKING = 1 << 23  # parts and buffers: 3.2 MB measured beside an array of 62 MiB
+_LONGEST_NAME = 65535  # of a zip's member
+_LONGEST_NPY_HEADER = 1 << 16
+_CHUNK = 1 << 18
 # Spellings of weight norm: magnitude and direction.
 _WEIGHT_NORMS = (
     ("weight_g", "weight_v"),
@@ -68,6 +82,7 @@ def save_file(state_dict: Mapping[str, ArrayLike], path: str | os.PathLike[str])
     ----------
     state_dict : mapping of str to array-like
         Of boolean, integer, floating point or complex64 values; npz takes complex128, too.
+        bfloat16 stays so in a safetensors file and becomes float32 in an npz, which cannot name it.
     path : str or os.PathLike
         Ends in '.safetensors', for which the package safetensors is needed
         (``pip install 'fastconv1d[safetensors]'``), or in '.npz'.
@@ -75,9 +90,10 @@ def save_file(state_dict: Mapping[str, ArrayLike], path: str | os.PathLike[str])
     Raises
     ------
     ValueError
-        If the path ends in something else.
+        If the path ends in something else, or a key cannot be kept: one that is not Unicode, in an
+        npz one with a NUL or of more than 65,531 bytes, in a safetensors file '__metadata__'.
     TypeError
-        If a key is not a string, or a dtype has no place in the file.
+        If `state_dict` is no mapping, a key is not a string, or a dtype has no place in the file.
     ImportError
         If safetensors is not installed and needed.
     OSError
@@ -95,16 +111,14 @@ def save_file(state_dict: Mapping[str, ArrayLike], path: str | os.PathLike[str])
     target = Path(path)
     if target.suffix not in (".safetensors", ".npz"):
         raise ValueError(f"path should end in '.safetensors' or '.npz', got {str(target)!r}")
-    arrays = {key: _saved(key, value, target.suffix == ".npz") for key, value in state_dict.items()}
-    write = _write_npz if target.suffix == ".npz" else _write_safetensors
-    unfinished = target.with_name(f"{target.name}.{os.getpid()}.{threading.get_ident()}")
-    try:
-        write(arrays, unfinished)
-        if target.exists():
-            shutil.copymode(target, unfinished)
-        os.replace(unfinished, target)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
+    is_npz = target.suffix == ".npz"
+    arrays = {
+        _saved_key(key, is_npz): _saved(key, value, is_npz) for key, value in state_dict.items()
+    }
+    with replacing(target) as unfinished:
+        (_write_npz if is_npz else _write_safetensors)(arrays, unfinished)
 
 
 def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
@@ -124,8 +138,9 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     Raises
     ------
     WeightFileError
-        A ValueError: if the file is damaged, has dtypes of another kind (objects: pickles are never
-        read), or would unpack to more than 64 MiB plus 16 times its size.
+        A ValueError: if the file is damaged, no regular file, has dtypes of another kind (objects:
+        pickles are never read), would take more than 64 MiB plus 16 times its size, or is an npz of
+        more than 131,072 members.
     ImportError
         If safetensors is not installed and needed.
     OSError
@@ -135,8 +150,8 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
 
     Notes
     -----
-    Nothing in a file is executed. Memory is at most a few times the size of the file, or the bound
-    above for a compressed npz.
+    Nothing in a file is executed. Memory is a few times the size of the file, the arrays included,
+    and in no case more than the bound above.
 
     Examples
     --------
@@ -151,9 +166,9 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     fastconv1d.weights.WeightFileError: ...broken.npz is not an npz file of numbers: ...
     """
     path = os.fspath(path)  # an int would be a file descriptor, and closed
-    if not os.path.isfile(path):  # a pipe or a device has no size to bound memory by
-        with open(path, "rb"):
-            raise WeightFileError(f"{path!s} is not a regular file")
+    special = what_special(path)
+    if special:
+        raise WeightFileError(f"{path!s} is {special}: weights should be in a regular file")
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(4)
@@ -172,11 +187,39 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
             raise WeightFileError(f"{path!s} is not {kind}: {reason[:300]}") from error
 
 
-def _saved(key: object, value: ArrayLike, any_complex: bool) -> NDArray[Any]:
+def _saved_key(key: object, is_npz: bool) -> str:
+    """Return a key that a file gives back as it is."""
     if not isinstance(key, str):
         raise TypeError(f"the keys of a state dict should be str, got {geometry.shown(key)}")
+    try:
+        encoded = key.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"a key should be Unicode text, got {geometry.shown(key)}") from error
+    if not is_npz:
+        if key == "__metadata__":
+            raise ValueError(
+                "a safetensors file has its metadata under '__metadata__': rename the key, or "
+                "save to a path that ends in '.npz'"
+            )
+        return key
+    member = key + ".npy"
+    if len(encoded) + 4 > _LONGEST_NAME:
+        raise ValueError(
+            f"a key in an npz file should have at most {_LONGEST_NAME - 4} bytes, got "
+            f"{len(encoded)}: {geometry.shown(key[:40])}..."
+        )
+    if zipfile.ZipInfo(member).filename != member:  # ends at a NUL; \\ becomes / on Windows
+        raise ValueError(f"the key {geometry.shown(key)} cannot be a name in an npz file")
+    return key
+
+
+def _saved(key: str, value: ArrayLike, is_npz: bool) -> NDArray[Any]:
     array = np.asarray(value, order="C")
-    if array.dtype.name not in _SAVED and not (any_complex and array.dtype.name == "complex128"):
+    if is_npz:
+        array = widened(array)
+    elif half_of(array.dtype) == BFLOAT16:
+        return array
+    if array.dtype.name not in _SAVED and not (is_npz and array.dtype.name == "complex128"):
         raise TypeError(f"the dtype of {key!r} cannot be saved, got {array.dtype}")
     return array
 
@@ -185,6 +228,13 @@ def _write_safetensors(arrays: dict[str, NDArray[Any]], path: Path) -> None:
     from safetensors.numpy import save_file as write
 
     write(arrays, path)
+    with path.open("rb") as file:
+        length = _header_length(file)
+    if length > _LONGEST_HEADER:
+        raise ValueError(
+            "the keys and shapes in a safetensors file should take at most "
+            f"{_LONGEST_HEADER} bytes, got {length}"
+        )
 
 
 def _write_npz(arrays: dict[str, NDArray[Any]], path: Path) -> None:
@@ -194,11 +244,25 @@ def _write_npz(arrays: dict[str, NDArray[Any]], path: Path) -> None:
                 np.lib.format.write_array(member, array, allow_pickle=False)
 
 
+def _header_length(file: IO[bytes]) -> int:
+    return int.from_bytes(file.read(8), "little")
+
+
 def _read_safetensors(file: IO[bytes], size: int) -> dict[str, NDArray[Any]]:
     from safetensors import deserialize
 
+    header = min(_header_length(file), size)
+    if _HEADER_COST * header + _CONTENT_COST * (size - header) > _allowed(size):
+        raise ValueError(
+            f"a header of {header} bytes in a file of {size} would take more than "
+            f"{_allowed(size)} bytes of memory"
+        )
+    file.seek(0)
+    tensors = deserialize(file.read(size))
+    tensors.reverse()
     state = {}
-    for key, tensor in deserialize(file.read(size)):
+    while tensors:  # each is freed when its array is made
+        key, tensor = tensors.pop()
         state[key] = _from_bytes(tensor["dtype"], tuple(tensor["shape"]), tensor["data"])
     return state
 
@@ -212,14 +276,42 @@ def _from_bytes(dtype: str, shape: tuple[int, ...], data: bytes | bytearray) -> 
     return np.array(np.ndarray(shape, _SAFETENSORS[dtype], data))
 
 
+def _allowed(size: int) -> int:
+    """How many bytes of memory a file of `size` bytes may take."""
+    return _MEMORY_FREE + _MEMORY_RATIO * size
+
+
+class _ZipReader:
+    """A file that hands at most _MOST_MEMBERS entries of a zip's directory out.
+
+    zipfile reads the directory at once when it opens an archive, and makes an object of each entry.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.seek, self.tell, self.seekable = file.seek, file.tell, file.seekable
+        self._file = file
+        self.opening = True
+
+    def read(self, size: int = -1) -> bytes:
+        data = self._file.read(size)
+        entries = data.count(b"PK\1\2") if self.opening else 0
+        if entries > _MOST_MEMBERS:
+            raise ValueError(f"{entries} members, more than {_MOST_MEMBERS}")
+        return data
+
+
 def _read_npz(file: IO[bytes], size: int) -> dict[str, NDArray[Any]]:
     state: dict[str, NDArray[Any]] = {}
-    with zipfile.ZipFile(file) as archive:
+    reader: Any = _ZipReader(file)
+    with zipfile.ZipFile(reader) as archive:
+        reader.opening = False
         members = archive.infolist()
         unpacked = sum(member.file_size for member in members)
-        if unpacked > _UNPACKED_FREE + _UNPACKED_RATIO * size:
+        if unpacked + len(members) * _MEMBER_COST + _UNPACKING > _allowed(size):
             raise ValueError(f"{size} bytes that unpack to {unpacked}")
         for member in members:
+            if "\0" in member.orig_filename:  # what zipfile cuts names at
+                raise ValueError(f"a name with a NUL, {geometry.shown(member.orig_filename)}")
             key = member.filename.removesuffix(".npy")
             if key in state:
                 raise ValueError(f"two arrays {key!r}")
@@ -239,19 +331,34 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> NDArray[A
             elements *= length
         if min(shape, default=0) < 0 or elements * dtype.itemsize != member.file_size - data.tell():
             raise ValueError(f"an array of size {list(shape)} in {member.file_size} bytes")
-        content = bytearray(data.read())  # its length and checksum are the archive's to check
-        flat = np.frombuffer(content, dtype, elements) if elements else np.empty(0, dtype)
+        flat = np.empty(elements, dtype)
+        _fill(flat.view(np.uint8), data)
         return flat.reshape(shape, order="F" if fortran else "C")
+
+
+def _fill(content: NDArray[np.uint8], data: IO[bytes]) -> None:
+    """Read all of `data` into `content`, in parts: the whole would be in memory twice."""
+    at = 0
+    while part := data.read(_CHUNK):  # to the end, where the archive checks the sum
+        content[at : at + len(part)] = np.frombuffer(part, np.uint8)
+        at += len(part)
+    if at != len(content):
+        raise ValueError(f"{at} bytes of {len(content)}")
 
 
 def _npy_header(data: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     version = np.lib.format.read_magic(data)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"an array of format version {version}")
+    length = data.read(2 if version == (1, 0) else 4)
+    n_bytes = int.from_bytes(length, "little")
+    if n_bytes > _LONGEST_NPY_HEADER:  # NumPy would read and decode it before it says so
+        raise ValueError(f"an array's header of {n_bytes} bytes")
+    header = io.BytesIO(length + data.read(n_bytes))
     try:
         if version == (1, 0):
-            return np.lib.format.read_array_header_1_0(data)
-        return np.lib.format.read_array_header_2_0(data)
+            return np.lib.format.read_array_header_1_0(header)
+        return np.lib.format.read_array_header_2_0(header)
     except MemoryError as error:  # the parser's stack, not the machine's memory
         raise ValueError("a header nested too deep") from error
 

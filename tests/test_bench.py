@@ -1,16 +1,20 @@
 """The benchmark's parts with known numbers, and one run of a small layer."""
 
 import argparse
+import itertools
 import json
 import math
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+import fastconv1d
 from fastconv1d import reference
+from fastconv1d.__main__ import main
 from fastconv1d.bench import contestants, environment, measure, report
 from fastconv1d.bench.layers import load_layers, make_problem, parse_layers, select_layers
 from fastconv1d.bench.measure import (
@@ -23,7 +27,7 @@ from fastconv1d.bench.measure import (
     tolerances,
 )
 from fastconv1d.bench.sweeps import KERNEL_SIZES, LENGTHS, subject_layers
-from fastconv1d.bench.timing import Plan, Spread, interleave, plan, spread, takes_part
+from fastconv1d.bench.timing import LoadMeter, Plan, Spread, interleave, plan, spread, takes_part
 
 HEADER = "name,op,n,c_in,c_out,length,kernel,stride,padding,dilation,groups,output_padding,network"
 ROWS = [
@@ -128,6 +132,104 @@ def test_interleave_calls_everyone_and_takes_medians():
 def test_interleave_orders_a_slow_and_a_fast_call():
     seconds, _ = interleave({"sum": lambda: sum(range(20000)), "none": lambda: None}, budget=0.02)
     assert seconds["sum"].median > 10 * seconds["none"].median
+
+
+def meter_of(*rates):
+    return LoadMeter(iter(rates).__next__)
+
+
+def test_a_meter_of_other_work():
+    meter = meter_of(10, 8.1, 7.9, 12, 9.7, 9.5)
+    assert [meter.is_quiet() for _ in range(6)] == [True, True, False, True, True, False]
+    assert (meter.n_readings, meter.n_slow, meter.best) == (6, 2, 12)
+    assert "in 2 of 6 readings" in meter.warning()
+    quiet = meter_of(*[10] * 40, 1, *[10] * 40)
+    assert all([quiet.wait() for _ in range(80)])
+    assert quiet.n_slow == 1
+    assert quiet.warning() is None
+    never = meter_of(10, *[1] * 6)
+    assert [never.wait(), never.wait(), never.n_readings] == [True, False, 6]
+
+
+class MadeUpMeter:
+    """A meter that finds other work after the rounds of these numbers."""
+
+    def __init__(self, busy):
+        self.busy, self.outcomes = busy, []
+
+    def wait(self):
+        return True
+
+    def is_quiet(self):
+        self.outcomes.append(len(self.outcomes) not in self.busy)
+        return self.outcomes[-1]
+
+
+def test_rounds_beside_other_work_do_not_count():
+    meter, readings = MadeUpMeter((1, 3)), iter(range(100))
+    times, gauges = interleave(
+        {"call": lambda: None}, 0.0, {"rate": lambda: next(readings)}, meter=meter
+    )
+    assert meter.outcomes == [True, False, True, False, True]
+    assert times["call"].count == 3
+    assert gauges["rate"] == Spread(2, 1, 3, 3)  # of 0, 2 and 4
+    all_busy = MadeUpMeter(range(5))
+    _, gauges = interleave(
+        {"call": lambda: None}, 0.0, {"rate": lambda: next(readings)}, meter=all_busy
+    )
+    assert gauges["rate"] == Spread(7, 6, 8, 5)  # of 5 to 9: there are no others
+
+
+def test_the_meter_of_this_machine():
+    meter = measure.load_meter()
+    assert 0 < meter.best < 1e9
+    for _ in range(3):
+        meter.is_quiet()
+    assert meter.n_readings == 3
+
+
+def test_busy_machines_are_told(monkeypatch, capsys, tmp_path):
+    rates = itertools.cycle((1.0, 10.0))
+    monkeypatch.setattr(measure, "load_meter", lambda: LoadMeter(lambda: next(rates)))
+    monkeypatch.setattr("fastconv1d.demo.load_meter", measure.load_meter)
+    monkeypatch.setenv("FASTCONV1D_BENCH_CHILD", "1")
+    target = tmp_path / "f.json"
+    options = ["--quick", "--layers", "tiny", "--peers=", "--json", str(target)]
+    for arguments in (["bench", *options], ["demo"]):
+        assert main(arguments) == 0
+        assert "BUSY: in " in capsys.readouterr().out
+    assert json.loads(target.read_text())["busy"] > 0.05
+
+
+@pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="python -m of 3.10 looks into the current folder in any case"
+)
+def test_children_run_the_same_package(tmp_path, monkeypatch):
+    """Not one in the current folder, such as a clone beside which the package is installed."""
+    (tmp_path / "fastconv1d").mkdir()
+    (tmp_path / "fastconv1d" / "__init__.py").write_text("raise ImportError('not this one')")
+    monkeypatch.chdir(tmp_path)
+    package = Path(fastconv1d.__file__).parents[1]
+    code = f"import sys; sys.path[:0] = [{str(package)!r}]; from fastconv1d.__main__ import main; "
+    options = ["bench", "--quick", "--layers", "tiny", "--peers="]
+    done = subprocess.run(
+        [sys.executable, "-c", code + f"sys.exit(main({options}))"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_help_of_make_signal_writes_nothing(tmp_path):
+    script = Path(__file__).parents[1] / "benchmarks" / "make_signal.py"
+    shipped = Path(fastconv1d.__file__).parent / "data" / "signal.wav"
+    before = shipped.stat().st_mtime_ns
+    subprocess.run([sys.executable, script, "--help"], check=True, stdout=subprocess.DEVNULL)
+    target = tmp_path / "signal.wav"
+    subprocess.run([sys.executable, script, target], check=True, stdout=subprocess.DEVNULL)
+    assert target.read_bytes() == shipped.read_bytes()
+    assert shipped.stat().st_mtime_ns == before
 
 
 def test_geomean():

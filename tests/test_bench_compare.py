@@ -165,6 +165,12 @@ def test_what_cannot_be_compared(compare, tmp_path, capsys):
     other = {name: {**row, "flops": 7} for name, row in rows.items()}
     assert compare.main([good, written(tmp_path / "other.json", other)]) == 2
     assert "layer0 is not the same layer in both files" in capsys.readouterr().err
+    assert compare.main([good, str(tmp_path / "missing.json")]) == 2
+    assert "missing.json cannot be read: " in capsys.readouterr().err
+    for content in ("[", "[]", '{"stages": 1}', '{"rows": [{}]}', '{"rows": 1}'):
+        (tmp_path / "odd.json").write_text(content)
+        assert compare.main([good, str(tmp_path / "odd.json")]) == 2
+        assert "odd.json " in capsys.readouterr().err
 
 
 def test_a_wrong_result_is_worse_than_a_slow_one(compare, tmp_path, capsys):

@@ -1,5 +1,8 @@
 """from_onnx and to_onnx against ONNX Runtime, and onnx's reference for float64."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -517,6 +520,23 @@ def test_to_onnx_in_double_precision():
 def test_what_cannot_be_written(layer, text):
     with pytest.raises(OnnxError, match=text):
         to_onnx(layer)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes with names on this system")
+def test_what_is_no_regular_file_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "model.onnx")
+    code = "import sys; from fastconv1d.onnx import from_onnx; from_onnx(sys.argv[1])"
+    for path, kind in ((tmp_path / "model.onnx", "a pipe"), ("/dev/zero", "a device")):
+        done = subprocess.run(
+            [sys.executable, "-c", code, path],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert f"OnnxError: {path} is {kind}: a model should be in a regular file" in done.stderr
+    with pytest.raises(FileNotFoundError):
+        from_onnx(tmp_path / "missing.onnx")
 
 
 def test_only_networks_are_written():

@@ -11,7 +11,7 @@ ROOT = Path(fastconv1d.__file__).parent
 ROOMS = """
 version
 kernels
-core.geometry core.arrays core.activations core.threads
+core.geometry core.arrays core.activations core.threads core.files core.machine
 config
 core.engines core.spec core.minimal core.adjoint core.forward
 folding weights

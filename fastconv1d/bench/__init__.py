@@ -11,8 +11,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
+from ..core.files import check_writable
+from ..kernels.direct_engine import supported_isas
 from .contestants import PEER_NAMES
 from .environment import child_environment, describe_machine, is_child, pin_to_one_core
 from .layers import Layer
@@ -38,7 +41,7 @@ def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
         The exit status: 0, 1 when fastconv1d gave a wrong result, 2 for bad arguments.
     """
     peers = list(PEER_NAMES) if args.peers is None else args.peers.split(",")
-    peers = [name for name in peers if name]
+    peers = list(dict.fromkeys(name.strip() for name in peers if name.strip()))
     layers = _layers(args)
     problem = _problem(args, layers, peers)
     if problem:
@@ -77,6 +80,13 @@ def _problem(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[
         return "--report needs matplotlib: pip install 'fastconv1d[bench]'"
     if args.from_json and not args.report:
         return "--from-json needs --report"
+    if args.isa and args.isa not in supported_isas():
+        return f"--isa {args.isa}: this CPU has {', '.join(supported_isas())}"
+    if args.json:
+        try:
+            check_writable(Path(args.json))
+        except OSError as error:
+            return f"--json {args.json} cannot be written: {error.strerror}"
     return None
 
 
@@ -91,7 +101,7 @@ def _progress(layers: Sequence[Layer]) -> Iterable[Layer]:
 def _measure(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[str]) -> int:
     from ..config import config_info
     from . import contestants, report
-    from .measure import machine_gauges, measure_layer, stream_rate
+    from .measure import load_meter, machine_gauges, measure_layer, stream_rate
 
     isa = config_info()["isa"]
     with ExitStack() as stack:
@@ -101,11 +111,17 @@ def _measure(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[
         print("\n".join(about), end="\n\n", flush=True)
         measured: dict[str, Any] = {"about": about, "isa": isa, "stream": [stream_rate()]}
         measured["versions"] = {each.name: each.version for each in fields}
-        gauges = machine_gauges(args.dtype)
-        rows = [measure_layer(layer, fields, gauges, args) for layer in _progress(layers)]
+        gauges, meter = machine_gauges(args.dtype), load_meter()
+        rows = [measure_layer(layer, fields, gauges, args, meter) for layer in _progress(layers)]
         measured |= {"stream": [*measured["stream"], stream_rate()], "rows": rows}
-    print(report.table(rows), report.summary(rows), sep="\n\n")
-    _write(args.json, measured)
+    warning = meter.warning()
+    measured["busy"] = meter.n_slow / max(meter.n_readings, 1)
+    try:
+        _write(args.json, measured)
+    finally:
+        print(report.table(rows), report.summary(rows), sep="\n\n")
+        if warning:
+            print(warning)
     return 1 if any("fastconv1d" in row["excluded"] for row in rows) else 0
 
 
@@ -117,8 +133,10 @@ def _measure_costs(args: argparse.Namespace, peers: Sequence[str]) -> int:
     versions = {name: each["version"] for name, each in measured.items()}
     about = describe_machine(args.threads, config_info()["isa"], versions.values())
     about += [f"left out  {name}: not installed" for name in peers if find_spec(name) is None]
-    print("\n".join(about), costs.table(measured), sep="\n\n")
-    _write(args.json, {"about": about, "versions": versions, "costs": measured})
+    try:
+        _write(args.json, {"about": about, "versions": versions, "costs": measured})
+    finally:
+        print("\n".join(about), costs.table(measured), sep="\n\n")
     return 0
 
 

@@ -5,6 +5,8 @@ import platform
 from collections.abc import Iterable
 from pathlib import Path
 
+from ..core.machine import cpu_model
+
 CHILD_FLAG = "FASTCONV1D_BENCH_CHILD"
 
 # What holds each library to an instruction set.  torch reads the first three (its own kernels,
@@ -33,9 +35,20 @@ def is_child() -> bool:
     return os.environ.get(CHILD_FLAG) == "1"
 
 
+def same_package() -> dict[str, str]:
+    """Return an environment in which a child imports the package that this process did.
+
+    Not one that lies in the folder where the command was given, where ``python -m`` looks first;
+    Python 3.10 cannot be told otherwise.
+    """
+    inherited = os.environ.get("PYTHONPATH")
+    folders = [str(Path(__file__).parents[2]), *([inherited] if inherited else [])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), "PYTHONSAFEPATH": "1"}
+
+
 def child_environment(n_threads: int, isa: str | None) -> dict[str, str]:
     """Return the environment of the measuring process."""
-    environment = dict(os.environ)
+    environment = same_package()
     for name in ("OMP", "MKL", "OPENBLAS", "FASTCONV1D"):
         environment[f"{name}_NUM_THREADS"] = str(n_threads)
     environment.update(NPROC=str(n_threads), JAX_PLATFORMS="cpu")  # what XLA's pools go by
@@ -63,18 +76,6 @@ def _first_line(path: str) -> str | None:
         return Path(path).read_text(encoding="utf-8").splitlines()[0].strip()
     except (OSError, IndexError):
         return None
-
-
-def cpu_model() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    for line in lines:
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def describe_machine(n_threads: int, isa: str, versions: Iterable[str]) -> list[str]:

@@ -1,9 +1,11 @@
 """One row of the table: check every contestant, then time them with the machine's own rates."""
 
 import argparse
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from threadpoolctl import threadpool_limits
 from .. import reference
 from ..kernels.direct_engine import peak_gflops
 from .contestants import Contestant
+from .environment import cores
 from .layers import Layer, Problem, make_problem
-from .timing import BUDGET_SECONDS, Spread, interleave, sample
+from .timing import BUDGET_SECONDS, READING_SECONDS, LoadMeter, Spread, interleave, sample
 
 GEMM_SIZE = 512
 PEAK_SECONDS = 0.02
@@ -60,6 +63,15 @@ def stream_rate() -> float:
     target = np.zeros_like(source)
     passes = [sample(lambda: np.multiply(source, 3.0, out=target), 1) for _ in range(5)]
     return 2 * STREAM_BYTES / min(passes) / 1e9
+
+
+def load_meter() -> LoadMeter:
+    """Return a meter that goes by the mean rate of an FMA loop, which touches no memory."""
+    loop = partial(peak_gflops, np.float32, 1e-6)  # one pass of it
+    n_calls = math.ceil(READING_SECONDS / min(sample(loop, 1) for _ in range(50)))
+    meter = LoadMeter(lambda: 1 / sample(loop, n_calls))
+    meter.best = max(meter.read() for _ in range(5))
+    return meter
 
 
 def machine_gauges(dtype: DTypeLike) -> dict[str, Callable[[], float]]:
@@ -182,6 +194,7 @@ def measure_layer(
     contestants: Sequence[Contestant],
     gauges: Mapping[str, Callable[[], float]],
     args: argparse.Namespace,
+    meter: LoadMeter | None = None,
 ) -> dict[str, Any]:
     """Check and time one layer; returns a row of plain numbers and strings."""
     problem = make_problem(layer, args.dtype, args.backward)
@@ -191,7 +204,7 @@ def measure_layer(
     if calls:
         pause = PAUSE_SECONDS if args.threads > 1 else 0.0
         budget = QUICK_SECONDS if args.quick else BUDGET_SECONDS
-        seconds, readings = interleave(calls, budget, gauges, pause)
+        seconds, readings = interleave(calls, budget, gauges, pause, meter)
     return {
         "layer": layer.name,
         "sizes": {**asdict(layer), "l_out": layer.l_out},
@@ -200,6 +213,8 @@ def measure_layer(
         "seconds": {name: each.median for name, each in seconds.items()},
         "quartiles": {name: [each.low, each.high] for name, each in seconds.items()},
         "rounds": {name: each.count for name, each in seconds.items()},
-        "gauges": {name: args.threads * each.median for name, each in readings.items()},
+        "gauges": {
+            name: min(args.threads, len(cores())) * each.median for name, each in readings.items()
+        },
         "excluded": excluded,
     }

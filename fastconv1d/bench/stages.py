@@ -11,7 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from .environment import cores
+from ..core.files import check_writable, what_special
+from .environment import cores, same_package
 
 
 def thread_counts() -> list[int]:
@@ -51,7 +52,9 @@ def _run_stage(arguments: Iterable[str], target: Path) -> dict[str, Any]:
     shown = shlex.join(["python", *command])
     print(f"\n$ {shown}", flush=True)
     started = time.perf_counter()
-    done = subprocess.run([sys.executable, *command, "--json", str(target)], check=False)
+    done = subprocess.run(
+        [sys.executable, *command, "--json", str(target)], env=same_package(), check=False
+    )
     stage = {"command": shown, "seconds": time.perf_counter() - started, "status": done.returncode}
     if target.exists():
         stage |= json.loads(target.read_text(encoding="utf-8"))
@@ -64,18 +67,32 @@ def run_report(args: argparse.Namespace, peers: Sequence[str]) -> int:
 
     folder = Path(args.report)
     data = folder / "report.json"
-    if args.from_json and not data.exists():
-        print(f"fastconv1d bench: --from-json needs {data}", file=sys.stderr)
-        return 2
-    if not args.from_json:
+    if args.from_json and (not data.exists() or what_special(data)):
+        return _refused(f"--from-json needs {data}")
+    try:
         folder.mkdir(parents=True, exist_ok=True)
-        report = measure_stages(args, peers)
-        data.write_text(json.dumps(report) + "\n", encoding="utf-8")
-    report = json.loads(data.read_text(encoding="utf-8"))
-    write_report(report, folder)
-    failed = [name for name, stage in report["stages"].items() if stage["status"]]
+        for name in ("report.json", "report.md"):
+            check_writable(folder / name)
+    except OSError as error:
+        return _refused(f"--report {folder} cannot be written: {error.strerror}")
+    if not args.from_json:
+        measured = measure_stages(args, peers)
+        data.write_text(json.dumps(measured) + "\n", encoding="utf-8")
+    try:
+        report = json.loads(data.read_text(encoding="utf-8"))
+        write_report(report, folder)
+        failed = [name for name, stage in report["stages"].items() if stage["status"]]
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        if not args.from_json:
+            raise
+        return _refused(f"{data} is not a report of this version: {type(error).__name__}: {error}")
     print(f"\nwrote {folder / 'report.md'}" + (f"; failed: {failed}" if failed else ""))
     return 1 if failed else 0
+
+
+def _refused(problem: str) -> int:
+    print(f"fastconv1d bench: {' '.join(problem.split())[:300]}", file=sys.stderr)
+    return 2
 
 
 def measure_stages(args: argparse.Namespace, peers: Sequence[str]) -> dict[str, Any]:

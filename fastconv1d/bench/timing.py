@@ -4,7 +4,7 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -13,6 +13,12 @@ SAMPLE_SECONDS = 2e-3  # a sample repeats short calls until it lasts this long
 MIN_ROUNDS = 5
 MIN_ROUNDS_SLOW = 3  # for calls of over a second
 MAX_ROUNDS = 100
+# A reading of the FMA loop below this share of the best tells of other work on the core: 0.1 % of
+# readings of 2 ms on a quiet machine, 41 % beside one process that is always busy.
+SLOWED = 0.8
+READING_SECONDS = 2e-3
+BUSY_SHARE = 0.05  # of slow readings, from which on the figures should not be believed
+PATIENCE = 5  # readings before a round that is timed in any case
 
 
 @dataclass
@@ -21,6 +27,41 @@ class Plan:
 
     n_calls: int
     n_rounds: int
+
+
+@dataclass
+class LoadMeter:
+    """Tells quiet moments of the machine from those in which others use the core, too.
+
+    ``read`` returns a rate that only other work lowers.
+    """
+
+    read: Callable[[], float]
+    best: float = 0.0
+    n_readings: int = 0
+    n_slow: int = 0
+
+    def is_quiet(self) -> bool:
+        """Read the rate once, and compare it with the best so far."""
+        rate = self.read()
+        self.best = max(self.best, rate)
+        slow = rate < SLOWED * self.best
+        self.n_readings += 1
+        self.n_slow += slow
+        return not slow
+
+    def wait(self) -> bool:
+        """Wait for a quiet moment, but not for long; returns whether there was one."""
+        return any(self.is_quiet() for _ in range(PATIENCE))
+
+    def warning(self) -> str | None:
+        """Return what to say of figures that were taken meanwhile; None on a quiet machine."""
+        if self.n_slow <= BUSY_SHARE * self.n_readings:
+            return None
+        return (
+            f"BUSY: in {self.n_slow} of {self.n_readings} readings an FMA loop fell below "
+            f"{SLOWED:.0%} of its best. Others use this machine: do not believe these times."
+        )
 
 
 @dataclass
@@ -81,6 +122,7 @@ def interleave(
     budget: float = BUDGET_SECONDS,
     gauges: Mapping[str, Callable[[], float]] | None = None,
     pause: float = 0.0,
+    meter: LoadMeter | None = None,
 ) -> tuple[dict[str, Spread], dict[str, Spread]]:
     """Time several calls in turn.
 
@@ -94,6 +136,8 @@ def interleave(
         Each returns a figure of the machine at that moment; read MIN_ROUNDS times in the run.
     pause : float
         Seconds to wait before each sample, for the threads of the one before to go to sleep.
+    meter : LoadMeter, optional
+        Asked around each round: rounds beside other work count only where there are no others.
 
     Returns
     -------
@@ -105,28 +149,37 @@ def interleave(
     plans = {name: calibrate(call, budget) for name, call in calls.items()}
     n_total = max(p.n_rounds for p in plans.values())
     gauges = gauges or {}
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    readings: dict[str, list[float]] = {name: [] for name in gauges}
+    rounds: list[tuple[bool, dict[str, float]]] = []
     names = list(calls)
     enabled = gc.isenabled()
     gc.disable()
     try:
         for index in range(n_total):
+            quiet = meter is None or meter.wait()
+            values = {}
             if takes_part(index, MIN_ROUNDS, n_total):
-                for name, values in readings.items():
-                    values.append(gauges[name]())
+                values = {name: read() for name, read in gauges.items()}
             first = index % len(names)
             for name in names[first:] + names[:first]:
                 if takes_part(index, plans[name].n_rounds, n_total):
                     if pause:
                         time.sleep(pause)
                         calls[name]()
-                    samples[name].append(sample(calls[name], plans[name].n_calls))
+                    values[name] = sample(calls[name], plans[name].n_calls)
+            rounds.append((quiet and (meter is None or meter.is_quiet()), values))
     finally:
         if enabled:
             gc.enable()
-    return _spreads(samples), _spreads(readings)
+    return _spreads(names, rounds), _spreads(gauges, rounds)
 
 
-def _spreads(values: Mapping[str, list[float]]) -> dict[str, Spread]:
-    return {name: spread(each) for name, each in values.items()}
+def _spreads(
+    names: Iterable[str], rounds: Sequence[tuple[bool, Mapping[str, float]]]
+) -> dict[str, Spread]:
+    """Summarise the rounds of each name: the quiet ones, or all where they are too few."""
+    spreads = {}
+    for name in names:
+        values = [each[name] for _, each in rounds if name in each]
+        quiet = [each[name] for is_quiet, each in rounds if is_quiet and name in each]
+        spreads[name] = spread(quiet if len(quiet) >= MIN_ROUNDS_SLOW else values)
+    return spreads

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from . import geometry
+from .arrays import widened
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -238,9 +239,7 @@ def _number(what: str, value: Any) -> float:
 def _snake_alpha(given: Sequence[Any], channels: int | None, argument: str) -> NDArray[Any]:
     if not given:
         raise ValueError(f"'snake' needs its alpha: {argument}=('snake', alpha), got no alpha")
-    alpha = np.asarray(given[0])
-    if alpha.dtype.name == "bfloat16":  # of ml_dtypes
-        alpha = alpha.astype(np.float32)
+    alpha = widened(np.asarray(given[0]))
     if alpha.dtype.kind not in "fiu":
         raise TypeError(f"the alpha of 'snake' should be real numbers, got dtype {alpha.dtype}")
     if alpha.ndim > 1:  # (1, C, 1) and (C, 1), as state dicts have it

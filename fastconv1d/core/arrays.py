@@ -57,6 +57,19 @@ def half_of(dtype: np.dtype[Any]) -> int:
     return BFLOAT16 if dtype.name == "bfloat16" else 0
 
 
+def widened(array: NDArray[Any]) -> NDArray[Any]:
+    """Return ml_dtypes' bfloat16 as float32, which has all of its values, and others as they are.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d.core.arrays import widened
+    >>> widened(np.ones(2, np.float16)).dtype
+    dtype('float16')
+    """
+    return array.astype(np.float32) if half_of(array.dtype) == BFLOAT16 else array
+
+
 def is_stored(value: Any) -> bool:
     """Whether `value` is an array of a dtype that is stored only: float16, bfloat16, complex32.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import numpy as np
 
 from . import geometry
+from .arrays import widened
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -161,7 +162,7 @@ class Layer:
         Parameters
         ----------
         state_dict : mapping of str to array-like
-            Values are cast to the layer's dtype, but complex ones not to real.
+            Values are cast to the layer's dtype, bfloat16 too, but complex ones not to real.
         strict : bool, default True
             Whether missing and unexpected keys are errors.
 
@@ -328,7 +329,7 @@ def writing(array: NDArray[Any], values: NDArray[Any]) -> Assignment:
 
 
 def _castable(name: str, value: ArrayLike, current: NDArray[Any]) -> NDArray[Any]:
-    new = np.asarray(value)
+    new = widened(np.asarray(value))
     if new.dtype.kind not in "iufcb" or not np.can_cast(new.dtype, current.dtype, "same_kind"):
         raise TypeError(
             f"the value of {name} in state_dict should be an array that can be cast to "

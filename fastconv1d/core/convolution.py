@@ -241,7 +241,7 @@ class Convolution(Layer):
     def weight(self) -> NDArray[Any]:
         """The weight: a read-only view in eval mode, the writable array itself in train mode.
 
-        Assigning copies the values of an array of the same shape and dtype.
+        Assigning copies the values of an array of the same shape, and dtype or 16 bits.
         """
         return self._held.weight if self.training else self._held.weight.view()
 
@@ -610,6 +610,8 @@ def _uniform(rng: np.random.Generator, bound: float, like: NDArray[Any]) -> NDAr
 
 def _checked_parameter(name: str, value: ArrayLike, current: NDArray[Any]) -> NDArray[Any]:
     new = np.asarray(value)
+    if arrays.half_of(new.dtype):  # exact in every dtype of a layer
+        new = new.astype(current.dtype)
     if new.dtype.newbyteorder("=") != current.dtype:
         raise TypeError(f"{name} should have the dtype {current.dtype}, got {new.dtype}")
     if new.shape != current.shape:

@@ -60,26 +60,32 @@ def test_fork_in_a_signal_handler_between_rounds_of_a_call():
 expected = bits()
 long = np.ones((8, 128, 8192), np.float32), np.ones((128, 128, 9), np.float32)
 total = fastconv1d.conv1d(*long)
-children = []
+children, inside = [], []
+
+def again():
+    # Once, from the end of the handler: on a busy machine a fork may take longer than any interval,
+    # and a timer that goes on would call the handler within itself without end.
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
 
 def fork(signum, frame):
-    if len(children) == 6:  # on a slow machine one call lasts long enough for hundreds
-        return
+    assert not inside
+    inside.append(signum)
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)  # a child forks no more, and does end
         signal.alarm(5)
         os._exit(0 if bits() == expected else 3)
     children.append(child)
+    if len(children) == 1:
+        time.sleep(0.2)  # as a slow fork
+    inside.clear()
+    if len(children) < 6:
+        again()
 
 signal.signal(signal.SIGALRM, fork)
-signal.setitimer(signal.ITIMER_REAL, 0.05, 0.05)
-for _ in range(20):
+again()
+while len(children) < 6:
     assert (fastconv1d.conv1d(*long) == total).all()
-    if len(children) == 6:
-        break
-signal.setitimer(signal.ITIMER_REAL, 0)
-assert children
 assert not any(os.waitpid(child, 0)[1] for child in children)
 """)
 
@@ -161,6 +167,9 @@ def test_gunicorn_with_preload(tmp_path, share):
         first_answer(port, server)
         with concurrent.futures.ThreadPoolExecutor(8) as clients:
             answers = list(clients.map(lambda _: ask(port), range(int(800 * share))))
+        end = time.monotonic() + 60  # the others may be late on a busy machine
+        while len({answer[1] for answer in answers}) < 2 and time.monotonic() < end:
+            answers.append(ask(port))
     finally:
         server.terminate()
         try:

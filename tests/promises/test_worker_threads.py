@@ -36,6 +36,11 @@ def n_teams():
     return openmp.counts()[0]
 
 
+def gone(thread):
+    """Whether a thread that was joined has left /proc, which may be a little later."""
+    return not os.path.exists(f"/proc/self/task/{thread.native_id}")
+
+
 def until(condition):
     end = time.monotonic() + 60
     while not condition() and time.monotonic() < end:
@@ -109,6 +114,7 @@ def test_host_threads_that_come_and_go(limit, share):
         host.start()
         most = max(most, n_tasks())
         host.join()
+        until(lambda host=host: gone(host))
         most = max(most, n_tasks())
     teams = 1 if threads.in_force().layer == "workers" else 2  # of the host that has ended, too
     assert most <= before + 2 + limit * teams  # a host may leave /proc after the next has come

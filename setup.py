@@ -69,6 +69,7 @@ SIMD_HEADERS = [
         "rows",
         "step",
         "template",
+        "totals",
         "vectors",
     )
 ]

@@ -30,6 +30,8 @@ from fastconv1d.kernels.pool cimport run_units, unit_fn
 cnp.import_array()
 
 cdef extern from "simd/fc1d.h" nogil:
+    enum: FC1D_FAN
+
     ctypedef struct fc1d_run:
         ptrdiff_t start, extra, offset
 
@@ -57,6 +59,7 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t kernel_size
         const ptrdiff_t* phase_start
         ptrdiff_t ci_chain, ci_block, k_block
+        ptrdiff_t group_blocks, levels
         const int32_t* tap
         const fc1d_run* runs
         ptrdiff_t n_runs, row_pitch
@@ -65,7 +68,7 @@ cdef extern from "simd/fc1d.h" nogil:
         const ptrdiff_t* pos
         ptrdiff_t x_base
         int by_rows, plain, staged
-        ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch
+        ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch, total_elems
 
     ctypedef struct fc1d_gradient:
         fc1d_problem window
@@ -227,6 +230,8 @@ cdef ptrdiff_t FEW_TERMS = 128
 cdef ptrdiff_t WINDOW_BYTES = 128 * 1024
 cdef ptrdiff_t WEIGHT_BYTES = 192 * 1024
 cdef ptrdiff_t STAGE_BYTES = 256 * 1024
+# Totals of layers with more than FC1D_FAN chains, of all levels together.
+cdef ptrdiff_t TOTAL_BYTES = 1024 * 1024
 # Rows of y and residual on the way between a stage and arrays of other strides or storage.
 cdef ptrdiff_t EMIT_BYTES = 1024 * 1024
 # Scratch of one thread; a layer that needs more goes to the BLAS engine.
@@ -269,7 +274,22 @@ cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernel
     p.ci_chain = p.ci_block = _ceil(p.c_in, chains)
     p.k_block = _ceil(taps, _ceil(taps, CHAIN))
     if p.k_block == taps:
-        p.ci_block = min(p.c_in, p.ci_chain * _ceil(chains, _ceil(chains, fit // p.ci_chain)))
+        fit = min(fit // p.ci_chain, FC1D_FAN)
+        p.ci_block = min(p.c_in, p.ci_chain * _ceil(chains, _ceil(chains, fit)))
+    _group_chains(p, taps)
+
+
+cdef void _group_chains(fc1d_problem* p, ptrdiff_t taps) noexcept nogil:
+    """The levels of totals.h, none for up to FC1D_FAN chains."""
+    cdef ptrdiff_t k_blocks = max(1, _ceil(taps, p.k_block)), carried
+    p.levels = 0
+    if _ceil(p.c_in, p.ci_chain) * k_blocks <= FC1D_FAN:
+        return
+    p.group_blocks = max(1, FC1D_FAN // _ceil(p.ci_block, p.ci_chain))
+    carried = _ceil(_ceil(p.c_in, p.ci_block) * k_blocks, p.group_blocks) - 1
+    while carried > 0:
+        p.levels += 1
+        carried = (carried - 1) // FC1D_FAN
 
 
 cdef double _macs(const fc1d_problem* p) noexcept nogil:
@@ -388,7 +408,7 @@ cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t 
 cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
                      ptrdiff_t itemsize, int n_threads, fc1d_run* runs, ptrdiff_t* where, int32_t* tap) noexcept nogil:
     """Tile sizes and tap tables of one call; returns the scratch bytes of a thread."""
-    cdef ptrdiff_t rows = kernels.rows, lanes = kernels.lanes, c, j, r, count
+    cdef ptrdiff_t rows = kernels.rows, lanes = kernels.lanes, c, j, r, count, room
     cdef ptrdiff_t strip = kernels.vectors[min(p.c_out, rows)] * lanes
     cdef ptrdiff_t units = 4 * n_threads if n_threads > 1 else 1
     cdef bint split = False
@@ -405,7 +425,8 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     # the window of a correlate is packed once for all channels of the stage, so they should all fit
     cdef ptrdiff_t stage_rows = p.c_out if p.staged and p.y_step == 1 else p.n_phases * min(p.c_out, 32 * p.fused)
     cdef ptrdiff_t staged = STAGE_BYTES // (itemsize * stage_rows)
-    cdef ptrdiff_t cols = max(strip, min(max(shared, apart), staged) if p.staged else max(shared, apart))
+    # many rows of phases in several levels of totals: narrow tiles
+    cdef ptrdiff_t cols = max(strip if p.levels < 2 else lanes, min(max(shared, apart), staged) if p.staged else max(shared, apart))
 
     p.item_pitch = p.n_cols
     p.items_per_unit = 1
@@ -432,6 +453,9 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     p.co_unit = _ceil(p.c_out, whole) * whole
     if p.staged:
         p.co_unit = min(p.co_unit, max(whole, STAGE_BYTES // (itemsize * p.n_phases * p.stage_pitch) // whole * whole))
+    if p.levels:
+        room = TOTAL_BYTES // (itemsize * p.levels * p.n_phases * p.stage_pitch)
+        p.co_unit = min(p.co_unit, max(whole, room // whole * whole))
     while count * p.n_tiles * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= max(2 * whole, 4 * rows):
         p.co_unit = _ceil(p.co_unit, 2 * whole) * whole
     p.n_co_units = _ceil(p.c_out, p.co_unit)
@@ -455,7 +479,8 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     p.emit_rows = min(lanes, p.c_out // p.fused)
     if not p.plain:
         p.emit_rows = max(1, min(p.emit_rows, EMIT_BYTES // (2 * itemsize * p.emit_pitch)))
-    return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch)
+    p.total_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.levels else 0
+    return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch + p.levels * p.total_elems)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------

@@ -1318,14 +1318,23 @@ cdef void _split_gradient(fc1d_gradient* q, const fc1d_kernels* kernels, int n_t
     p.n_group_units = _ceil(p.groups, p.groups_per_unit)
 
 
+cdef ptrdiff_t _chunks_together(const fc1d_gradient* q) noexcept nogil:
+    """Chunks that one pass has all of: those of an item where `run_gradient` goes item by item."""
+    cdef const fc1d_problem* p = &q.window
+    return p.n_tiles if p.c_in * p.c_out == 1 and q.parts == 1 and p.n_tiles <= FC1D_FAN else 1
+
+
 cdef ptrdiff_t _count_passes(fc1d_gradient* q, const fc1d_kernels* kernels) noexcept nogil:
-    """Passes over the units, each with a share of the chunks: no unit keeps a signal waiting. From shapes alone."""
+    """Passes over the units, each with a share of the chunks, from shapes alone.
+
+    No unit keeps a signal waiting, and no partial sum is of more than FC1D_FAN chunks.
+    """
     cdef fc1d_problem* p = &q.window
-    cdef ptrdiff_t co_unit = p.co_unit
+    cdef ptrdiff_t co_unit = p.co_unit, together = _chunks_together(q), shares = q.chunks // together
     _split_gradient(q, kernels, 1)  # more threads have more units
     cdef double passes = 1 + _macs(p) / (_unit_macs * q.parts * p.n_co_units * p.n_group_units)
     p.co_unit = co_unit
-    return <ptrdiff_t> min(passes, <double> (q.chunks // q.parts))
+    return max(<ptrdiff_t> min(passes, <double> (shares // q.parts)), _ceil(shares, q.parts * (FC1D_FAN // together)))
 
 
 cdef ptrdiff_t _lay_scratch(fc1d_gradient* q, const fc1d_kernels* kernels) noexcept nogil:
@@ -1382,13 +1391,16 @@ cdef int32_t* _gradient_tables(fc1d_gradient* q, const ptrdiff_t* where, ptrdiff
     return tap
 
 
-def _add_parts(sums, dw, again):
-    """dw = the sum of the parts, or dw += each part in order."""
-    if not again:
-        np.add.reduce(sums, axis=0, out=dw)
-        return
-    for part in sums:
-        np.add(dw, part, out=dw)
+def _add_to(list totals, value, ptrdiff_t i, ptrdiff_t level=0):
+    """Add partial sum i, counted from 0, to the totals: each takes FC1D_FAN, then goes on to the next, as in totals.h."""
+    if level == len(totals):
+        totals.append(value.copy())
+    elif i % FC1D_FAN:
+        np.add(totals[level], value, out=totals[level])
+    else:
+        if i:
+            _add_to(totals, totals[level], i // FC1D_FAN - 1, level + 1)
+        totals[level][...] = value
 
 
 def set_unit_macs(double macs=UNIT_MACS):
@@ -1432,7 +1444,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     cdef fc1d_problem* p = &q.window
     cdef Taps taps
     cdef int failed
-    cdef ptrdiff_t chunks, passes, i
+    cdef ptrdiff_t chunks, passes, together, i, j
     cdef double macs
     cdef cnp.ndarray grad_input = None
     if elements == 0 or cnp.PyArray_SIZE(g) == 0:
@@ -1470,41 +1482,47 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
         macs = _macs(p)
         if macs < SERIAL_MACS:
             n_threads = 1
-        chunks, passes = q.chunks, _count_passes(&q, kernels)
+        chunks, passes, together = q.chunks, _count_passes(&q, kernels), _chunks_together(&q)
         _split_gradient(&q, kernels, n_threads)
         tap = _gradient_tables(&q, where, dilation * (k - 1))
         if tap == NULL:
             raise MemoryError("cannot allocate the tap tables of a call")
-        if weight is not None and passes == 1 and _input_in_same_pass(&q, kernels, weight, dilation * (k - 1)):
+        if weight is not None and (passes == 1 or together == p.n_tiles) and _input_in_same_pass(&q, kernels, weight, dilation * (k - 1)):
             grad_input = np.empty_like(g if transposed else x, order="C")
             q.w, q.dx = cnp.PyArray_DATA(weight), cnp.PyArray_DATA(grad_input)
         q.fetch = p.c_in * p.c_out == 1 and size * (cnp.PyArray_SIZE(x) + cnp.PyArray_SIZE(g)) > FETCH_BYTES
         scratch_bytes = size * _lay_scratch(&q, kernels)
-        # parts add up in order; a single one is the result itself
+        # a single partial sum is the result itself
         sums = dw[None] if only_db or q.parts * passes == 1 else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
         bias_sums = None if db is None else np.empty((q.parts, dw.shape[0]))
         if not only_db:
             q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements
         if db is not None:
             q.db, q.db_part = <double*> cnp.PyArray_DATA(bias_sums), dw.shape[0]
-        bias_sum = 0
+        totals, bias_totals = [dw], []
         for i in range(passes):
             if i:
                 PyErr_CheckSignals()
-            q.first_chunk = chunks * i // passes
-            q.chunks = chunks * (i + 1) // passes - q.first_chunk
+            q.first_chunk = chunks // together * i // passes * together
+            q.chunks = chunks // together * (i + 1) // passes * together - q.first_chunk
             with nogil:
                 failed = _run_units(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units,
                                     macs / passes, scratch_bytes, n_threads)
             if failed:
                 raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
             with np.errstate(all="ignore"):
-                if q.parts * passes > 1 and not only_db:
-                    _add_parts(sums, dw, i > 0)
+                if passes > 1 and not only_db:
+                    for j in range(q.parts):
+                        _add_to(totals, sums[j], i * q.parts + j)
+                elif q.parts > 1 and not only_db:
+                    np.add.reduce(sums, axis=0, out=dw)
                 if db is not None:
-                    bias_sum = bias_sum + np.add.reduce(bias_sums, axis=0)
-        if db is not None:
-            db[...] = bias_sum
+                    _add_to(bias_totals, np.add.reduce(bias_sums, axis=0), i)
+        with np.errstate(all="ignore"):
+            for total in totals[1:]:
+                np.add(dw, total, out=dw)
+            if db is not None:
+                db[...] = sum(bias_totals[1:], bias_totals[0])
         return grad_input
     finally:
         free(tap)

@@ -397,6 +397,24 @@ static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_
     return a;
 }
 
+/* How many blocks come before that of channel ci and tap k in the sums of a phase of so many taps. */
+static ptrdiff_t NAME(block_of)(const fc1d_problem *p, ptrdiff_t ci, ptrdiff_t k, ptrdiff_t taps)
+{
+    const ptrdiff_t k_blocks = taps ? (taps + p->k_block - 1) / p->k_block : 1;
+    return ci / p->ci_block * k_blocks + k / p->k_block;
+}
+
+/* Whether that block, not the first, is added to the sums; otherwise it begins a group, and the sums were carried. */
+static NOINLINE int NAME(go_on)(const fc1d_problem *p, ptrdiff_t ci, ptrdiff_t k, ptrdiff_t taps, const T *sums,
+                                ptrdiff_t lds, ptrdiff_t rows, ptrdiff_t cols, T *total)
+{
+    const ptrdiff_t block = NAME(block_of)(p, ci, k, taps);
+    if (block % p->group_blocks)
+        return 1;
+    NAME(carry)(total, p->total_elems, p->stage_pitch, sums, lds, rows, cols, block / p->group_blocks - 1);
+    return 0;
+}
+
 static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items, ptrdiff_t g, ptrdiff_t co0,
                             ptrdiff_t co1, ptrdiff_t q0, int more_groups, T *window)
 {
@@ -433,17 +451,9 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
                 const int last = ci + n_ci == p->c_in && k + n_k == taps;
                 const NAME(sink) *to = last && !p->staged && active && !p->levels ? &sink : NULL;
                 int accumulate = ci > 0 || k > 0;
-                ptrdiff_t groups = 0; /* complete */
-                T *total = totals + r * phase_pitch;
-                if (p->levels && accumulate) {
-                    const ptrdiff_t k_blocks = taps ? (taps + p->k_block - 1) / p->k_block : 1;
-                    const ptrdiff_t block = ci / p->ci_block * k_blocks + k / p->k_block;
-                    groups = block / p->group_blocks;
-                    accumulate = block % p->group_blocks > 0;
-                    if (!accumulate)
-                        NAME(carry)(total, p->total_elems, p->stage_pitch, base + co0 * ldy, ldy, co1 - co0, cols, groups - 1);
-                }
-                const T *b = ci + k == 0 ? bias : NULL;
+                const T *b = accumulate ? NULL : bias;
+                if (p->levels && accumulate)
+                    accumulate = NAME(go_on)(p, ci, k, taps, base + co0 * ldy, ldy, co1 - co0, cols, totals + r * phase_pitch);
                 for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block) {
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
                     const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
@@ -454,8 +464,9 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
                         NAME(run_rows)(c1 - whole, whole, c1, cols, kc, chain, wb, window, tap, base, ldy, p->staged, b,
                                        accumulate, p->by_rows, &ahead, to);
                 }
-                if (last && groups > 0)
-                    NAME(add_totals)(base + co0 * ldy, ldy, total, p->total_elems, p->stage_pitch, co1 - co0, cols, groups);
+                if (p->levels && last)
+                    NAME(add_totals)(base + co0 * ldy, ldy, totals + r * phase_pitch, p->total_elems, p->stage_pitch,
+                                     co1 - co0, cols, NAME(block_of)(p, ci, k, taps) / p->group_blocks);
             }
         }
     }

@@ -29,7 +29,7 @@ static void NAME(carry)(T *total, ptrdiff_t level, ptrdiff_t pitch, const T *sum
 }
 
 /* Add the totals that `groups` groups were carried to. */
-static void NAME(add_totals)(T *sums, ptrdiff_t lds, const T *total, ptrdiff_t level, ptrdiff_t pitch, ptrdiff_t rows,
+static NOINLINE void NAME(add_totals)(T *sums, ptrdiff_t lds, const T *total, ptrdiff_t level, ptrdiff_t pitch, ptrdiff_t rows,
                              ptrdiff_t cols, ptrdiff_t groups)
 {
     for (; groups > 0; groups = (groups - 1) / FC1D_FAN, total += level)

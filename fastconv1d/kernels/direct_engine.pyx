@@ -1391,18 +1391,6 @@ cdef int32_t* _gradient_tables(fc1d_gradient* q, const ptrdiff_t* where, ptrdiff
     return tap
 
 
-def _add_to(list totals, value, ptrdiff_t i, ptrdiff_t level=0):
-    """Add partial sum i, counted from 0, to the totals: each takes FC1D_FAN, then goes on to the next, as in totals.h."""
-    if level == len(totals):
-        totals.append(value.copy())
-    elif i % FC1D_FAN:
-        np.add(totals[level], value, out=totals[level])
-    else:
-        if i:
-            _add_to(totals, totals[level], i // FC1D_FAN - 1, level + 1)
-        totals[level][...] = value
-
-
 def set_unit_macs(double macs=UNIT_MACS):
     """Set the multiply-adds of one unit of a weight gradient (a hook for tests); returns those until now."""
     global _unit_macs
@@ -1513,11 +1501,11 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             with np.errstate(all="ignore"):
                 if passes > 1 and not only_db:
                     for j in range(q.parts):
-                        _add_to(totals, sums[j], i * q.parts + j)
+                        blas_engine.add_to(totals, sums[j], i * q.parts + j)
                 elif q.parts > 1 and not only_db:
                     np.add.reduce(sums, axis=0, out=dw)
                 if db is not None:
-                    _add_to(bias_totals, np.add.reduce(bias_sums, axis=0), i)
+                    blas_engine.add_to(bias_totals, np.add.reduce(bias_sums, axis=0), i)
         with np.errstate(all="ignore"):
             for total in totals[1:]:
                 np.add(dw, total, out=dw)

@@ -238,7 +238,7 @@ def test_chains_and_windows_of_odd_layers(dtype, c_in, kernel_size, groups):
                 check_scatter(view, back, b, *geometry, threads=threads)
 
 
-# One level of totals of chains (more than 32), over channels, taps or both, then two (1,100 chains).
+# More than 32 chains: one level of totals, over channels, taps or both, then two (1,100 chains).
 MANY_CHAINS = [(640, 9, 1), (4100, 1, 1), (20, 300, 2), (1, 4300, 5), (1100, 128, 1)]
 
 

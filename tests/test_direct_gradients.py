@@ -505,8 +505,13 @@ def test_passes_add_up(sizes, stride, dtype):
 @pytest.mark.parametrize(
     "sizes",
     # panels, dot products, one tile an item, several, and more tiles an item than a pass may have
-    [(1, 40, 17, 90_001, 1), (1, 3, 2, 560_001, 1), (70, 64, 64, 300, 64), (4, 64, 64, 34_001, 64)]
-    + [(1, 64, 64, 70_001, 64)],
+    [
+        (1, 40, 17, 90_001, 1),
+        (1, 3, 2, 560_001, 1),
+        (70, 64, 64, 300, 64),
+        (4, 64, 64, 34_001, 64),
+        (1, 64, 64, 70_001, 64),
+    ],
 )
 def test_groups_of_chunks_add_up(sizes, dtype):
     # More than 32 chunks a partial sum.

@@ -96,7 +96,9 @@ def test_data_of_one_sign(lib, kind, dtype, channels, kernel_size):
 
 
 @pytest.mark.parametrize("kind", ONE_SIGN)
-@pytest.mark.parametrize(("channels", "units"), [(32, 8), (128, 16), (384, 30), (512, 20), (3000, 12)])
+@pytest.mark.parametrize(
+    ("channels", "units"), [(32, 8), (128, 16), (384, 30), (512, 20), (3000, 12)]
+)
 def test_one_chain_of_one_sign(lib, kind, channels, units):
     # A chain of 128 terms, and 384 of a GEMM, is rounded after each: rms errors of 2.7 and 4.6 u S.
     layer = Layer(c_in=channels, c_out=256, l_in=400, bias=False)
@@ -135,7 +137,8 @@ def test_constant_data_are_no_worse_with_more_terms(lib, dtype):
     # Every rounding goes the same way: 128 terms in a row are off by up to 32 u S, 384 by 96.
     rng = np.random.default_rng(5)
     for c_in in (128, 384, 5000, *[300_000] * 6):
-        x, w = np.full((1, c_in, 20), rng.random(), dtype), np.full((8, c_in, 1), rng.random(), dtype)
+        x = np.full((1, c_in, 20), rng.random(), dtype)
+        w = np.full((8, c_in, 1), rng.random(), dtype)
         exact = np.full((1, 8, 20), np.longdouble(c_in)) * x[0, 0, 0] * w[0, 0, 0]
         assert_within(lib.conv1d(x, w), exact, exact, f"{c_in} terms", units=100)
 

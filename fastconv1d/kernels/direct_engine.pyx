@@ -425,8 +425,8 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     # the window of a correlate is packed once for all channels of the stage, so they should all fit
     cdef ptrdiff_t stage_rows = p.c_out if p.staged and p.y_step == 1 else p.n_phases * min(p.c_out, 32 * p.fused)
     cdef ptrdiff_t staged = STAGE_BYTES // (itemsize * stage_rows)
-    # many rows of phases in several levels of totals: narrow tiles
-    cdef ptrdiff_t cols = max(strip if p.levels < 2 else lanes, min(max(shared, apart), staged) if p.staged else max(shared, apart))
+    cdef ptrdiff_t narrowest = strip if p.levels < 2 else lanes  # rows of many phases in several levels of totals
+    cdef ptrdiff_t cols = max(narrowest, min(max(shared, apart), staged) if p.staged else max(shared, apart))
 
     p.item_pitch = p.n_cols
     p.items_per_unit = 1
@@ -1475,7 +1475,8 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
         tap = _gradient_tables(&q, where, dilation * (k - 1))
         if tap == NULL:
             raise MemoryError("cannot allocate the tap tables of a call")
-        if weight is not None and (passes == 1 or together == p.n_tiles) and _input_in_same_pass(&q, kernels, weight, dilation * (k - 1)):
+        whole_items = passes == 1 or together == p.n_tiles
+        if weight is not None and whole_items and _input_in_same_pass(&q, kernels, weight, dilation * (k - 1)):
             grad_input = np.empty_like(g if transposed else x, order="C")
             q.w, q.dx = cnp.PyArray_DATA(weight), cnp.PyArray_DATA(grad_input)
         q.fetch = p.c_in * p.c_out == 1 and size * (cnp.PyArray_SIZE(x) + cnp.PyArray_SIZE(g)) > FETCH_BYTES

@@ -109,6 +109,7 @@ SIMD_HEADERS = [
         "rows",
         "step",
         "template",
+        "totals",
         "vectors",
     )
 ]

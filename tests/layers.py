@@ -267,7 +267,7 @@ def assert_layer_exact(functions, layer, seed=0):
         assert_exact(grad, wide, f"{layer} {name}")
 
 
-def _longer(array):
+def longer(array):
     """Return an array of a dtype with more bits, where there is one."""
     if array is None:
         return None
@@ -277,7 +277,7 @@ def _longer(array):
 
 def assert_forward_accurate(functions, layer, arrays, units=8):
     """Assert the forward within the error bound of sums in a longer dtype."""
-    wide = [_longer(a) for a in arrays[:3]]
+    wide = [longer(a) for a in arrays[:3]]
     forward = layer.forward(reference)
     assert_within(
         layer.forward(functions)(*arrays[:3]),
@@ -292,7 +292,7 @@ def assert_layer_accurate(functions, layer, arrays, units=8):
     """Assert forward and all gradients within the error bound of sums in a longer dtype."""
     assert_forward_accurate(functions, layer, arrays, units)
     x, w, _, g = arrays
-    wide = [_longer(a) for a in (g, x, w)]
+    wide = [longer(a) for a in (g, x, w)]
     backward = layer.backward(reference)
     for name, grad, exact, scale in zip(
         ("dx", "dw", "db"),

@@ -239,6 +239,70 @@ def test_chains_and_windows_of_odd_layers(dtype, c_in, kernel_size, groups):
                 check_scatter(view, back, b, *geometry, threads=threads)
 
 
+# More than 32 chains: one level of totals, over channels, taps or both, then two (1,100 chains).
+MANY_CHAINS = [(640, 9, 1), (4100, 1, 1), (20, 300, 2), (1, 4300, 5), (1100, 128, 1)]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(("c_in", "kernel_size", "groups"), MANY_CHAINS)
+def test_many_chains_are_exact(dtype, c_in, kernel_size, groups):
+    rng = np.random.default_rng(41)
+    for c_out in (1, 9) if groups == 1 else (1,):
+        x = integers(rng, 2, c_in * groups, kernel_size + 61, dtype=dtype)
+        w = integers(rng, c_out * groups, c_in, kernel_size, dtype=dtype)
+        b = integers(rng, c_out * groups, dtype=dtype)
+        check_correlate(x, w, b, 62, 1, 1, 0, ZEROS, groups, threads=2)
+        check_correlate(x, w, b, 21, 3, 1, 0, ZEROS, groups)
+        short, back = np.ascontiguousarray(x[:, :, :23]), w.reshape(c_in * groups, c_out, -1)
+        for stride in (1, 3, 8):  # with 9, 128 and 4,300 taps: phases of different lengths
+            l_out = 22 * stride + kernel_size
+            check_scatter(short, back, b, l_out, stride, 1, 0, groups, threads=2)
+
+
+@pytest.mark.parametrize(("c_in", "kernel_size", "groups"), MANY_CHAINS)
+def test_many_chains_have_the_same_bits_everywhere(c_in, kernel_size, groups):
+    # Whole tiles, few columns, edges, threads, items, layouts, last steps and single steps.
+    rng = np.random.default_rng(42)
+    c_out = 17 * groups if groups == 1 else groups
+    x = normals(rng, 2, c_in * groups, kernel_size + 149)
+    w, b = normals(rng, c_out, c_in, kernel_size), normals(rng, c_out)
+    y = correlate(x, w, b, 150, groups=groups)
+    assert_same_bits(correlate(x, w, b, 150, groups=groups, threads=3), y)
+    for l_out in (1, 2, 7, 8, 9, 33, 101):
+        cut = np.ascontiguousarray(x[:1, :, : kernel_size + l_out - 1])
+        assert_same_bits(correlate(cut, w, b, l_out, groups=groups), y[:1, :, :l_out])
+    crowd = np.ascontiguousarray(np.concatenate([x] * 4)[:, :, : kernel_size + 4])
+    assert_same_bits(correlate(crowd, w, b, 5, groups=groups)[4:6], y[:, :, :5].copy())
+    side_by_side = np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2)
+    out = np.empty((2, 150, c_out), np.float32).swapaxes(1, 2)
+    direct_engine.correlate(side_by_side, w, b, out, window(groups=groups), (2, False))
+    assert_same_bits(np.ascontiguousarray(out), y)
+
+    module = fastconv1d.Conv1d(
+        c_in * groups, c_out, kernel_size, groups=groups, activation="relu"
+    ).eval()
+    module.weight, module.bias = w, b
+    assert_same_bits(module(x), np.maximum(y, 0))
+    assert_same_bits(module(x, residual=y), np.maximum(y + y, 0))
+    stream = module.stream(2)
+    starts = (0, kernel_size, kernel_size + 3, kernel_size + 100, x.shape[2])
+    parts = [stream(x[:, :, i:j]) for i, j in itertools.pairwise(starts)]
+    parts += [stream.flush()]
+    assert_same_bits(np.concatenate(parts, axis=2), np.maximum(y, 0))
+
+
+def test_two_levels_of_totals_in_single_steps():
+    rng = np.random.default_rng(43)
+    kernel_size = 33 * 32 * 128 + 129
+    x, w = normals(rng, 1, 2, kernel_size + 5), normals(rng, 2, 1, kernel_size)
+    b = normals(rng, 2)
+    y = correlate(x, w, b, 6, groups=2)
+    out = np.empty((1, 6, 2), np.float32).swapaxes(1, 2)
+    side_by_side = np.ascontiguousarray(x.swapaxes(1, 2)).swapaxes(1, 2)
+    direct_engine.correlate(side_by_side, w, b, out, window(groups=2), (1, False))
+    assert_same_bits(np.ascontiguousarray(out), y)
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_long_kernels_are_blocks_of_taps(dtype):
     rng = np.random.default_rng(11)

@@ -26,6 +26,7 @@ from primitives import (
 
 import fastconv1d
 from fastconv1d.kernels import direct_engine
+from fastconv1d.kernels.totals import add_to
 
 DTYPES = [np.float32, np.float64]
 MODES = (ZEROS, REFLECT, REPLICATE, CIRCULAR)
@@ -502,6 +503,46 @@ def test_passes_add_up(sizes, stride, dtype):
     in_threads = weight_gradient(g, x, kernel_size, stride, threads=3)
     for result, expected in zip(in_threads, bits, strict=True):
         assert_same_bits(result, expected, f"{sizes} stride {stride}")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    "sizes",
+    # panels, dot products, one tile an item, several, and more tiles an item than a pass may have
+    [
+        (1, 40, 17, 90_001, 1),
+        (1, 3, 2, 560_001, 1),
+        (70, 64, 64, 300, 64),
+        (4, 64, 64, 34_001, 64),
+        (1, 64, 64, 70_001, 64),
+    ],
+)
+def test_groups_of_chunks_add_up(sizes, dtype):
+    # More than 32 chunks a partial sum.
+    n_batch, c_in, c_out, l_out, groups = sizes
+    rng = np.random.default_rng(17)
+    kernel_size = 2
+    g = integers(rng, n_batch, c_out, l_out, dtype=dtype)
+    x = integers(rng, n_batch, c_in, l_out + kernel_size - 1, dtype=dtype)
+    check(g, x, kernel_size, 1, 1, 0, ZEROS, groups)
+    w = integers(rng, c_out, c_in // groups, kernel_size, dtype=dtype)
+    dx, dw, db = fastconv1d.conv1d_backward(g, x, w, groups=groups)
+    alone = weight_gradient(g, x, kernel_size, groups=groups, threads=3)
+    assert_same_bits(dw, alone[0])
+    assert_same_bits(db, alone[1])
+    assert_exact(dx, slow_scatter(g, w, None, x.shape[2], groups=groups))
+
+
+def test_totals_are_of_32_sums_each():
+    for n in (1, 2, 32, 33, 34, 64, 65, 1024, 1025, 1057, 1058, 33_000):
+        totals = []
+        for i in range(n):
+            add_to(totals, np.array([i + 0.0]), i)
+        assert sum(totals) == n * (n - 1) / 2, n
+        left = [n - 1]  # of each level, those that do not go on
+        while left[-1] >= 32:
+            left.append(left[-1] // 32 - 1)
+        assert len(totals) == len(left), n
 
 
 def test_nothing_to_sum_is_zero():

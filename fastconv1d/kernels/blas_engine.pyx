@@ -5,13 +5,18 @@ Each tile is one job: it unfolds the input columns it needs into its worker's sc
 block, and adds one GEMM a block to its own piece of the result, so no two jobs write the same
 element and every element is one sum in one order. BLAS itself is held at one thread.
 
-Scratch is at most 2 MiB a worker, whatever the lengths.
+A sum of more than 32 blocks is a tree (simd/totals.h): 32 blocks make a group, 32 groups the next
+level, and so on, so that the error does not grow with the length of a sum.
+
+Scratch is at most 2 MiB a worker, whatever the lengths; 3 MiB for more than 400,000 terms.
 """
 
 import itertools
 import os
 
 import numpy as np
+
+from .totals import add_to
 
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_RawCalloc, PyMem_RawFree, PyMem_RawMalloc
@@ -30,6 +35,9 @@ from fastconv1d.kernels.numeric cimport num_t
 from fastconv1d.kernels.pages cimport touch_rows
 from fastconv1d.kernels.workers cimport MAX_WORKERS, run_units, unit_fn
 from fastconv1d.kernels.unfold cimport ZEROS, Strided, Window, strided, unfold_tile
+
+cdef extern from "simd/fc1d.h":
+    enum: FC1D_FAN
 
 cdef extern from "atomics.h":
     long long fc1d_load(long long *at) nogil
@@ -431,6 +439,7 @@ cdef struct Correlation:
     Py_ssize_t tile_row
     Py_ssize_t block_rows
     Py_ssize_t block_channels
+    Py_ssize_t levels  # of totals in scratch, which take groups of FC1D_FAN blocks of rows
     Py_ssize_t n_tiles
     Py_ssize_t n_channel_blocks
 
@@ -451,6 +460,11 @@ cdef void _plan_tiles(Correlation *c, Py_ssize_t n_phases, Py_ssize_t itemsize) 
     # Rows a power of two apart would share cache sets.
     c.tile_row = c.tile * c.items + ALIGNMENT // itemsize
     c.block_rows = _part(c.rows, MAX_ROWS, 1)
+    c.levels = 0
+    most = _ceil_div(_ceil_div(c.rows, c.block_rows), FC1D_FAN) - 1  # groups that are carried on
+    while most > 0:
+        c.levels += 1
+        most = (most - 1) // FC1D_FAN
     # Fewer channels for more than 15,000 rows, or a job would keep signals and forks waiting.
     most = <Py_ssize_t> (_most_work / (<double> c.tile * c.items * max(1, c.rows) * n_phases))
     c.block_channels = _part(c.c_out, max(8, min(MAX_CHANNELS, most)), 8)
@@ -486,11 +500,24 @@ cdef void _store(
                 out[i * out_row + j * step] = tile[i * tile_row + j]
 
 
+# Group i of sums, (n_rows, width), goes to the totals behind them, each `level` elements further: carry in
+# simd/totals.h for any number.
+cdef void _carry(
+    num_t *totals, Py_ssize_t level, const num_t *sums, Py_ssize_t sums_row, Py_ssize_t n_rows,
+    Py_ssize_t width, Py_ssize_t row, Py_ssize_t i,
+) noexcept nogil:
+    if i > 0 and i % FC1D_FAN == 0:
+        _carry(totals + level, level, totals, row, n_rows, width, row, i // FC1D_FAN - 1)
+    if i % FC1D_FAN == 0:
+        _fill(totals, row, n_rows, width, <const num_t *> NULL)
+    _store(sums, sums_row, n_rows, width, totals, row, 1, True)
+
+
 # Part `index` of a correlation is (item block, group, channel block, tile), the last fastest:
 #     y[item, co, y_start + l*y_step] = bias[co] + sum_r w[co, r] * cols[r, l]
 # over the rows r = ci * kernel_size + k, for the tile's columns l. Blocks of rows are unfolded and
-# added one after another. The sum is built in y itself where its columns are adjacent and none is
-# padding, in scratch elsewhere.
+# added one after another, groups of them as a tree. The sum is built in y itself where its columns
+# are adjacent and none is padding, in scratch elsewhere.
 cdef void _correlate_tile(
     const Correlation *c, const Strided *x, const num_t *w, const num_t *bias, num_t *y,
     Py_ssize_t index, num_t *scratch,
@@ -510,7 +537,9 @@ cdef void _correlate_tile(
                        + c.y_start + first_column * c.y_step)
     cdef num_t *target = out if in_place else scratch + c.block_rows * c.tile_row
     cdef Py_ssize_t target_row = c.y_length if in_place else c.tile_row
-    cdef Py_ssize_t row = 0, n_rows, cols_row = c.tile_row
+    cdef Py_ssize_t row = 0, n_rows, cols_row = c.tile_row, groups = 0
+    cdef Py_ssize_t group_rows = FC1D_FAN * c.block_rows, level = c.block_channels * c.tile_row
+    cdef num_t *totals = scratch + c.block_rows * c.tile_row + level
     cdef const num_t *cols = scratch
     if width <= 0:
         return
@@ -523,6 +552,10 @@ cdef void _correlate_tile(
         _fill(target, target_row, n_channels, padded_width, <const num_t *> NULL)
     while row < c.rows:
         n_rows = min(c.block_rows, c.rows - row)
+        if row > 0 and row % group_rows == 0:
+            _carry(totals, level, target, target_row, n_channels, padded_width, c.tile_row, groups)
+            _fill(target, target_row, n_channels, padded_width, <const num_t *> NULL)
+            groups += 1
         if n_items == 1:
             cols = _columns(x, item, group * c.c_in, row, n_rows, first_column, width,
                             padded_width, &c.window, scratch, c.tile_row, &cols_row)
@@ -533,6 +566,10 @@ cdef void _correlate_tile(
         gemm_add(False, n_channels, padded_width, n_rows, w + row, c.rows,
                  cols, cols_row, target, target_row)
         row += n_rows
+    while groups > 0:
+        _store(totals, c.tile_row, n_channels, padded_width, target, target_row, 1, True)
+        groups = (groups - 1) // FC1D_FAN
+        totals += level
     if not in_place:
         for i in range(n_items):
             _store(target + i * c.tile, c.tile_row, n_channels, width, out + i * y_item, c.y_length,
@@ -571,7 +608,7 @@ cdef void _plan_phases(Correlation *phases, Py_ssize_t n_phases, Py_ssize_t item
         phases[i].tile, phases[i].tile_row = largest.tile, largest.tile_row
         phases[i].items = largest.items
         phases[i].block_rows = largest.block_rows
-        phases[i].block_channels = largest.block_channels
+        phases[i].block_channels, phases[i].levels = largest.block_channels, largest.levels
         phases[i].n_tiles, phases[i].n_channel_blocks = largest.n_tiles, largest.n_channel_blocks
 
 
@@ -589,7 +626,7 @@ cdef _run_correlation(
     cdef double work = <double> c.block_channels * c.rows * c.tile * c.items * n_phases
     cdef Py_ssize_t n_workers = _count_workers(n_jobs, work, n_threads)
     cdef Py_ssize_t jobs_a_round = _round(n_workers, n_jobs, work)
-    cdef Py_ssize_t size = (c.block_rows + c.block_channels) * c.tile_row
+    cdef Py_ssize_t size = (c.block_rows + (1 + c.levels) * c.block_channels) * c.tile_row
     cdef Py_ssize_t start = 0, stop
     cdef list restore = []
     cdef void *raw = NULL
@@ -629,7 +666,7 @@ cdef _correlate(
     c.l_out = c.y_length = y.shape[2]
     c.y_start, c.y_step, c.accumulate, c.fixed = 0, 1, False, deterministic
     c.w_start = 0
-    _touch(y, n_threads)
+    _touch[num_t](y, n_threads)
     _run_correlation(&c, 1, strided(x), &w[0, 0, 0] if c.rows else NULL, bias_data, &y[0, 0, 0], n_threads)
 
 
@@ -733,7 +770,7 @@ cdef _scatter(
     c.y_length, c.y_step = y.shape[2], window.stride
     c.accumulate = n_phases < window.stride  # some outputs have no tap
     try:
-        _touch(y, n_threads)
+        _touch[num_t](y, n_threads)
         if phases == NULL:
             raise MemoryError("no memory for the phases of a scatter")
         for k in range(n_phases):
@@ -792,7 +829,7 @@ cdef struct Gradient:
     # The reduction over (item, tile) is cut into n_parts, each with a dw of its own; of a part, the
     # steps from first_step to last_step - 1 are next.
     Py_ssize_t n_parts
-    Py_ssize_t share  # steps of a part
+    Py_ssize_t share  # steps of a part, in groups of FC1D_FAN
     Py_ssize_t first_step
     Py_ssize_t last_step
     Py_ssize_t dw_size
@@ -820,7 +857,8 @@ cdef void _plan_gradient(Gradient *c, Py_ssize_t itemsize) noexcept:
 
 # Job `index` is (part, group, channel block, row block), the last fastest:
 #     dw[co, r] = sum_{item, l} g[item, co, l] * conj(cols[item, r, l]),  r = ci * kernel_size + k
-# over the part's items and tiles, in that order. Part 0 adds to dw, part i to partial i - 1.
+# over the part's items and tiles, in that order. Part 0 adds to dw, part i to partial i - 1; a group
+# of steps begins with zeros.
 cdef void _gradient_block(
     const Gradient *c, Py_ssize_t index, num_t *scratch
 ) noexcept nogil:
@@ -838,7 +876,7 @@ cdef void _gradient_block(
     cdef const num_t *g_tile
     cdef const num_t *cols
     out += channel * c.rows + row
-    if c.first_step == 0:
+    if c.first_step % FC1D_FAN == 0:
         _fill(out, c.rows, n_channels, n_rows, <const num_t *> NULL)
     for step in range(part * c.share + c.first_step, min(part * c.share + c.last_step, n_steps)):
         _begin_job()
@@ -875,8 +913,10 @@ cdef _weight_gradient(
     cdef list restore = []
     cdef void *raw = NULL
     cdef num_t *dw_data = &dw[0, 0, 0]
+    cdef list totals = []
     cdef num_t *scratch
     cdef num_t *partials
+    result = np.asarray(dw)
     partials = _allocate(1, (c.n_parts - 1) * c.dw_size + n_workers * size, &raw, <num_t *> NULL)
     scratch = partials + (c.n_parts - 1) * c.dw_size
     c.g, c.x, c.dw, c.partials = strided(g), strided(x), dw_data, partials
@@ -885,7 +925,7 @@ cdef _weight_gradient(
         try:
             c.first_step = 0
             while c.first_step == 0 or c.first_step < c.share:
-                c.last_step = c.first_step + steps
+                c.last_step = c.first_step + min(steps, FC1D_FAN - c.first_step % FC1D_FAN)
                 start = 0
                 while start < n_jobs:
                     stop = start + min(jobs_a_round, n_jobs - start)
@@ -895,12 +935,18 @@ cdef _weight_gradient(
                     PyErr_CheckSignals()
                     start = stop
                 c.first_step = c.last_step
+                if c.first_step % FC1D_FAN and c.first_step < c.share:
+                    continue
+                with nogil:  # a group is complete
+                    for part in range(c.n_parts - 1):
+                        for i in range(c.dw_size):
+                            dw_data[i] += partials[part * c.dw_size + i]
+                if c.share > FC1D_FAN:
+                    add_to(totals, result, (c.first_step - 1) // FC1D_FAN)
         finally:
             _leave_blas(n_workers, restore)
-        with nogil:
-            for part in range(c.n_parts - 1):
-                for i in range(c.dw_size):
-                    dw_data[i] += partials[part * c.dw_size + i]
+        for i in range(len(totals)):
+            np.add(result, totals[i], out=result) if i else np.copyto(result, totals[i])
     finally:
         PyMem_RawFree(raw)
 

@@ -13,6 +13,8 @@ import warnings
 
 import numpy as np
 
+from .totals import add_to
+
 cimport cython
 cimport numpy as cnp
 from cpython.exc cimport PyErr_CheckSignals
@@ -29,6 +31,8 @@ from fastconv1d.kernels.workers cimport run_units, unit_fn
 cnp.import_array()
 
 cdef extern from "simd/fc1d.h" nogil:
+    enum: FC1D_FAN
+
     ctypedef struct fc1d_run:
         ptrdiff_t start, extra, offset
 
@@ -56,6 +60,7 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t kernel_size
         const ptrdiff_t* phase_start
         ptrdiff_t ci_chain, ci_block, k_block
+        ptrdiff_t group_blocks, levels
         const int32_t* tap
         const fc1d_run* runs
         ptrdiff_t n_runs, row_pitch
@@ -64,7 +69,7 @@ cdef extern from "simd/fc1d.h" nogil:
         const ptrdiff_t* pos
         ptrdiff_t x_base
         int by_rows, plain, staged
-        ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch
+        ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch, total_elems
 
     ctypedef struct fc1d_gradient:
         fc1d_problem window
@@ -227,6 +232,8 @@ cdef ptrdiff_t FEW_TERMS = 128
 cdef ptrdiff_t WINDOW_BYTES = 128 * 1024
 cdef ptrdiff_t WEIGHT_BYTES = 192 * 1024
 cdef ptrdiff_t STAGE_BYTES = 256 * 1024
+# Totals of layers with more than FC1D_FAN chains, of all levels together.
+cdef ptrdiff_t TOTAL_BYTES = 1024 * 1024
 # Rows of y and residual on the way between a stage and arrays of other strides or storage.
 cdef ptrdiff_t EMIT_BYTES = 1024 * 1024
 # Scratch of one thread; a layer that needs more goes to the BLAS engine.
@@ -269,7 +276,22 @@ cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernel
     p.ci_chain = p.ci_block = _ceil(p.c_in, chains)
     p.k_block = _ceil(taps, _ceil(taps, CHAIN))
     if p.k_block == taps:
-        p.ci_block = min(p.c_in, p.ci_chain * _ceil(chains, _ceil(chains, fit // p.ci_chain)))
+        fit = min(fit // p.ci_chain, FC1D_FAN)
+        p.ci_block = min(p.c_in, p.ci_chain * _ceil(chains, _ceil(chains, fit)))
+    _group_chains(p, taps)
+
+
+cdef void _group_chains(fc1d_problem* p, ptrdiff_t taps) noexcept nogil:
+    """The levels of totals.h, none for up to FC1D_FAN chains."""
+    cdef ptrdiff_t k_blocks = max(1, _ceil(taps, p.k_block)), carried
+    p.levels = 0
+    if _ceil(p.c_in, p.ci_chain) * k_blocks <= FC1D_FAN:
+        return
+    p.group_blocks = max(1, FC1D_FAN // _ceil(p.ci_block, p.ci_chain))
+    carried = _ceil(_ceil(p.c_in, p.ci_block) * k_blocks, p.group_blocks) - 1
+    while carried > 0:
+        p.levels += 1
+        carried = (carried - 1) // FC1D_FAN
 
 
 cdef double _macs(const fc1d_problem* p) noexcept nogil:
@@ -388,7 +410,7 @@ cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t 
 cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
                      ptrdiff_t itemsize, int n_threads, fc1d_run* runs, ptrdiff_t* where, int32_t* tap) noexcept nogil:
     """Tile sizes and tap tables of one call; returns the scratch bytes of a thread."""
-    cdef ptrdiff_t rows = kernels.rows, lanes = kernels.lanes, c, j, r, count
+    cdef ptrdiff_t rows = kernels.rows, lanes = kernels.lanes, c, j, r, count, room
     cdef ptrdiff_t strip = kernels.vectors[min(p.c_out, rows)] * lanes
     cdef ptrdiff_t units = 4 * n_threads if n_threads > 1 else 1
     cdef bint split = False
@@ -405,7 +427,8 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     # the window of a correlate is packed once for all channels of the stage, so they should all fit
     cdef ptrdiff_t stage_rows = p.c_out if p.staged and p.y_step == 1 else p.n_phases * min(p.c_out, 32 * p.fused)
     cdef ptrdiff_t staged = STAGE_BYTES // (itemsize * stage_rows)
-    cdef ptrdiff_t cols = max(strip, min(max(shared, apart), staged) if p.staged else max(shared, apart))
+    cdef ptrdiff_t narrowest = strip if p.levels < 2 else lanes  # rows of many phases in several levels of totals
+    cdef ptrdiff_t cols = max(narrowest, min(max(shared, apart), staged) if p.staged else max(shared, apart))
 
     p.item_pitch = p.n_cols
     p.items_per_unit = 1
@@ -432,6 +455,9 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     p.co_unit = _ceil(p.c_out, whole) * whole
     if p.staged:
         p.co_unit = min(p.co_unit, max(whole, STAGE_BYTES // (itemsize * p.n_phases * p.stage_pitch) // whole * whole))
+    if p.levels:
+        room = TOTAL_BYTES // (itemsize * p.levels * p.n_phases * p.stage_pitch)
+        p.co_unit = min(p.co_unit, max(whole, room // whole * whole))
     while count * p.n_tiles * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= max(2 * whole, 4 * rows):
         p.co_unit = _ceil(p.co_unit, 2 * whole) * whole
     p.n_co_units = _ceil(p.c_out, p.co_unit)
@@ -455,7 +481,8 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     p.emit_rows = min(lanes, p.c_out // p.fused)
     if not p.plain:
         p.emit_rows = max(1, min(p.emit_rows, EMIT_BYTES // (2 * itemsize * p.emit_pitch)))
-    return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch)
+    p.total_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.levels else 0
+    return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch + p.levels * p.total_elems)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -1397,14 +1424,23 @@ cdef void _split_gradient(fc1d_gradient* q, const fc1d_kernels* kernels, int n_t
     p.n_group_units = _ceil(p.groups, p.groups_per_unit)
 
 
+cdef ptrdiff_t _chunks_together(const fc1d_gradient* q) noexcept nogil:
+    """Chunks that one pass has all of: those of an item where `run_gradient` goes item by item."""
+    cdef const fc1d_problem* p = &q.window
+    return p.n_tiles if p.c_in * p.c_out == 1 and q.parts == 1 and p.n_tiles <= FC1D_FAN else 1
+
+
 cdef ptrdiff_t _count_passes(fc1d_gradient* q, const fc1d_kernels* kernels) noexcept nogil:
-    """Passes over the units, each with a share of the chunks: no unit keeps a signal waiting. From shapes alone."""
+    """Passes over the units, each with a share of the chunks, from shapes alone.
+
+    No unit keeps a signal waiting, and no partial sum is of more than FC1D_FAN chunks.
+    """
     cdef fc1d_problem* p = &q.window
-    cdef ptrdiff_t co_unit = p.co_unit
+    cdef ptrdiff_t co_unit = p.co_unit, together = _chunks_together(q), shares = q.chunks // together
     _split_gradient(q, kernels, 1)  # more threads have more units
     cdef double passes = 1 + _macs(p) / (_unit_macs * q.parts * p.n_co_units * p.n_group_units)
     p.co_unit = co_unit
-    return <ptrdiff_t> min(passes, <double> (q.chunks // q.parts))
+    return max(<ptrdiff_t> min(passes, <double> (shares // q.parts)), _ceil(shares, q.parts * (FC1D_FAN // together)))
 
 
 cdef ptrdiff_t _lay_scratch(fc1d_gradient* q, const fc1d_kernels* kernels) noexcept nogil:
@@ -1461,15 +1497,6 @@ cdef int32_t* _gradient_tables(fc1d_gradient* q, const ptrdiff_t* where, ptrdiff
     return tap
 
 
-def _add_parts(sums, dw, again):
-    """dw = the sum of the parts, or dw += each part in order."""
-    if not again:
-        np.add.reduce(sums, axis=0, out=dw)
-        return
-    for part in sums:
-        np.add(dw, part, out=dw)
-
-
 def set_unit_macs(double macs=UNIT_MACS):
     """Set the multiply-adds of one unit of a weight gradient (a hook for tests); returns those until now."""
     global _unit_macs
@@ -1509,7 +1536,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     cdef fc1d_problem* p = &q.window
     cdef Taps taps
     cdef int failed
-    cdef ptrdiff_t stride, dilation, pad_left, groups, chunks, passes, i
+    cdef ptrdiff_t stride, dilation, pad_left, groups, chunks, passes, together, i, j
     cdef int mode, n_threads = run[0]
     cdef double macs
     cdef cnp.ndarray grad_input = None
@@ -1549,41 +1576,48 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
         macs = _macs(p)
         if macs < SERIAL_MACS:
             n_threads = 1
-        chunks, passes = q.chunks, _count_passes(&q, kernels)
+        chunks, passes, together = q.chunks, _count_passes(&q, kernels), _chunks_together(&q)
         _split_gradient(&q, kernels, n_threads)
         tap = _gradient_tables(&q, where, dilation * (k - 1))
         if tap == NULL:
             raise MemoryError("cannot allocate the tap tables of a call")
-        if weight is not None and passes == 1 and _input_in_same_pass(&q, kernels, weight, dilation * (k - 1)):
+        whole_items = passes == 1 or together == p.n_tiles
+        if weight is not None and whole_items and _input_in_same_pass(&q, kernels, weight, dilation * (k - 1)):
             grad_input = np.empty_like(g if transposed else x, order="C")
             q.w, q.dx = cnp.PyArray_DATA(weight), cnp.PyArray_DATA(grad_input)
         q.fetch = p.c_in * p.c_out == 1 and size * (cnp.PyArray_SIZE(x) + cnp.PyArray_SIZE(g)) > FETCH_BYTES
         scratch_bytes = size * _lay_scratch(&q, kernels)
-        # parts add up in order; a single one is the result itself
+        # a single partial sum is the result itself
         sums = dw[None] if only_db or q.parts * passes == 1 else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
         bias_sums = None if db is None else np.empty((q.parts, dw.shape[0]))
         if not only_db:
             q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements
         if db is not None:
             q.db, q.db_part = <double*> cnp.PyArray_DATA(bias_sums), dw.shape[0]
-        bias_sum = 0
+        totals, bias_totals = [dw], []
         for i in range(passes):
             if i:
                 PyErr_CheckSignals()
-            q.first_chunk = chunks * i // passes
-            q.chunks = chunks * (i + 1) // passes - q.first_chunk
+            q.first_chunk = chunks // together * i // passes * together
+            q.chunks = chunks // together * (i + 1) // passes * together - q.first_chunk
             with nogil:
                 failed = _run_units(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units,
                                     macs / passes, scratch_bytes, n_threads)
             if failed:
                 raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
             with np.errstate(all="ignore"):
-                if q.parts * passes > 1 and not only_db:
-                    _add_parts(sums, dw, i > 0)
+                if passes > 1 and not only_db:
+                    for j in range(q.parts):
+                        add_to(totals, sums[j], i * q.parts + j)
+                elif q.parts > 1 and not only_db:
+                    np.add.reduce(sums, axis=0, out=dw)
                 if db is not None:
-                    bias_sum = bias_sum + np.add.reduce(bias_sums, axis=0)
-        if db is not None:
-            db[...] = bias_sum
+                    add_to(bias_totals, np.add.reduce(bias_sums, axis=0), i)
+        with np.errstate(all="ignore"):
+            for total in totals[1:]:
+                np.add(dw, total, out=dw)
+            if db is not None:
+                db[...] = sum(bias_totals[1:], bias_totals[0])
         return grad_input
     finally:
         free(tap)

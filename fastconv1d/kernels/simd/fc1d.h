@@ -39,6 +39,9 @@ typedef struct {
     const void *alpha; /* C elements of the kernels' type, for snake */
 } fc1d_activation;
 
+/* Sums that are added one after another before they become one of the next level; totals.h has the tree. */
+enum { FC1D_FAN = 32 };
+
 enum { FC1D_ZEROS = 0, FC1D_REFLECT = 1, FC1D_REPLICATE = 2, FC1D_CIRCULAR = 3 };
 
 /* A run of the window: element i of the run is input position start + i*x_step (relative to the tile). */
@@ -71,6 +74,8 @@ typedef struct {
     const ptrdiff_t *phase_start; /* n_phases + 1 */
     /* blocking: chains of sums over ci_chain channels and k_block taps; a window holds ci_block channels */
     ptrdiff_t ci_chain, ci_block, k_block;
+    /* more than FC1D_FAN chains: the blocks of a group, of ci_block channels and k_block taps each, and levels of totals */
+    ptrdiff_t group_blocks, levels;
     const int32_t *tap; /* phase r, block channel c, tap j: tap[phase_start[r]*ci_block + c*taps(r) + j] */
     /* the window: rows of row_pitch elements, one per input channel, made of runs */
     const fc1d_run *runs;
@@ -84,8 +89,8 @@ typedef struct {
     int plain;               /* y and residual have unit stride and the kernels' type */
     int staged;              /* outputs pass through a staging tile (phases, several items, or y is not plain) */
     ptrdiff_t stage_pitch;   /* elements of a staging row */
-    ptrdiff_t window_elems;  /* scratch: window first, then the staging tile, then 2*emit_rows rows */
-    ptrdiff_t stage_elems, emit_rows, emit_pitch;
+    ptrdiff_t window_elems;  /* scratch: window first, then the staging tile, 2*emit_rows rows, and the totals */
+    ptrdiff_t stage_elems, emit_rows, emit_pitch, total_elems; /* of one level: rows as in the staging tile */
 } fc1d_problem;
 
 /* The weight gradient: dw[co][ci, k] = sum over items and columns of g[co] * window[ci, k].

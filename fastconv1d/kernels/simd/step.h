@@ -3,7 +3,7 @@
  *     y[c] = sum over k < taps of w[k*pitch + c] * x[k][c] + bias[c],    c < channels
  *
  * The sums are those of a register tile, bit for bit: one chain of multiply-adds per block of `chain` taps, the bias
- * after the first, the partial sums of the others added in order.
+ * after the first, the sums of the others added in the order of totals.h.
  */
 
 /* Channels [c, c + N*width) in N independent sums; LOAD_ and STORE_ move `width` of them. */
@@ -16,13 +16,15 @@
                 LOAD_(w + k * pitch + c + j * WIDTH) * LOAD_(x[k] + c + j * WIDTH);                                    \
         _Pragma("GCC unroll 4") for (int j = 0; j < N; j++)                                                            \
         {                                                                                                              \
-            if (k0 > 0)                                                                                                \
+            if (accumulate)                                                                                            \
                 acc[j] = LOAD_(y + c + j * WIDTH) + acc[j];                                                            \
-            else if (bias)                                                                                             \
+            else if (bias && k0 == 0)                                                                                  \
                 acc[j] = acc[j] + LOAD_(bias + c + j * WIDTH);                                                         \
             STORE_(y + c + j * WIDTH, acc[j]);                                                                         \
         }                                                                                                              \
     }
+#define STEP_PIECE 512
+#define STEP_LEVELS 3 /* of 2^20 chains; a kernel has at most 2^18 taps, see unsuited in direct_engine.pyx */
 #define LOAD_ONE(p) (*(p))
 #define STORE_ONE(p, v) (*(p) = (v))
 
@@ -32,15 +34,25 @@ static void NAME(step)(ptrdiff_t channels, ptrdiff_t pitch, ptrdiff_t taps, ptrd
     const T *restrict w = (const T *)weight, *restrict bias = (const T *)biases;
     const T *const *x = (const T *const *)rows;
     T *restrict y = (T *)out;
-    for (ptrdiff_t k0 = 0; k0 < taps; k0 += chain) {
-        const ptrdiff_t k1 = taps - k0 < chain ? taps : k0 + chain;
-        ptrdiff_t c = 0;
-        for (; c + 4 * LANES <= channels; c += 4 * LANES)
-            STEP(V, 4, LANES, LOAD, STORE)
-        for (; c + LANES <= channels; c += LANES)
-            STEP(V, 1, LANES, LOAD, STORE)
-        for (; c < channels; c++)
-            STEP(T, 1, 1, LOAD_ONE, STORE_ONE)
+    T totals[STEP_LEVELS * STEP_PIECE];
+    const ptrdiff_t piece = taps > FC1D_FAN * chain ? STEP_PIECE : channels; /* channels that share the totals */
+    for (ptrdiff_t c0 = 0, c1; c0 < channels; c0 = c1) {
+        c1 = channels - c0 < piece ? channels : c0 + piece;
+        ptrdiff_t groups = 0; /* complete */
+        for (ptrdiff_t k0 = 0, i = 0; k0 < taps; k0 += chain, i++) {
+            const ptrdiff_t k1 = taps - k0 < chain ? taps : k0 + chain;
+            const int accumulate = i % FC1D_FAN > 0;
+            if (i > 0 && !accumulate)
+                NAME(carry)(totals, STEP_PIECE, 0, y + c0, 0, 1, c1 - c0, groups++);
+            ptrdiff_t c = c0;
+            for (; c + 4 * LANES <= c1; c += 4 * LANES)
+                STEP(V, 4, LANES, LOAD, STORE)
+            for (; c + LANES <= c1; c += LANES)
+                STEP(V, 1, LANES, LOAD, STORE)
+            for (; c < c1; c++)
+                STEP(T, 1, 1, LOAD_ONE, STORE_ONE)
+        }
+        NAME(add_totals)(y + c0, 0, totals, STEP_PIECE, 0, 1, c1 - c0, groups);
     }
 }
 
@@ -72,5 +84,7 @@ static void NAME(run_positions)(const fc1d_problem *p, ptrdiff_t unit, void *scr
 }
 
 #undef STEP
+#undef STEP_PIECE
+#undef STEP_LEVELS
 #undef LOAD_ONE
 #undef STORE_ONE

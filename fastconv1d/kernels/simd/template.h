@@ -20,6 +20,8 @@ typedef T NAME(uvec);
 
 #include "rows.h"
 
+#include "totals.h"
+
 #include "pointwise.h"
 
 /* ---- register tiles ------------------------------------------------------------------------------------------
@@ -395,6 +397,24 @@ static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_
     return a;
 }
 
+/* How many blocks come before that of channel ci and tap k in the sums of a phase of so many taps. */
+static ptrdiff_t NAME(block_of)(const fc1d_problem *p, ptrdiff_t ci, ptrdiff_t k, ptrdiff_t taps)
+{
+    const ptrdiff_t k_blocks = taps ? (taps + p->k_block - 1) / p->k_block : 1;
+    return ci / p->ci_block * k_blocks + k / p->k_block;
+}
+
+/* Whether that block, not the first, is added to the sums; otherwise it begins a group, and the sums were carried. */
+static NOINLINE int NAME(go_on)(const fc1d_problem *p, ptrdiff_t ci, ptrdiff_t k, ptrdiff_t taps, const T *sums,
+                                ptrdiff_t lds, ptrdiff_t rows, ptrdiff_t cols, T *total)
+{
+    const ptrdiff_t block = NAME(block_of)(p, ci, k, taps);
+    if (block % p->group_blocks)
+        return 1;
+    NAME(carry)(total, p->total_elems, p->stage_pitch, sums, lds, rows, cols, block / p->group_blocks - 1);
+    return 0;
+}
+
 static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items, ptrdiff_t g, ptrdiff_t co0,
                             ptrdiff_t co1, ptrdiff_t q0, int more_groups, T *window)
 {
@@ -413,7 +433,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
         sink.channel = g * p->c_out;
     }
     const ptrdiff_t phase_pitch = (co1 - co0) * p->stage_pitch;
-    T *stage = window + p->window_elems;
+    T *stage = window + p->window_elems, *totals = stage + p->stage_elems + 2 * p->emit_rows * p->emit_pitch;
 
     for (ptrdiff_t ci = 0; ci == 0 || ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
@@ -428,22 +448,30 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
                 const ptrdiff_t chain = p->ci_chain * n_k;
                 const T *wb = w + (ci * p->kernel_size + (p->phase_start[r] + k) * n_ci) * p->c_out;
                 const int32_t *tap = p->tap + p->phase_start[r] * p->ci_block + k;
-                const int accumulate = ci > 0 || k > 0;
                 const int last = ci + n_ci == p->c_in && k + n_k == taps;
-                const NAME(sink) *to = last && !p->staged && active ? &sink : NULL;
+                const NAME(sink) *to = last && !p->staged && active && !p->levels ? &sink : NULL;
+                int accumulate = ci > 0 || k > 0;
+                const T *b = accumulate ? NULL : bias;
+                if (p->levels && accumulate)
+                    accumulate = NAME(go_on)(p, ci, k, taps, base + co0 * ldy, ldy, co1 - co0, cols, totals + r * phase_pitch);
                 for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block) {
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
                     const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
                     if (whole > c0)
-                        NAME(run_rows)(ROWS, c0, whole, cols, kc, chain, wb, window, tap, base, ldy, p->staged, bias,
+                        NAME(run_rows)(ROWS, c0, whole, cols, kc, chain, wb, window, tap, base, ldy, p->staged, b,
                                        accumulate, p->by_rows, &ahead, to);
                     if (whole < c1)
-                        NAME(run_rows)(c1 - whole, whole, c1, cols, kc, chain, wb, window, tap, base, ldy, p->staged, bias,
+                        NAME(run_rows)(c1 - whole, whole, c1, cols, kc, chain, wb, window, tap, base, ldy, p->staged, b,
                                        accumulate, p->by_rows, &ahead, to);
                 }
+                if (p->levels && last)
+                    NAME(add_totals)(base + co0 * ldy, ldy, totals + r * phase_pitch, p->total_elems, p->stage_pitch,
+                                     co1 - co0, cols, NAME(block_of)(p, ci, k, taps) / p->group_blocks);
             }
         }
     }
+    for (ptrdiff_t co = co0; p->levels && !p->staged && active && co < co1; co++)
+        NAME(finish_row)(&sink.finish, sink.channel + co, y + co * p->yc, residual ? residual + co * p->rc : NULL, cols);
     const int together = p->y_step == 1 && !p->residual; /* the items of a channel lie in one row, the last steps too */
     for (ptrdiff_t co = co0; p->staged && active && together && co < co1; co++)
         NAME(finish_row)(&sink.finish, sink.channel + co, stage + (co - co0) * p->stage_pitch, NULL, cols);

@@ -15,13 +15,14 @@ import onnx
 from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
-from . import functional, geometry
-from .activations import SNAKE_EPSILON, Activation, parse_activation
-from .elementwise import ELU, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
-from .folding import fold_batch_norm
-from .modules import Conv1d, ConvTranspose1d
-from .program import Activate, Combine, Convolve, output_shape
-from .sequential import lowered
+from .. import functional, geometry
+from ..activations import SNAKE_EPSILON, Activation, parse_activation
+from ..elementwise import ELU, GELU, LeakyReLU, ReLU, Sigmoid, Tanh
+from ..folding import fold_batch_norm
+from ..modules import Conv1d, ConvTranspose1d
+from ..program import Activate, Combine, Convolve, output_shape
+from ..sequential import lowered
+from .registry import OnnxError
 
 __all__ = ["OnnxError", "OnnxModel", "from_onnx", "to_onnx"]
 
@@ -29,20 +30,6 @@ _OPSET, _IR_VERSION = 20, 9  # the first with Gelu, and what runtimes of that ti
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": "wrap"}
 _MODE_NAMES = {"reflect": "reflect", "replicate": "edge"}
-
-
-class OnnxError(ValueError):
-    """A model that is not valid, or that holds what cannot be computed or written here.
-
-    Examples
-    --------
-    >>> from fastconv1d.onnx import OnnxError, from_onnx
-    >>> try:
-    ...     from_onnx(b"no model")
-    ... except OnnxError as error:
-    ...     print("refused")
-    refused
-    """
 
 
 class _Node:

@@ -1,0 +1,204 @@
+"""What depends on constants alone is computed when a graph is read, and what nobody reads dropped."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from .read import Graph, Type, frozen, read_graph
+from .registry import Node, find
+
+Array = NDArray[Any]
+
+# Their result differs from call to call.
+_RANDOM = {
+    *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
+    *("Multinomial", "Bernoulli"),
+}
+# A constant of more elements stays a node: a file of a hundred bytes may ask for any number.
+_LARGEST = 1 << 26
+
+
+def fold(graph: Graph) -> Graph:
+    """Return the graph without nodes that depend on constants alone, or that nobody reads."""
+    return _without_dead(_Folder(graph).folded())
+
+
+class _Folder:
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.constants = dict(graph.constants)
+        self.types = dict(graph.types)
+        self.names: dict[str, str] = {}  # of values that are others
+        self.kept: list[Node] = []
+        self.bodies = 0
+        self.results = {*graph.outputs}
+
+    def folded(self) -> Graph:
+        self._fold(self.graph.nodes)
+        self._rename_results()
+        graph = self.graph
+        return Graph(
+            self.kept, self.constants, graph.inputs, graph.outputs, self.types, graph.captured
+        )
+
+    def _fold(self, nodes: list[Node]) -> None:
+        for node in nodes:
+            node.inputs = [self.names.get(name, name) for name in node.inputs]
+            body = self._chosen_body(node)
+            if body is not None:
+                self._splice(node, body)
+            elif not self._is_known(node):
+                self.kept.append(node)
+
+    def _is_known(self, node: Node) -> bool:
+        """Whether the node's outputs are constants, or its input, which then is noted."""
+        if node.domain:
+            return False
+        if node.op in ("Identity", "Dropout") and self._passes_on(node):
+            if node.outputs[0] not in self.results:
+                self.names[node.outputs[0]] = node.inputs[0]
+                return True
+            return self._computed(node)
+        if node.op == "Shape":
+            shape = self.types.get(node.inputs[0], Type()).shape
+            if shape is not None and node.inputs[0] not in self.constants:
+                attributes = node.attributes
+                dims = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
+                if all(isinstance(size, int) for size in dims):
+                    self.constants[node.outputs[0]] = frozen(np.array(dims, np.int64))
+                    return True
+        return self._computed(node)
+
+    def _passes_on(self, node: Node) -> bool:
+        if node.op == "Identity":
+            return True
+        training = node.inputs[2] if len(node.inputs) > 2 else ""
+        known = self.constants.get(training) if training else np.array(False)
+        return known is not None and not known.any() and not any(node.outputs[1:])
+
+    def _computed(self, node: Node) -> bool:
+        inputs = [name for name in node.inputs if name]
+        if node.op in _RANDOM or any(name not in self.constants for name in inputs):
+            return False
+        build = find(node)
+        if build is None or any(isinstance(a, onnx.GraphProto) for a in node.attributes.values()):
+            return False
+        arrays = [self.constants[name] if name else None for name in node.inputs]
+        try:
+            if _size(node, arrays) > _LARGEST:
+                return False
+            with np.errstate(all="ignore"):
+                found = build(node)(*arrays)
+        except MemoryError:
+            raise
+        except Exception:  # of a branch that is never taken, say: at run time it is the node's
+            return False
+        values = found if isinstance(found, tuple) else (found,)
+        for name, value in zip(node.outputs, values, strict=False):
+            if name:
+                self.constants[name] = frozen(value)
+        return True
+
+    def _chosen_body(self, node: Node) -> Graph | None:
+        """Return the branch of an If on a constant."""
+        if node.op != "If" or node.domain or node.inputs[0] not in self.constants:
+            return None
+        chosen = bool(np.all(self.constants[node.inputs[0]]))
+        branch = node.attributes.get("then_branch" if chosen else "else_branch")
+        if not isinstance(branch, onnx.GraphProto):
+            return None
+        return read_graph(branch, node.attributes["opsets"])
+
+    def _splice(self, node: Node, body: Graph) -> None:
+        """Put a body's nodes in place of its node, its values under names of their own."""
+        self.bodies += 1
+        own = {*body.constants, *(name for n in body.nodes for name in n.outputs if name)}
+        fresh = {name: f"{name}@{self.bodies}" for name in own}
+
+        def renamed(name: str) -> str:
+            return fresh.get(name, self.names.get(name, name))
+
+        self.constants.update({fresh[k]: v for k, v in body.constants.items()})
+        self.types.update({fresh[k]: v for k, v in body.types.items() if k in fresh})
+        for inner in body.nodes:
+            inner.inputs = [renamed(name) for name in inner.inputs]
+            inner.outputs = [fresh[name] if name else "" for name in inner.outputs]
+        ends = [
+            Node("Identity", "", "", [renamed(end)], [name], {}, 16)
+            for end, name in zip(body.outputs, node.outputs, strict=False)
+            if name
+        ]
+        self._fold([*body.nodes, *ends])
+
+    def _rename_results(self) -> None:
+        """Let a node write an output of the graph that an Identity would copy."""
+        makers = {name for node in self.kept for name in node.outputs}
+        renames: dict[str, str] = {}
+        kept = []
+        for node in self.kept:
+            source = node.inputs[0] if node.inputs else ""
+            if (
+                node.op == "Identity"
+                and not node.domain
+                and source in makers
+                and source not in self.results
+                and source not in renames
+            ):
+                renames[source] = node.outputs[0]
+                if source in self.types:
+                    self.types.setdefault(node.outputs[0], self.types[source])
+            else:
+                kept.append(node)
+        if renames:
+            for node in kept:
+                node.inputs = [renames.get(name, name) for name in node.inputs]
+                node.outputs = [renames.get(name, name) for name in node.outputs]
+        self.kept = kept
+
+
+def _size(node: Node, arrays: list[Array | None]) -> int:
+    """Return how many elements a node's result may have, where that is not of its inputs' order."""
+    first = arrays[0] if arrays else None
+    second = arrays[1] if len(arrays) > 1 else None
+    if node.op == "ConstantOfShape" and first is not None:
+        return math.prod(int(size) for size in first.reshape(-1))
+    if node.op in ("Expand", "Tile") and first is not None and second is not None:
+        return first.size * math.prod(max(int(size), 1) for size in second.reshape(-1))
+    if node.op == "Range" and first is not None and second is not None and arrays[2] is not None:
+        return int(abs((second - first) / arrays[2]).max()) + 1
+    if node.op in ("Pad", "Resize", "Upsample", "OneHot", "Einsum", "EyeLike", "DFT", "STFT"):
+        return _LARGEST + 1 if node.op != "EyeLike" else 0
+    shapes = [array.shape for array in arrays if array is not None]
+    try:
+        broadcast = math.prod(np.broadcast_shapes(*shapes))
+    except ValueError:
+        broadcast = 0
+    product = math.prod(max(array.size, 1) for array in arrays[:2] if array is not None)
+    return max(broadcast, product if node.op in ("MatMul", "Gather", "Gemm") else 0)
+
+
+def _without_dead(graph: Graph) -> Graph:
+    needed = {*graph.outputs}
+    kept = []
+    for node in reversed(graph.nodes):
+        if any(name in needed for name in node.outputs if name):
+            kept.append(node)
+            needed.update(name for name in node.inputs if name)
+    graph.nodes = kept[::-1]
+    graph.constants = {k: v for k, v in graph.constants.items() if k in needed}
+    return graph
+
+
+def uses_of(graph: Graph) -> Counter[str]:
+    """Return how often each value is read; an output of the graph is."""
+    uses: Counter[str] = Counter()
+    for node in graph.nodes:
+        uses.update(name for name in node.inputs if name)
+    uses.update(graph.outputs)
+    return uses

@@ -1,0 +1,144 @@
+"""A graph, lowered once: its steps in order, and the arrays between them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import operators as _operators  # noqa: F401  (enters them in the table)
+from .blocks import grouped
+from .control import CONTROL
+from .folding import fold
+from .layers import Fused
+from .patterns import simplified
+from .read import Graph
+from .registry import OPERATORS, Node, OnnxError, find
+
+Array = NDArray[Any]
+
+# A refusal names so many nodes one by one.
+_MOST_ERRORS = 20
+
+
+class Step(NamedTuple):
+    """One call: what it reads and writes, and what may be forgotten after it."""
+
+    node: Node
+    run: Callable[..., Any]
+    inputs: list[str]
+    outputs: list[str]
+    done: list[str]
+
+
+class Program:
+    """The steps of a graph, for any number of calls at a time.
+
+    Parameters
+    ----------
+    graph : Graph
+        As it was read. Its nodes are used up.
+
+    Raises
+    ------
+    OnnxError
+        If nodes cannot be computed; the text names all of them.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        graph = grouped(simplified(fold(graph)))
+        self.inputs, self.outputs = graph.inputs, graph.outputs
+        self.constants = graph.constants
+        self.steps = _steps(graph)
+        used = {name for step in self.steps for name in step.inputs} | {*self.outputs}
+        self.constants = {k: v for k, v in graph.constants.items() if k in used}
+
+    def run(self, values: dict[str, Any]) -> list[Any]:
+        """Return the outputs for values of the inputs, under names; the dict is used up."""
+        values.update(self.constants)
+        values[""] = None
+        with np.errstate(all="ignore"):
+            for step in self.steps:
+                _compute(step, values)
+        return [values[name] for name in self.outputs]
+
+
+def _compute(step: Step, values: dict[str, Any]) -> None:
+    try:
+        result = step.run(*[values[name] for name in step.inputs])
+    except (ValueError, TypeError, OverflowError) as error:
+        raise type(error)(f"{step.node}: {error}") from error
+    except (ArithmeticError, LookupError, AttributeError) as error:
+        raise ValueError(f"{step.node}: {error}") from error
+    if isinstance(result, tuple):
+        values.update(zip(step.outputs, result, strict=False))
+    else:
+        values[step.outputs[0]] = result
+    for name in step.done:
+        del values[name]
+
+
+def _steps(graph: Graph) -> list[Step]:
+    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs if name}
+    kept = {*graph.constants, *graph.outputs}
+    steps, errors = [], []
+    for i, node in enumerate(graph.nodes):
+        try:
+            run = _built(node, graph)
+        except OnnxError as error:
+            errors.append(str(error))
+            continue
+        reads = dict.fromkeys(name for name in node.inputs if name)
+        done = [name for name in reads if last_use[name] == i and name not in kept]
+        done += [n for n in node.outputs[1:] if n and n not in last_use and n not in kept]
+        steps.append(Step(node, run, node.inputs, node.outputs, done))
+    if errors:
+        raise OnnxError(_listed(errors))
+    return steps
+
+
+def _built(node: Node, graph: Graph) -> Callable[..., Any]:
+    if isinstance(node, Fused):
+        return node.build()
+    if not node.domain and node.op in CONTROL:
+        return CONTROL[node.op](node, graph, Program)
+    build = find(node)
+    if build is None:
+        raise node.error(_unsupported(node))
+    try:
+        return build(node)
+    except (OnnxError, MemoryError):
+        raise
+    except Exception as error:  # an attribute of another type than its operator has
+        raise node.error(f"its attributes are not valid: {error}") from error
+
+
+def _unsupported(node: Node) -> str:
+    name = f"{node.domain}.{node.op}" if node.domain else node.op
+    versions = OPERATORS.get((node.domain, node.op))
+    if versions:
+        since = min(version.since for version in versions)
+        return f"{name} of operator set {node.opset} is not supported; supported from {since} on"
+    if node.domain == "com.microsoft":
+        help = "export the model again without ONNX Runtime's optimizations"
+    elif node.domain:
+        help = 'compute it outside of the model, or use rest="onnxruntime"'
+    elif "Sequence" in node.op or "String" in node.op or "Optional" in node.op:
+        help = "values should be tensors of numbers: compute it outside of the model"
+    else:
+        help = 'try onnxsim or a newer exporter, or rest="onnxruntime"'
+    known = len({op for domain, op in OPERATORS if not domain}) + len(CONTROL)
+    return f"{name} is not supported; supported are {known} operators of ONNX: {help}"
+
+
+def _listed(errors: list[str]) -> str:
+    if len(errors) == 1:
+        return errors[0]
+    shown = [*dict.fromkeys(errors)][:_MOST_ERRORS]
+    more = len(errors) - len(shown)
+    lines = [f"{len(errors)} nodes cannot be computed here:", *shown]
+    return "\n  ".join([*lines, f"and {more} more"] if more > 0 else lines)
+
+

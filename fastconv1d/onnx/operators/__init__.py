@@ -2,12 +2,15 @@
 
 from . import (
     activations,
+    attention,
     elementwise,
     indexing,
     linear,
+    losses,
     normalization,
     pooling,
     quantization,
+    randoms,
     recurrent,
     reductions,
     resizing,
@@ -17,12 +20,15 @@ from . import (
 
 __all__ = [
     "activations",
+    "attention",
     "elementwise",
     "indexing",
     "linear",
+    "losses",
     "normalization",
     "pooling",
     "quantization",
+    "randoms",
     "recurrent",
     "reductions",
     "resizing",

@@ -49,7 +49,7 @@ def divided(a: Array, b: Array) -> Any:
     if a.dtype.kind not in "iu":
         return np.divide(a, b)
     if a.dtype.kind == "u":
-        return np.floordivided(a, b)
+        return np.floor_divide(a, b)
     quotient, rest = np.divmod(a, b)
     return quotient + ((rest != 0) & ((a < 0) != (b < 0))).astype(a.dtype)
 
@@ -89,7 +89,20 @@ def _power(a: Array, b: Array) -> Array:
 
 def _shift(node: Node) -> _Run:
     left = text(node, "direction", "", ("LEFT", "RIGHT")) == "LEFT"
-    return _binary(np.left_shift if left else np.right_shift, "u")(node)
+
+    def run(a: Array, b: Array) -> Array:
+        check_same(a, b)
+        _check_kind(a, _INTEGERS)
+        bits = 8 * a.dtype.itemsize
+        beyond = (b < 0) | (b >= bits)
+        by = np.where(beyond, 0 if left else bits - 1, b).astype(b.dtype)
+        if left:
+            return np.where(beyond, a.dtype.type(0), np.left_shift(a, by))
+        # Of a negative number all bits are the sign's, of another one none is left.
+        shifted = np.right_shift(a, by)
+        return np.where(beyond & (a >= 0), a.dtype.type(0), shifted)
+
+    return run
 
 
 def _prelu(x: Array, slope: Array) -> Array:
@@ -295,7 +308,7 @@ def _dropout(node: Node) -> _Run:
     def run(x: Array, ratio: Array | None = None, training: Array | None = None) -> Any:
         if training is not None and scalar_of(training, "training_mode"):
             if ratio is None or scalar_of(ratio, "ratio") != 0:
-                raise ValueError("training_mode=True is not supported")
+                raise node.error("training_mode=True is not supported")
         return x if len(node.outputs) == 1 else (x, np.ones(x.shape, bool))
 
     return run

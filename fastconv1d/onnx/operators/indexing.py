@@ -172,7 +172,7 @@ def _tensor_scatter(node: Node) -> _Run:
         if where == 0:
             raise ValueError("axis should not be that of the batch")
         size, count = past.shape[where], update.shape[where] if update.ndim == past.ndim else -1
-        if past.shape[:where] + (count,) + past.shape[where + 1 :] != update.shape or count > size:
+        if (*past.shape[:where], count, *past.shape[where + 1 :]) != update.shape or count > size:
             raise ValueError(
                 f"update of shape {list(update.shape)} does not fit into {list(past.shape)}"
             )

@@ -20,7 +20,7 @@ _STORED = ("int8", "uint8", "int16", "uint16", "int32")
 
 
 def _spread(values: Array, x: Array, axis: int, block: int) -> Array:
-    """Return a scale or zero point in a shape that broadcasts to x: one, one a slice, one a block."""
+    """Return one value, or one for each slice or block along an axis, to broadcast to x."""
     if values.size == 1 and not block:
         return values.reshape(())
     where = axis_of(axis, x.ndim)

@@ -55,7 +55,6 @@ def _activations(node: Node, n_directions: int, defaults: list[str]) -> list[_Ru
     known = {name.lower(): entry for name, entry in FUNCTIONS.items()}
     found = []
     for name in names:
-        name = name.decode() if isinstance(name, bytes) else name
         if name.lower() not in known:
             raise node.error(f"the activation {name!r} is not supported")
         function, values = known[name.lower()]

@@ -100,7 +100,7 @@ def _builder(name: str) -> Callable[[Node], _Run]:
 
 
 for _name in FUNCTIONS:
-    if _name not in ("Affine", "ScaledTanh", "Relu", "Shrink"):
+    if _name not in ("Affine", "ScaledTanh", "Tanh", "Relu", "Shrink"):
         operator(_name)(_builder(_name))
 
 

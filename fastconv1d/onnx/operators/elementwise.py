@@ -231,7 +231,7 @@ def _erf(x: Array) -> Array:
     return np.asarray(erf(x) if is_float(x.dtype) else erf(x.astype(np.float64)).astype(x.dtype))
 
 
-operator("Erf")(_unary(_erf, _NUMBERS))
+operator("Erf")(_unary(computed_wide(_erf), _NUMBERS))
 
 
 @operator("IsInf")

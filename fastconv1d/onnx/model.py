@@ -112,10 +112,13 @@ class OnnxModel:
             _check_shape(name, values[name], self._types[name])
         results = dict(zip(self.outputs, self._program.run(dict(values)), strict=True))
         owned: list[NDArray[Any]] = [*values.values()]
-        found = []
+        found: list[Any] = []
         for name in wanted:
             value = results[name]
-            array = value if isinstance(value, np.ndarray) else np.asarray(value)
+            if isinstance(value, list):  # a sequence
+                found.append([np.array(part) for part in value])
+                continue
+            array = np.asarray(value)
             if not array.flags.writeable or any(np.may_share_memory(array, o) for o in owned):
                 array = np.array(array)
             owned.append(array)

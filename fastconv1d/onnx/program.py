@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from . import operators as _operators  # noqa: F401  (enters them in the table)
+from . import operators as _operators  # noqa: F401  (which enters them in the table)
+from . import sequences as _sequences  # noqa: F401
 from .blocks import grouped
 from .control import CONTROL
 from .folding import fold
@@ -19,8 +20,8 @@ from .registry import OPERATORS, Node, OnnxError, find
 
 Array = NDArray[Any]
 
-# A refusal names so many nodes one by one.
-_MOST_ERRORS = 20
+# A refusal of many nodes gives so many reasons, and so many nodes for each.
+_MOST_REASONS, _MOST_NAMES = 40, 5
 
 
 class Step(NamedTuple):
@@ -83,19 +84,20 @@ def _compute(step: Step, values: dict[str, Any]) -> None:
 def _steps(graph: Graph) -> list[Step]:
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs if name}
     kept = {*graph.constants, *graph.outputs}
-    steps, errors = [], []
+    steps: list[Step] = []
+    errors: list[tuple[Node, OnnxError]] = []
     for i, node in enumerate(graph.nodes):
         try:
             run = _built(node, graph)
         except OnnxError as error:
-            errors.append(str(error))
+            errors.append((node, error))
             continue
         reads = dict.fromkeys(name for name in node.inputs if name)
         done = [name for name in reads if last_use[name] == i and name not in kept]
         done += [n for n in node.outputs[1:] if n and n not in last_use and n not in kept]
         steps.append(Step(node, run, node.inputs, node.outputs, done))
     if errors:
-        raise OnnxError(_listed(errors))
+        raise _refusal(errors)
     return steps
 
 
@@ -125,7 +127,7 @@ def _unsupported(node: Node) -> str:
         help = "export the model again without ONNX Runtime's optimizations"
     elif node.domain:
         help = 'compute it outside of the model, or use rest="onnxruntime"'
-    elif "Sequence" in node.op or "String" in node.op or "Optional" in node.op:
+    elif "String" in node.op or "Optional" in node.op:
         help = "values should be tensors of numbers: compute it outside of the model"
     else:
         help = 'try onnxsim or a newer exporter, or rest="onnxruntime"'
@@ -133,12 +135,20 @@ def _unsupported(node: Node) -> str:
     return f"{name} is not supported; supported are {known} operators of ONNX: {help}"
 
 
-def _listed(errors: list[str]) -> str:
+def _refusal(errors: list[tuple[Node, OnnxError]]) -> OnnxError:
+    """Return one error for all: nodes for the same reason in one line."""
     if len(errors) == 1:
-        return errors[0]
-    shown = [*dict.fromkeys(errors)][:_MOST_ERRORS]
-    more = len(errors) - len(shown)
-    lines = [f"{len(errors)} nodes cannot be computed here:", *shown]
-    return "\n  ".join([*lines, f"and {more} more"] if more > 0 else lines)
-
-
+        return errors[0][1]
+    nodes: dict[str, list[str]] = {}
+    for node, error in errors:
+        text = str(error)
+        rule = text.removeprefix(f"{node}: ")
+        nodes.setdefault(f"{node.op}: {rule}", []).append(str(node))
+    lines = [f"{len(errors)} nodes cannot be computed here:"]
+    for reason, names in [*nodes.items()][:_MOST_REASONS]:
+        shown = ", ".join(name.rsplit(" (", 1)[0] for name in names[:_MOST_NAMES])
+        more = f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else ""
+        lines.append(f"{reason} ({shown}{more})")
+    if len(nodes) > _MOST_REASONS:
+        lines.append(f"and {len(nodes) - _MOST_REASONS} other reasons")
+    return OnnxError("\n  ".join(lines))

@@ -134,9 +134,10 @@ def _split(node: Node) -> _Run:
         if len(sizes) != count or sum(sizes) != length or min(sizes) < 0:
             raise ValueError(f"split should have {count} sizes, of the sum {length}, got {sizes}")
         ends = np.cumsum(sizes).tolist()
-        before = (slice(None),) * where
+        moved = x.swapaxes(0, where)
         parts = [
-            x[(*before, slice(end - size, end))] for size, end in zip(sizes, ends, strict=True)
+            moved[end - size : end].swapaxes(0, where)
+            for size, end in zip(sizes, ends, strict=True)
         ]
         return parts[0] if count == 1 else tuple(parts)
 

@@ -164,11 +164,8 @@ def _slices(
         last = end + size if end < 0 else end
         if step > 0:
             chosen[axis] = slice(max(first, 0), max(last, 0), step)
-        else:  # past the first position is None in NumPy
-            first = min(max(first, -1), size - 1)
-            chosen[axis] = slice(first, last if last >= 0 else None, step)
-            if first < 0:
-                chosen[axis] = slice(0, 0)
+        else:  # before the first position is None in NumPy
+            chosen[axis] = slice(min(max(first, 0), size - 1), last if last >= 0 else None, step)
     return tuple(chosen)
 
 

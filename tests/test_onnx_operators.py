@@ -1,17 +1,18 @@
 """ONNX's operators: the node tests of the onnx wheel, and rules that these leave out."""
 
 import collections
+import itertools
 
 import numpy as np
 import pytest
 
 onnx = pytest.importorskip("onnx")
 
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-import fastconv1d.onnx.operators  # noqa: F401  (enters the operators in the table)
-from fastconv1d.onnx.operators.types import element_dtype
-from fastconv1d.onnx.registry import OPERATORS, Node, OnnxError, find
+import fastconv1d.onnx.operators  # noqa: E402, F401  (enters the operators in the table)
+from fastconv1d.onnx.operators.types import element_dtype  # noqa: E402
+from fastconv1d.onnx.registry import OPERATORS, Node, OnnxError, find  # noqa: E402
 
 # Counted with onnx 1.23: of 1,884 cases 1,557 right, and those refused that need training,
 # sequences, optional values, strings, types of 8 bits and less, subgraphs, or a rare operator.
@@ -86,7 +87,7 @@ def assert_near(found, expected, rtol, atol):
     if expected.dtype.itemsize == 2 and expected.dtype.kind in "fV":
         # A result rounded once, where the reference rounds after each operation: two steps.
         rtol = max(rtol, 2.0 ** (-7 if expected.dtype.kind == "V" else -10))
-        atol = max(atol, 1e-3)
+        atol = max(atol, 2e-3)
         found, expected = found.astype(np.float32), expected.astype(np.float32)
     np.testing.assert_allclose(found, expected, rtol=rtol, atol=max(atol, 1e-7))
 
@@ -342,7 +343,7 @@ def test_bad_attributes_are_refused_by_name(op, attributes):
 def test_versions_of_an_operator_do_not_overlap():
     for key, versions in OPERATORS.items():
         ranges = sorted((v.since, v.until) for v in versions)
-        for (_, until), (since, _) in zip(ranges, ranges[1:], strict=False):
+        for (_, until), (since, _) in itertools.pairwise(ranges):
             assert until is not None, key
             assert until < since, key
 

@@ -115,7 +115,7 @@ def _prelu(x: Array, slope: Array) -> Array:
     return np.asarray(np.maximum(x, zero) + np.minimum(x, zero) * slope)
 
 
-for _name, _function, _kinds in (
+_OF_TWO: list[tuple[str, _Run, str]] = [
     ("Add", np.add, _NUMBERS),
     ("Sub", np.subtract, _NUMBERS),
     ("Mul", np.multiply, _NUMBERS),
@@ -131,7 +131,8 @@ for _name, _function, _kinds in (
     ("BitwiseAnd", np.bitwise_and, _INTEGERS),
     ("BitwiseOr", np.bitwise_or, _INTEGERS),
     ("BitwiseXor", np.bitwise_xor, _INTEGERS),
-):
+]
+for _name, _function, _kinds in _OF_TWO:
     operator(_name, since=7)(_binary(_function, _kinds))
 operator("Mod")(_mod)
 operator("Pow", since=7)(lambda node: _power)
@@ -196,7 +197,7 @@ def _of_doubles(name: str) -> _Run:
     return run
 
 
-for _name, _function, _kinds in (
+_OF_ONE: list[tuple[str, _Run, str]] = [
     ("Abs", np.abs, _NUMBERS),
     ("Neg", np.negative, "ifV"),
     ("Sign", np.sign, _NUMBERS),
@@ -222,7 +223,8 @@ for _name, _function, _kinds in (
     ("Not", np.logical_not, "b"),
     ("BitwiseNot", np.invert, _INTEGERS),
     ("IsNaN", np.isnan, "fV"),
-):
+]
+for _name, _function, _kinds in _OF_ONE:
     operator(_name)(_unary(_function, _kinds))
 
 

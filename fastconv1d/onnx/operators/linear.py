@@ -122,12 +122,17 @@ def correlated(x: Array, w: Array, places: Placed, groups: int) -> Array:
     return y
 
 
+def _of_tap(tap: tuple[int, ...], lead: int) -> tuple[Any, ...]:
+    """Return where one tap is in an array with other axes before and behind."""
+    return (*(slice(None),) * lead, *tap)
+
+
 def _by_taps(x: Array, w: Array, places: Placed, groups: int) -> Array:
     """Return the correlation of one channel a group: as many passes as the kernel has taps."""
     y = np.zeros((x.shape[0], groups, w.shape[0] // groups, *places.counts), x.dtype)
     ones = (1,) * len(places)
     for tap, where in places.taps():
-        factors = w[(slice(None), 0, *tap)].reshape(groups, -1, *ones)
+        factors = w[:, 0][_of_tap(tap, 1)].reshape(groups, -1, *ones)
         y += x[where][:, :, None] * factors
     return y.reshape(x.shape[0], w.shape[0], *places.counts)
 
@@ -222,7 +227,8 @@ class _Transposed:
             return functional.conv_transpose1d(
                 x, w, bias, stride, (before, after), more, self.groups, dilation
             )
-        return computed_wide(lambda *a: added_bias(self._scattered(*a, axes), bias))(x, w)
+        wide = computed_wide(lambda x, w: added_bias(self._scattered(x, w, axes), bias))
+        return wide(x, w)
 
     @staticmethod
     def _is_plain(stride: int, dilation: int, before: int, after: int, more: int) -> bool:
@@ -243,11 +249,12 @@ class _Transposed:
         products = np.matmul(kernels, flat).reshape(n, -1, *w.shape[2:], *x.shape[2:])
         y = np.zeros(allowed((n, products.shape[1], *full), x.dtype), x.dtype)
         for tap in np.ndindex(*w.shape[2:]):
-            where = tuple(
-                slice(k * dilation, k * dilation + (size - 1) * stride + 1, stride)
-                for k, size, (stride, dilation, *_) in zip(tap, x.shape[2:], axes, strict=True)
+            steps = zip(tap, x.shape[2:], axes, strict=True)
+            where: tuple[Any, ...] = (
+                ...,
+                *(slice(k * d, k * d + (size - 1) * s + 1, s) for k, size, (s, d, *_) in steps),
             )
-            y[(..., *where)] += products[(slice(None), slice(None), *tap)]
+            y[where] += products[_of_tap(tap, 2)]
         crop = [*(-before for _, _, before, _, _ in axes), *(-after for *_, after, _ in axes)]
         return padded(y, crop, list(range(2, x.ndim)), "constant", 0)
 
@@ -306,8 +313,8 @@ def _col2im(node: Node) -> _Run:
         sizes = [axis.size + axis.before + max(axis.after, 0) for axis in places]
         y = np.zeros(allowed((*parts.shape[:2], *sizes), x.dtype), x.dtype)
         for tap, where in places.taps():
-            y[where] += parts[(slice(None), slice(None), *tap)]
-        return y[(..., *(slice(a.before, a.before + a.size) for a in places))]
+            y[where] += parts[_of_tap(tap, 2)]
+        return places.cropped(y)
 
     return computed_wide_first(run)
 

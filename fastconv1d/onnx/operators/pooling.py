@@ -40,12 +40,12 @@ def _placed(windows: Windows, x: Array) -> Placed:
 
 def _over_axis(x: Array, axis: int, windows: Axis, function: Any) -> Array:
     """Return the reduction of the windows along one axis of a padded array."""
-    lead = (slice(None),) * axis
     if windows.taps <= _FEW_TAPS:
-        first = x[(*lead, windows.tap(0))]
-        y = first.copy() if windows.taps == 1 else function(first, x[(*lead, windows.tap(1))])
-        for k in range(2, windows.taps):
-            function(y, x[(*lead, windows.tap(k))], out=y)
+        lead = (slice(None),) * axis
+        taps = [x[lead + (windows.tap(k),)] for k in range(windows.taps)]  # noqa: RUF005
+        y = taps[0].copy() if len(taps) == 1 else function(taps[0], taps[1])
+        for tap in taps[2:]:
+            function(y, tap, out=y)
         return np.asarray(y)
     view = Placed([windows]).view(np.moveaxis(x, axis, -1))
     return np.moveaxis(function.reduce(view, axis=-1), -1, axis)

@@ -107,11 +107,9 @@ def _dynamic_quantize_linear(node: Node) -> _Run:
             raise TypeError(f"x should be float32, got dtype {x.dtype}")
         low = np.minimum(x.min(initial=0), np.float32(0))
         high = np.maximum(x.max(initial=0), np.float32(0))
-        scale = np.float32((high - low) / np.float32(255))
-        zero = np.float32(0) if scale == 0 else np.rint(np.clip(-low / scale, 0, 255))
-        offset = np.asarray(zero).astype(np.uint8)
-        divisor = scale if scale else np.float32(1)
-        y = quantized(x, np.asarray(divisor), offset, np.dtype(np.uint8))
+        scale = np.float32((high - low) / np.float32(255)) or np.float32(1)
+        offset = np.asarray(np.rint(np.clip(-low / scale, 0, 255))).astype(np.uint8)
+        y = quantized(x, np.asarray(scale), offset, np.dtype(np.uint8))
         return y, np.asarray(scale), offset
 
     return delivered(node, run)

@@ -302,13 +302,13 @@ def _lstm_step(
         if peep is not None:
             total[:, :h] += peep[0] * cell
             total[:, 2 * h : 3 * h] += peep[2] * cell
-        attributes.clipped(total)
-        new = g(total[:, 3 * h :])
         if peep is None:
-            opened = f(total[:, : 3 * h])
+            opened = f(attributes.clipped(total[:, : 3 * h]))
             enter, leave, keep = opened[:, :h], opened[:, h : 2 * h], opened[:, 2 * h :]
         else:
-            enter, keep = f(total[:, :h]), f(total[:, 2 * h : 3 * h])
+            enter = f(attributes.clipped(total[:, :h]))
+            keep = f(attributes.clipped(total[:, 2 * h : 3 * h]))
+        new = g(attributes.clipped(total[:, 3 * h :]))
         if coupled:
             keep = 1 - enter
         cell = keep * cell

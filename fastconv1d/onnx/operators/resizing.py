@@ -33,11 +33,15 @@ _ROUNDINGS: dict[str, Callable[[Array], Array]] = {
 
 
 class _Axis(NamedTuple):
-    """What happens along one axis: from `size` to `length` positions of the part of `region`."""
+    """What happens along one axis: from `size` to `length` positions of the part of `region`.
+
+    `full` is the length before it was rounded to a whole number.
+    """
 
     size: int
     length: int
     scale: float
+    full: float
     region: tuple[float, float] = (0.0, 1.0)
 
     @property
@@ -47,13 +51,14 @@ class _Axis(NamedTuple):
         )
 
     def coordinates(self, transformation: str) -> Array:
-        """Return where the outputs lie in the input."""
-        at = np.arange(self.length, dtype=np.float64)
-        full = self.scale * self.size
+        """Return where the outputs lie in the input, in float32: it decides ties as others do."""
+        at = np.arange(self.length, dtype=np.float32)
+        scale = np.float32(self.scale)
+        full = self.full
         if transformation == "asymmetric":
-            return at / self.scale
+            return at / scale
         if transformation == "tf_half_pixel_for_nn":
-            return (at + 0.5) / self.scale
+            return (at + np.float32(0.5)) / scale
         if transformation == "align_corners":
             return at * 0 if full == 1 else at * (self.size - 1) / (full - 1)
         if transformation == "tf_crop_and_resize":
@@ -63,9 +68,10 @@ class _Axis(NamedTuple):
             return at * 0 + span / 2 + offset if full == 1 else at * span / (full - 1) + offset
         if transformation == "pytorch_half_pixel" and full == 1:
             return at * 0 - 0.5
-        found = (at + 0.5) / self.scale - 0.5
+        found = (at + np.float32(0.5)) / scale - np.float32(0.5)
         if transformation == "half_pixel_symmetric":
-            found += self.size / 2 * (1 - self.length / full)
+            size, length = np.float32(self.size), np.float32(self.length)
+            found += size / np.float32(2) * (np.float32(1) - length / (scale * size))
         return found
 
 
@@ -161,7 +167,7 @@ def _from_scales(x: Array, axes: Sequence[int], scales: Sequence[float]) -> dict
     if len(scales) != len(axes) or not all(0 < s < math.inf for s in scales):
         raise ValueError(f"scales should be {len(axes)} numbers above 0, got {list(scales)}")
     return {
-        axis: _Axis(x.shape[axis], math.floor(x.shape[axis] * scale), scale)
+        axis: _Axis(x.shape[axis], math.floor(x.shape[axis] * scale), scale, x.shape[axis] * scale)
         for axis, scale in zip(axes, scales, strict=True)
     }
 
@@ -177,7 +183,7 @@ def _from_sizes(x: Array, axes: Sequence[int], sizes: list[int], policy: str) ->
         scales = [scale] * len(axes)
         sizes = [int(scale * x.shape[axis] + 0.5) for axis in axes]
     return {
-        axis: _Axis(x.shape[axis], size, scale)
+        axis: _Axis(x.shape[axis], size, scale, size)
         for axis, size, scale in zip(axes, sizes, scales, strict=True)
     }
 

@@ -134,9 +134,10 @@ def _split(node: Node) -> _Run:
         if len(sizes) != count or sum(sizes) != length or min(sizes) < 0:
             raise ValueError(f"split should have {count} sizes, of the sum {length}, got {sizes}")
         ends = np.cumsum(sizes).tolist()
-        before = (slice(None),) * where
+        moved = x.swapaxes(0, where)
         parts = [
-            x[(*before, slice(end - size, end))] for size, end in zip(sizes, ends, strict=True)
+            moved[end - size : end].swapaxes(0, where)
+            for size, end in zip(sizes, ends, strict=True)
         ]
         return parts[0] if count == 1 else tuple(parts)
 
@@ -163,11 +164,8 @@ def _slices(
         last = end + size if end < 0 else end
         if step > 0:
             chosen[axis] = slice(max(first, 0), max(last, 0), step)
-        else:  # past the first position is None in NumPy
-            first = min(max(first, -1), size - 1)
-            chosen[axis] = slice(first, last if last >= 0 else None, step)
-            if first < 0:
-                chosen[axis] = slice(0, 0)
+        else:  # before the first position is None in NumPy
+            chosen[axis] = slice(min(max(first, 0), size - 1), last if last >= 0 else None, step)
     return tuple(chosen)
 
 

@@ -124,9 +124,18 @@ class Placed(list[Axis]):
         lead = x.shape[: x.ndim - len(self)]
         sizes = [a.size + max(a.before, 0) + max(end, 0) for a, (_, end) in zip(self, pads)]  # noqa: B905
         result = np.full(allowed((*lead, *sizes), x.dtype), value, x.dtype)
-        inside = tuple(slice(max(a.before, 0), max(a.before, 0) + a.size) for a in self)
-        result[(..., *inside)] = x
-        return result[(..., *(slice(max(-a.before, 0), None) for a in self))]
+        inside: tuple[Any, ...] = (
+            ...,
+            *(slice(max(a.before, 0), max(a.before, 0) + a.size) for a in self),
+        )
+        result[inside] = x
+        read: tuple[Any, ...] = (..., *(slice(max(-a.before, 0), None) for a in self))
+        return result[read]
+
+    def cropped(self, y: Array) -> Array:
+        """Return the padded array without its pads."""
+        inside: tuple[Any, ...] = (..., *(slice(a.before, a.before + a.size) for a in self))
+        return y[inside]
 
     def taps(self) -> Iterator[tuple[tuple[int, ...], tuple[Any, ...]]]:
         """Yield each tap and where its positions are in the padded array."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,10 +43,7 @@ class _Folder:
     def folded(self) -> Graph:
         self._fold(self.graph.nodes)
         self._rename_results()
-        graph = self.graph
-        return Graph(
-            self.kept, self.constants, graph.inputs, graph.outputs, self.types, graph.captured
-        )
+        return replace(self.graph, nodes=self.kept, constants=self.constants, types=self.types)
 
     def _fold(self, nodes: list[Node]) -> None:
         for node in nodes:
@@ -100,6 +98,8 @@ class _Folder:
         except Exception:  # of a branch that is never taken, say: at run time it is the node's
             return False
         values = found if isinstance(found, tuple) else (found,)
+        if not all(isinstance(value, (np.ndarray, np.generic)) for value in values):
+            return False  # a sequence
         for name, value in zip(node.outputs, values, strict=False):
             if name:
                 self.constants[name] = frozen(value)

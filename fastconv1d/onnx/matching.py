@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .folding import uses_of
+from .layers import Activate
 from .read import Graph, frozen
 from .registry import Node
 
@@ -162,7 +163,7 @@ class Op(Pattern):
     def match(self, graph: View, name: str, found: Match) -> bool:
         place = graph.makers.get(name)
         node = None if place is None else graph.places[place]
-        if place is None or node is None or node.op != self.op or node.domain:
+        if place is None or node is None or node.op != self.op or not _is_plain(node):
             return False
         if node.outputs[0] != name or len(node.inputs) < len(self.inputs):
             return False
@@ -187,6 +188,11 @@ class Op(Pattern):
         yield inputs
         if self.op in _COMMUTING and len(inputs) == 2:
             yield inputs[::-1]
+
+
+def _is_plain(node: Node) -> bool:
+    """Whether the node is one of ONNX's, or an activation that is one of those alone."""
+    return not node.domain or (isinstance(node, Activate) and len(node.replaced) == 1)
 
 
 class Made(Pattern):

@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from .program import Program
 from .read import Graph, Type, load, read_model
 from .registry import OnnxError
+from .rest import checked
 
 
 class OnnxModel:
@@ -23,6 +24,8 @@ class OnnxModel:
     ----------
     graph : Graph
         As `read_model` returns it.
+    rest : 'onnxruntime', optional
+        As `from_onnx` takes it.
 
     Attributes
     ----------
@@ -43,10 +46,10 @@ class OnnxModel:
     (1, 1)
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, rest: str | None = None) -> None:
         self.inputs, self.outputs = [*graph.inputs], [*graph.outputs]
         self._types = {name: graph.types.get(name, Type()) for name in self.inputs + self.outputs}
-        self._program = Program(graph)
+        self._program = Program(graph, rest)
         self._steps = self._program.steps
 
     def __call__(self, *inputs: ArrayLike, out: Any = None) -> Any:
@@ -71,7 +74,7 @@ class OnnxModel:
         """
         if len(inputs) != len(self.inputs):
             raise ValueError(f"the graph takes the inputs {self.inputs}, got {len(inputs)}")
-        values = dict(zip(self.inputs, map(np.asarray, inputs), strict=True))
+        values = {name: as_value(v) for name, v in zip(self.inputs, inputs, strict=True)}
         found = self.compute(values, self.outputs)
         targets = [out] if isinstance(out, np.ndarray) else out
         if targets is not None:
@@ -111,7 +114,7 @@ class OnnxModel:
         for name in self.inputs:
             _check_shape(name, values[name], self._types[name])
         results = dict(zip(self.outputs, self._program.run(dict(values)), strict=True))
-        owned: list[NDArray[Any]] = [*values.values()]
+        owned = [value for value in values.values() if isinstance(value, np.ndarray)]
         found: list[Any] = []
         for name in wanted:
             value = results[name]
@@ -126,7 +129,14 @@ class OnnxModel:
         return found
 
 
-def _check_shape(name: str, value: NDArray[Any], kind: Type) -> None:
+def as_value(value: Any) -> Any:
+    """Return an input as an array; a list of arrays is a sequence."""
+    if isinstance(value, list) and value and all(isinstance(v, np.ndarray) for v in value):
+        return value
+    return np.asarray(value)
+
+
+def _check_shape(name: str, value: Any, kind: Type) -> None:
     """Raise if an input has not the size that the graph was lowered for."""
     shape = kind.shape
     if shape is None or (
@@ -165,13 +175,19 @@ def _written(
     return kept
 
 
-def from_onnx(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> OnnxModel:
+def from_onnx(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto, *, rest: str | None = None
+) -> OnnxModel:
     """Read an ONNX model of convolutions and what lies between them.
 
     Parameters
     ----------
     model : str, os.PathLike, bytes or onnx.ModelProto
         A path, or what such a file holds. Data in other files are found from a path alone.
+    rest : 'onnxruntime', optional
+        Compute with ONNX Runtime what does not surround a convolution: for models that are half
+        transformer, or that hold operators which this library has not. Its sessions take the
+        number of threads that `fastconv1d.get_num_threads` gives now.
 
     Returns
     -------
@@ -182,7 +198,9 @@ def from_onnx(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> OnnxMo
     ------
     OnnxError
         A ValueError: if the model is not valid, or nodes or attributes are not supported; the text
-        names all of them.
+        names all of them. Or if `rest` needs a package that is not installed.
+    ValueError
+        If `rest` is another value.
     OSError
         If the file cannot be read.
 
@@ -207,8 +225,9 @@ def from_onnx(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> OnnxMo
     >>> bool((model(x) == net(x)).all())
     True
     """
+    rest = checked(rest)
     proto = load(model)
     try:
-        return OnnxModel(read_model(proto))
+        return OnnxModel(read_model(proto), rest)
     except RecursionError as error:
         raise OnnxError("the bodies of its nodes are nested too deeply") from error

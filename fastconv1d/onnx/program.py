@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from .layers import Fused
 from .patterns import simplified
 from .read import Graph
 from .registry import OPERATORS, Node, OnnxError, find
+from .rest import handed_over
 
 Array = NDArray[Any]
 
@@ -41,6 +43,8 @@ class Program:
     ----------
     graph : Graph
         As it was read. Its nodes are used up.
+    rest : 'onnxruntime' or None
+        What computes nodes that do not surround a convolution; None for this library.
 
     Raises
     ------
@@ -48,11 +52,13 @@ class Program:
         If nodes cannot be computed; the text names all of them.
     """
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, rest: str | None = None) -> None:
         graph = grouped(simplified(fold(graph)))
+        if rest is not None:
+            graph = handed_over(graph)
         self.inputs, self.outputs = graph.inputs, graph.outputs
         self.constants = graph.constants
-        self.steps = _steps(graph)
+        self.steps = _steps(graph, partial(Program, rest=rest))
         used = {name for step in self.steps for name in step.inputs} | {*self.outputs}
         self.constants = {k: v for k, v in graph.constants.items() if k in used}
 
@@ -69,6 +75,8 @@ class Program:
 def _compute(step: Step, values: dict[str, Any]) -> None:
     try:
         result = step.run(*[values[name] for name in step.inputs])
+    except OnnxError:  # it names its node
+        raise
     except (ValueError, TypeError, OverflowError) as error:
         raise type(error)(f"{step.node}: {error}") from error
     except (ArithmeticError, LookupError, AttributeError) as error:
@@ -81,14 +89,14 @@ def _compute(step: Step, values: dict[str, Any]) -> None:
         del values[name]
 
 
-def _steps(graph: Graph) -> list[Step]:
+def _steps(graph: Graph, lower: Callable[[Graph], Program]) -> list[Step]:
     last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs if name}
     kept = {*graph.constants, *graph.outputs}
     steps: list[Step] = []
     errors: list[tuple[Node, OnnxError]] = []
     for i, node in enumerate(graph.nodes):
         try:
-            run = _built(node, graph)
+            run = _built(node, graph, lower)
         except OnnxError as error:
             errors.append((node, error))
             continue
@@ -101,11 +109,11 @@ def _steps(graph: Graph) -> list[Step]:
     return steps
 
 
-def _built(node: Node, graph: Graph) -> Callable[..., Any]:
+def _built(node: Node, graph: Graph, lower: Callable[[Graph], Program]) -> Callable[..., Any]:
     if isinstance(node, Fused):
         return node.build()
     if not node.domain and node.op in CONTROL:
-        return CONTROL[node.op](node, graph, Program)
+        return CONTROL[node.op](node, graph, lower)
     build = find(node)
     if build is None:
         raise node.error(_unsupported(node))

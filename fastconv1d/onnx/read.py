@@ -46,6 +46,8 @@ class Graph:
         What is known of the values' dtypes and shapes.
     captured : list of str
         Names of outer graphs that the nodes read.
+    opsets : dict of str to int
+        The operator set of each domain.
     """
 
     nodes: list[Node]
@@ -54,6 +56,7 @@ class Graph:
     outputs: list[str]
     types: dict[str, Type] = field(default_factory=dict)
     captured: list[str] = field(default_factory=list)
+    opsets: dict[str, int] = field(default_factory=dict)
 
 
 @contextmanager
@@ -148,7 +151,7 @@ def read_graph(proto: Any, opsets: dict[str, int]) -> Graph:
             nodes.append(node)
     outputs = [value.name for value in proto.output]
     types = _types([*proto.input, *proto.value_info, *proto.output])
-    graph = Graph(nodes, constants, inputs, outputs, types)
+    graph = Graph(nodes, constants, inputs, outputs, types, opsets=opsets)
     graph.captured = _captured(graph)
     return graph
 

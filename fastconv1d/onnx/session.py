@@ -6,11 +6,10 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
-from .model import OnnxModel, from_onnx
+from .model import OnnxModel, as_value, from_onnx
 from .read import Type
 
 _TYPES = {
@@ -47,7 +46,9 @@ class InferenceSession:
     path_or_bytes : str, os.PathLike, bytes or onnx.ModelProto
         As `from_onnx` takes it.
     sess_options, providers, provider_options : optional
-        Accepted and ignored, for code that was written for ONNX Runtime.
+        Accepted and ignored, for code that was written for ONNX Runtime; so are other keywords.
+    rest : 'onnxruntime', optional
+        As `from_onnx` takes it.
 
     Raises
     ------
@@ -73,9 +74,11 @@ class InferenceSession:
         sess_options: Any = None,
         providers: Any = None,
         provider_options: Any = None,
+        *,
+        rest: str | None = None,
         **ignored: Any,
     ) -> None:
-        self._model: OnnxModel = from_onnx(path_or_bytes)
+        self._model: OnnxModel = from_onnx(path_or_bytes, rest=rest)
 
     def run(
         self,
@@ -113,7 +116,7 @@ class InferenceSession:
                 f"the graph has the inputs {model.inputs} and outputs {model.outputs}; "
                 f"missing are {missing}, unknown {unknown}"
             )
-        values = {name: np.asarray(input_feed[name]) for name in model.inputs}
+        values = {name: as_value(input_feed[name]) for name in model.inputs}
         return model.compute(values, wanted)
 
     def get_inputs(self) -> list[NodeArg]:

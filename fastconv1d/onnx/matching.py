@@ -58,12 +58,22 @@ class Match:
         self.constants: dict[str, NDArray[Any]] = {}
         self.nodes: dict[str, Node] = {}
         self.places: list[int] = []
+        self._trail: list[tuple[dict[str, Any], str]] = []
 
-    def state(self) -> tuple[Any, ...]:
-        return dict(self.values), dict(self.constants), dict(self.nodes), list(self.places)
+    def bind(self, table: dict[str, Any], label: str, what: Any) -> None:
+        if label not in table:
+            self._trail.append((table, label))
+        table[label] = what
 
-    def restore(self, state: tuple[Any, ...]) -> None:
-        self.values, self.constants, self.nodes, self.places = state
+    def mark(self) -> tuple[int, int]:
+        return len(self._trail), len(self.places)
+
+    def undo(self, mark: tuple[int, int]) -> None:
+        """Forget what was bound since `mark`."""
+        while len(self._trail) > mark[0]:
+            table, label = self._trail.pop()
+            del table[label]
+        del self.places[mark[1] :]
 
 
 class View:
@@ -97,7 +107,10 @@ class Value(Pattern):
     label: str
 
     def match(self, graph: View, name: str, found: Match) -> bool:
-        return found.values.setdefault(self.label, name) == name
+        known = found.values.get(self.label)
+        if known is None:
+            found.bind(found.values, self.label, name)
+        return known is None or known == name
 
 
 @dataclass(eq=False)
@@ -111,9 +124,11 @@ class Constant(Pattern):
         array = graph.constants.get(name)
         if array is None or (self.scalar and array.size != 1):
             return False
-        found.constants[self.label] = array
-        found.values[self.label] = name
-        return True
+        known = found.values.get(self.label)
+        if known is None:
+            found.bind(found.values, self.label, name)
+            found.bind(found.constants, self.label, array)
+        return known is None or known == name or found.constants[self.label] is array
 
 
 @dataclass(eq=False)
@@ -137,12 +152,11 @@ class Either(Pattern):
         self.patterns = patterns
 
     def match(self, graph: View, name: str, found: Match) -> bool:
-        state = found.state()
+        mark = found.mark()
         for pattern in self.patterns:
             if pattern.match(graph, name, found):
                 return True
-            found.restore(state)
-            state = found.state()
+            found.undo(mark)
         return False
 
     def __or__(self, other: Pattern) -> Pattern:
@@ -171,16 +185,15 @@ class Op(Pattern):
             return False
         if any(node.inputs[len(self.inputs) :]):
             return False
-        state = found.state()
+        mark = found.mark()
         for inputs in self._orders(node):
             pairs = zip(self.inputs, inputs, strict=True)
             if all(pattern.match(graph, source, found) for pattern, source in pairs):
                 found.places.append(place)
                 if self.label:
-                    found.nodes[self.label] = node
+                    found.bind(found.nodes, self.label, node)
                 return True
-            found.restore(state)
-            state = found.state()
+            found.undo(mark)
         return False
 
     def _orders(self, node: Node) -> Iterator[list[str]]:
@@ -207,7 +220,7 @@ class Made(Pattern):
         if place is None or not isinstance(node, self.kind) or not self.suited(node):
             return False
         found.places.append(place)
-        found.nodes[self.label] = node
+        found.bind(found.nodes, self.label, node)
         return True
 
 
@@ -216,6 +229,12 @@ class Rule(NamedTuple):
 
     pattern: Op
     make: Callable[[View, Node, Match], Node | None]
+    needs: frozenset[Any]  # operators, or classes of ours, that make inputs of the last node
+
+
+def _needs(pattern: Op) -> frozenset[Any]:
+    kinds = {part.op for part in pattern.inputs if isinstance(part, Op)}
+    return frozenset(kinds | {part.kind for part in pattern.inputs if isinstance(part, Made)})
 
 
 @dataclass
@@ -230,7 +249,9 @@ class Rules:
         def enter(make: Any) -> Any:
             for pattern in patterns:
                 assert isinstance(pattern, Op)
-                self.by_op.setdefault(pattern.op, []).append(Rule(pattern, make))
+                self.by_op.setdefault(pattern.op, []).append(
+                    Rule(pattern, make, _needs(pattern))
+                )
             return make
 
         return enter
@@ -250,7 +271,14 @@ class Rules:
         last = view.places[-1]
         if last is None or last.domain:
             return False
-        for rule in self.by_op.get(last.op, ()):
+        rules = self.by_op.get(last.op)
+        if not rules:
+            return False
+        makers = [maker for name in last.inputs if (maker := view.maker(name)) is not None]
+        there = {maker.op for maker in makers} | {type(maker) for maker in makers}
+        for rule in rules:
+            if not rule.needs <= there:
+                continue
             found = Match()
             if not rule.pattern.match(view, last.outputs[0], found) or not _is_closed(view, found):
                 continue

@@ -50,8 +50,8 @@ def _matched(view: View, found: Match) -> list[Node]:
 # ---- activations -------------------------------------------------------------------------------
 
 _erf = Op("Erf", x / math.sqrt(2)) | Op("Erf", x * math.sqrt(0.5))
-_cube = Op("Pow", x, 3.0) | x * (x * x)
-_u = (x + _cube * 0.044715) * math.sqrt(2 / math.pi)
+_cubic = (Op("Pow", x, 3.0) | x * (x * x)) * 0.044715 | x * (x * (x * 0.044715))
+_u = (x + _cubic) * math.sqrt(2 / math.pi)
 _u2 = x * ((x * x) * 0.044715 + 1.0) * math.sqrt(2 / math.pi)
 _tanh_u = Op("Tanh", _u) | Op("Tanh", _u2) | Op("Tanh", (x * math.sqrt(2 / math.pi)) * ((x * x) * 0.044715 + 1.0))
 
@@ -292,7 +292,7 @@ def _affine(view: View, node: Node, found: Match) -> Node | None:
     assert isinstance(conv, Convolution)
     if node.op in ("Div", "Sub") and node.inputs[0] != conv.outputs[0]:
         return None
-    wide = _per_channel(conv, factor)
+    wide = _per_channel(view, conv, factor)
     if wide is None or factor.dtype != conv.weight.dtype:
         return None
     one, zero = np.ones(conv.out_channels), np.zeros(conv.out_channels)
@@ -302,18 +302,18 @@ def _affine(view: View, node: Node, found: Match) -> Node | None:
     return _scaled(view, node, found, scale, shift)
 
 
-def _per_channel(conv: Convolution, factor: Array) -> Array | None:
+def _per_channel(view: View, conv: Convolution, factor: Array) -> Array | None:
     """Return a constant as one number a channel, if that is how it is repeated."""
     n = conv.out_channels
-    after = 0 if conv.channels_last else conv.rank
-    if factor.size == 1 and factor.ndim <= 2 + (conv.rank if not conv.flat else 0):
-        return np.full(n, float(factor.reshape(-1)[0]))
-    shape = factor.shape if conv.flat else (1,) * (after + 2 - factor.ndim) + factor.shape
-    wanted = (n, *(1,) * after)
-    fits = tuple(shape[-len(wanted) :]) == wanted and all(s == 1 for s in shape[: -len(wanted)])
-    if not fits or (conv.flat and factor.ndim != 1):
+    rank = (view.rank(conv.inputs[0]) or 1) if conv.flat else 2 + conv.rank
+    if factor.ndim > rank:
         return None
-    return factor.reshape(-1).astype(np.float64)
+    if factor.size == 1:
+        return np.full(n, float(factor.reshape(-1)[0]))
+    wanted = (n,) if conv.channels_last else (n, *(1,) * conv.rank)
+    if (1,) * (len(wanted) - factor.ndim) + factor.shape[-len(wanted) :] != wanted:
+        return None
+    return factor.reshape(-1).astype(np.float64) if factor.size == n else None
 
 
 def _scaled(view: View, node: Node, found: Match, scale: Array, shift: Array) -> Node | None:

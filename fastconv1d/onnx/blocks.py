@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .layers import Activate, Fused
-from .norms import Affine
+from .norms import Affine, Rounded
 from .patterns import OURS
 from .read import Graph
 from .registry import Node, find
@@ -135,7 +135,7 @@ def grouped(graph: Graph) -> Graph:
 
 
 def _is_elementwise(node: Node) -> bool:
-    if isinstance(node, (Activate, Affine)):
+    if isinstance(node, (Activate, Affine, Rounded)):
         return not isinstance(node, Activate) or node.activation.alpha is None
     if node.domain or node.op not in ELEMENTWISE or any(node.outputs[1:]):
         return False

@@ -27,7 +27,7 @@ _LARGEST = 1 << 26
 
 def fold(graph: Graph) -> Graph:
     """Return the graph without nodes that depend on constants alone, or that nobody reads."""
-    return _without_dead(_Folder(graph).folded())
+    return without_dead(_Folder(graph).folded())
 
 
 class _Folder:
@@ -183,7 +183,8 @@ def _size(node: Node, arrays: list[Array | None]) -> int:
     return max(broadcast, product if node.op in ("MatMul", "Gather", "Gemm") else 0)
 
 
-def _without_dead(graph: Graph) -> Graph:
+def without_dead(graph: Graph) -> Graph:
+    """Return the graph without nodes and constants that nobody reads."""
     needed = {*graph.outputs}
     kept = []
     for node in reversed(graph.nodes):

@@ -7,7 +7,7 @@ dimension has more than a point, otherwise over the unfolded rows of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -102,6 +102,7 @@ class Convolution(Fused):
     after: Activation | None = None
     position: str | None = None
     channels_last: bool = False
+    squeezed: tuple[int, ...] = ()  # dimensions of the input that are dropped
     flat: bool = False  # a matrix product: any number of dimensions before the channels
 
     @property
@@ -127,6 +128,30 @@ class Convolution(Fused):
         if self.weight.dtype.kind != "f" and not half_of(self.weight.dtype):
             return False
         return not (self.transposed and self.follows_length)
+
+    def leaves(self, axis: int) -> bool:
+        """Whether the convolution leaves this dimension as it is."""
+        ones = self.weight.shape[2 + axis], self.strides[axis]
+        ends = self.pads[axis], self.pads[self.rank + axis], self.output_padding[axis]
+        given = self.output_shape is None or self.output_shape[axis] == -1
+        return ones == (1, 1) and ends == (0, 0, 0) and given
+
+    def without(self, axes: Iterable[int]) -> Convolution:
+        """Return the convolution without dimensions (of the input) that it leaves."""
+        dropped = {axis - 2 for axis in axes}
+        kept = [axis for axis in range(self.rank) if axis not in dropped]
+        both = kept + [self.rank + axis for axis in kept]
+        given = self.output_shape
+        return replace(
+            self,
+            weight=self.weight.squeeze(tuple(2 + axis for axis in dropped)),
+            strides=[self.strides[axis] for axis in kept],
+            dilations=[self.dilations[axis] for axis in kept],
+            pads=[self.pads[axis] for axis in both],
+            output_padding=[self.output_padding[axis] for axis in kept],
+            output_shape=None if given is None else [given[axis] for axis in kept],
+            attributes={},
+        )
 
     def check(self) -> None:
         """Raise what is wrong with the attributes."""
@@ -162,7 +187,7 @@ class Convolution(Fused):
         with _as_errors_of(self):
             if self.position is None:
                 return _apply(self)
-            if self.rank == 1:
+            if self.rank == 1 and not self.squeezed:
                 return _adding_layer(self)
             return _adding(self, _apply(replace(self, position=None, after=None)))
 
@@ -232,18 +257,24 @@ def _rank_of(node: Node) -> int:
 
 def _apply(node: Convolution) -> Callable[..., Any]:
     """Return the function of x, and of a residual of the output's shape where there is one."""
+    if node.squeezed:
+        axes, inner = node.squeezed, _apply(replace(node, squeezed=()))
+        return lambda x: inner(x.squeeze(axes))
     if node.rank == 1:
         return _one_dimension(node)
-    flat = [axis for axis in range(node.rank) if _leaves(node, axis)]
+    flat = [axis for axis in range(node.rank) if node.leaves(axis)]
     if not (node.follows_length and node.transposed):
         if len(flat) == node.rank:
-            return _pointwise(_squeezed(node, node.rank - 1))
+            return _pointwise(_along(node, node.rank - 1))
         if len(flat) == node.rank - 1:
             axis = next(axis for axis in range(node.rank) if axis not in flat)
-            return _rows(_squeezed(node, axis), axis)
+            if axis == 0 and node.rank == 2 and node.strides[0] == 1 and not node.transposed:
+                if not node.follows_length:
+                    return _columns(_along(node, 0))
+            return _rows(_along(node, axis), axis)
     if len(flat) == node.rank - 1:
         axis = next(axis for axis in range(node.rank) if axis not in flat)
-        return _rows(_squeezed(node, axis), axis)
+        return _rows(_along(node, axis), axis)
     return _unfolded_transposed(node) if node.transposed else _unfolded(node)
 
 
@@ -351,28 +382,10 @@ def _adding(node: Convolution, plain: Callable[..., Any]) -> Callable[..., Any]:
 # ---- more dimensions ---------------------------------------------------------------------------
 
 
-def _leaves(node: Convolution, axis: int) -> bool:
-    """Whether the convolution leaves this dimension as it is."""
-    before, after = node.pads[axis], node.pads[node.rank + axis]
-    given = node.output_shape[axis] if node.output_shape is not None else -1
-    ones = node.weight.shape[2 + axis], node.strides[axis]
-    return ones == (1, 1) and before == after == node.output_padding[axis] == 0 and given == -1
-
-
-def _squeezed(node: Convolution, axis: int) -> Convolution:
+def _along(node: Convolution, axis: int) -> Convolution:
     """Return the convolution along one dimension alone."""
-    others = tuple(2 + other for other in range(node.rank) if other != axis)
-    return replace(
-        node,
-        weight=node.weight.squeeze(others),
-        strides=[node.strides[axis]],
-        dilations=[node.dilations[axis]],
-        pads=[node.pads[axis], node.pads[node.rank + axis]],
-        output_padding=[node.output_padding[axis]],
-        output_shape=None if node.output_shape is None else [node.output_shape[axis]],
-        attributes={},
-        position=None,
-    )
+    others = [2 + other for other in range(node.rank) if other != axis]
+    return replace(node.without(others), position=None)
 
 
 def _checked_rank(x: Array, rank: int) -> None:
@@ -389,6 +402,28 @@ def _pointwise(node: Convolution) -> Callable[[Array], Array]:
             raise ValueError(f"expected an input of 3 dimensions at least, got {list(x.shape)}")
         y = apply(x.reshape(*x.shape[:2], int(np.prod(x.shape[2:]))))
         return y.reshape(*y.shape[:2], *x.shape[2:])
+
+    return run
+
+
+def _columns(node: Convolution) -> Callable[[Array], Array]:
+    """A convolution along the first of two dimensions: of one row that holds all, dilated."""
+    layer = _layer(node)
+    known: tuple[int, Any] = (1, layer)
+
+    def run(x: Array) -> Array:
+        nonlocal known
+        _checked_rank(x, 2)
+        width, made = known
+        if width != x.shape[3] and x.shape[3]:
+            width, made = x.shape[3], layer._sharing_parameters()
+            made.dilation = (node.dilations[0] * width,)
+            made.padding = tuple(pad * width for pad in node.pads)
+            known = width, made
+        if x.shape[3] == 0:
+            raise ValueError(f"expected an input that is not empty, got {list(x.shape)}")
+        y = made(x.reshape(*x.shape[:2], -1))
+        return y.reshape(*y.shape[:2], -1, width)
 
     return run
 

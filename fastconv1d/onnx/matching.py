@@ -167,11 +167,13 @@ class Op(Pattern):
     """The first output of a node of ONNX's domain with these inputs.
 
     `attributes` are values that it should have, where an absent one counts as None; `label` names
-    the node in the match.
+    the node in the match; with `more` it may have further inputs.
     """
 
-    def __init__(self, op: str, *inputs: Any, label: str = "", **attributes: Any) -> None:
-        self.op, self.label, self.attributes = op, label, attributes
+    def __init__(
+        self, op: str, *inputs: Any, label: str = "", more: bool = False, **attributes: Any
+    ) -> None:
+        self.op, self.label, self.more, self.attributes = op, label, more, attributes
         self.inputs = [p if isinstance(p, Pattern) else Number(p) for p in inputs]
 
     def match(self, graph: View, name: str, found: Match) -> bool:
@@ -183,7 +185,7 @@ class Op(Pattern):
             return False
         if any(node.attributes.get(key) != value for key, value in self.attributes.items()):
             return False
-        if any(node.inputs[len(self.inputs) :]):
+        if not self.more and any(node.inputs[len(self.inputs) :]):
             return False
         mark = found.mark()
         for inputs in self._orders(node):
@@ -225,10 +227,10 @@ class Made(Pattern):
 
 
 class Rule(NamedTuple):
-    """A pattern and what takes its place: a node, or None where it does not apply after all."""
+    """A pattern and what takes its place: nodes, or None where it does not apply after all."""
 
     pattern: Op
-    make: Callable[[View, Node, Match], Node | None]
+    make: Callable[[View, Node, Match], Node | list[Node] | None]
     needs: frozenset[Any]  # operators, or classes of ours, that make inputs of the last node
 
 
@@ -284,7 +286,7 @@ class Rules:
                 continue
             made = rule.make(view, last, found)
             if made is not None:
-                _replace(view, found, made)
+                _replace(view, found, made if isinstance(made, list) else [made])
                 return True
         return False
 
@@ -307,8 +309,8 @@ def _is_closed(view: View, found: Match) -> bool:
     )
 
 
-def _replace(view: View, found: Match, made: Node) -> None:
-    """Put a node in place of the last matched one, and drop the others."""
+def _replace(view: View, found: Match, made: list[Node]) -> None:
+    """Put nodes in place of the last matched one, and drop the others."""
     for place in {*found.places, len(view.places) - 1}:
         node = view.places[place]
         assert node is not None
@@ -317,13 +319,20 @@ def _replace(view: View, found: Match, made: Node) -> None:
             view.makers.pop(name, None)
         view.places[place] = None
     view.places.pop()
-    view.uses.update(name for name in made.inputs if name)
-    view.add(made)
+    for node in made:
+        view.uses.update(name for name in node.inputs if name)
+        view.add(node)
+
+
+def new_name(view: View, name: str) -> str:
+    """Return a name that no value has and that begins with the given one."""
+    while name in view.constants or name in view.makers or name in view.uses:
+        name += "'"
+    return name
 
 
 def number_in(view: View, name: str, value: Any) -> str:
     """Enter a constant under a new name that begins with the given one."""
-    while name in view.constants or name in view.makers:
-        name += "'"
+    name = new_name(view, name)
     view.constants[name] = frozen(np.asarray(value))
     return name

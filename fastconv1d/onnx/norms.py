@@ -1,4 +1,4 @@
-"""Norms over some dimensions, and the affine maps that are left of batch norms."""
+"""Norms, and element-wise maps that patterns leave."""
 
 from __future__ import annotations
 
@@ -50,5 +50,27 @@ class Affine(Fused):
         def run(x: Array, scale: Array, shift: Array) -> Array:
             y = x * scale
             return np.add(y, shift, out=y)
+
+        return run
+
+
+@dataclass
+class Rounded(Fused):
+    """What is left of values that were quantised and back: multiples of a scale, within limits."""
+
+    scale: float = 1.0
+    limits: tuple[int, int] = (-128, 127)
+
+    def build(self) -> Callable[..., Any]:
+        scale, (low, high) = self.scale, self.limits
+
+        def run(x: Array) -> Array:
+            if x.dtype != np.float32:
+                raise TypeError(f"the input should be float32, as the scale is, got {x.dtype}")
+            y = np.divide(x, np.float32(scale))
+            np.rint(y, out=y)
+            np.maximum(y, np.float32(low), out=y)
+            np.minimum(y, np.float32(high), out=y)
+            return np.multiply(y, np.float32(scale), out=y)
 
         return run

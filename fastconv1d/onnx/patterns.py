@@ -15,9 +15,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..activations import SNAKE_EPSILON, Activation, parse_activation
+from .folding import without_dead
 from .layers import LARGEST_PAD, Activate, Convolution, convolution_of
-from .matching import Constant, Made, Match, Op, Pattern, Rules, Value, View, number_in
-from .norms import Affine, Normalize
+from .matching import (
+    Constant,
+    Made,
+    Match,
+    Op,
+    Pattern,
+    Rules,
+    Value,
+    View,
+    new_name,
+    number_in,
+)
+from .norms import Affine, Normalize, Rounded
 from .read import Graph
 from .registry import Node
 
@@ -33,7 +45,7 @@ x = Value("x")
 
 def simplified(graph: Graph) -> Graph:
     """Return the graph with nodes of this library in place of patterns."""
-    return RULES.rewritten(graph)
+    return without_dead(RULES.rewritten(graph))
 
 
 def _pass_on(node: Node, made: Any, found: list[Node]) -> Any:
@@ -382,6 +394,56 @@ def _chomped(view: View, node: Node, found: Match) -> Node | None:
     return _pass_on(node, replace(conv, pads=pads), _matched(view, found)) if min(pads) >= 0 else None
 
 
+def _integers(view: View, node: Node, name: str, position: int) -> list[int] | None:
+    """Return what is an attribute in older operator sets, later a constant input."""
+    if name in node.attributes:
+        return [*node.attributes[name]]
+    array = view.constants.get(node.inputs[position]) if len(node.inputs) > position else None
+    return None if array is None else [int(v) for v in array.reshape(-1)]
+
+
+@RULES.rule(Op("Squeeze", _bare, more=True))
+def _squeezed(view: View, node: Node, found: Match) -> Node | list[Node] | None:
+    """A dimension of one point that a convolution leaves, and that is dropped after it."""
+    conv = found.nodes["conv"]
+    assert isinstance(conv, Convolution)
+    axes = _integers(view, node, "axes", 1)
+    if not axes or conv.squeezed or conv.follows_length or conv.flat:
+        return None
+    axes = sorted(axis % (2 + conv.rank) for axis in axes)
+    if len(axes) >= conv.rank or not all(axis >= 2 and conv.leaves(axis - 2) for axis in axes):
+        return None
+    made = _pass_on(node, replace(conv.without(axes), squeezed=tuple(axes)), _matched(view, found))
+    before = _without_dimensions(view, conv.inputs[0], axes, 2 + conv.rank)
+    if before is None:
+        return made
+    source, perm = before
+    if perm == sorted(perm):
+        return replace(made, inputs=[source], squeezed=())
+    turned = Node("Transpose", "", "", [source], [new_name(view, f"{node.outputs[0]}.in")])
+    turned.attributes, turned.opset = {"perm": perm}, node.opset
+    return [turned, replace(made, inputs=turned.outputs, squeezed=())]
+
+
+def _without_dimensions(
+    view: View, name: str, axes: list[int], rank: int
+) -> tuple[str, list[int]] | None:
+    """Return the value that has not these dimensions, and the order of its others."""
+    maker = view.maker(name)
+    perm = [*range(rank)]
+    if maker is not None and maker.op == "Transpose" and not maker.domain:
+        perm = maker.attributes.get("perm") or perm[::-1]
+        name = maker.inputs[0]
+        maker = view.maker(name)
+    if maker is None or maker.op != "Unsqueeze" or maker.domain:
+        return None
+    added = _integers(view, maker, "axes", 1)
+    if added is None or sorted(a % rank for a in added) != sorted(perm[a] for a in axes):
+        return None
+    kept = [p for i, p in enumerate(perm) if i not in axes]
+    return maker.inputs[0], [sorted(kept).index(p) for p in kept]
+
+
 @RULES.rule(Op("Transpose", Made("conv", Convolution, lambda c: True), perm=[0, 2, 1]))
 def _channels_last(view: View, node: Node, found: Match) -> Node | None:
     """Transposed before and after a convolution: that is the other layout."""
@@ -393,11 +455,95 @@ def _channels_last(view: View, node: Node, found: Match) -> Node | None:
     if before is None or before.op != "Transpose" or before.attributes.get("perm") != [0, 2, 1]:
         return None
     steps = [s for s in (conv.before, conv.after) if s is not None and s.alpha is not None]
-    if view.uses[conv.inputs[0]] != 1 or conv.transposed or conv.padding_mode != "zeros" or steps:
+    if conv.transposed or conv.padding_mode != "zeros" or conv.squeezed or steps:
         return None
-    found.places.append(view.makers[conv.inputs[0]])
     made = replace(conv, inputs=before.inputs, channels_last=True)
     return _pass_on(node, made, _matched(view, found))
+
+
+@RULES.rule(Op("Concat", more=True))
+def _unrolled(view: View, node: Node, found: Match) -> list[Node] | None:
+    """One matrix for each position, unrolled: ``concat(unsqueeze(x[t] @ w) for t in range(n))``."""
+    parts = [_matrix_of_position(view, name) for name in node.inputs]
+    if len(parts) < 2 or any(part is None for part in parts):
+        return None
+    source, axis, after, matrix, _ = parts[0]  # type: ignore[misc]
+    shape = view.types[source].shape if source in view.types else None
+    if shape is None or len(shape) < 3 or shape[axis % len(shape)] != len(parts):
+        return None
+    axis, place = axis % len(shape), node.attributes.get("axis", 0) % len(shape)
+    if after % len(shape) != place or axis == len(shape) - 1 or place == len(shape) - 1:
+        return None
+    for t, part in enumerate(parts):
+        other, its_axis, its_after, its_matrix, index = part  # type: ignore[misc]
+        same = (other, its_axis % len(shape), its_after, index) == (source, axis, after, t)
+        if not same or not _same_matrix(its_matrix, matrix):
+            return None
+    perm = [i for i in range(len(shape)) if i != axis]
+    perm.insert(place, axis)
+    between = new_name(view, f"{node.outputs[0]}.all")
+    made = _pass_on(node, replace(matrix, inputs=[source]), [node])
+    if perm == sorted(perm):
+        return [made]
+    made.outputs = [between]
+    turned = Node("Transpose", "", node.name, [between], node.outputs, {"perm": perm}, node.opset)
+    return [made, turned]
+
+
+def _matrix_of_position(
+    view: View, name: str
+) -> tuple[str, int, int, Convolution, int] | None:
+    """Return x, its axis, that of the result, the matrix and t of ``unsqueeze(x[t] @ w)``."""
+    after = view.maker(name)
+    matrix = view.maker(after.inputs[0]) if after is not None and after.op == "Unsqueeze" else None
+    if after is None or not isinstance(matrix, Convolution) or not matrix.flat:
+        return None
+    before = view.maker(matrix.inputs[0])
+    part = view.maker(before.inputs[0]) if before is not None and before.op == "Squeeze" else None
+    if before is None or part is None or part.op != "Slice" or matrix.position is not None:
+        return None
+    lists = [_integers(view, n, "axes", 1) for n in (after, before)]
+    lists += [
+        _integers(view, part, key, i) for i, key in enumerate(("starts", "ends", "axes"), 1)
+    ]
+    if any(entry is None or len(entry) != 1 for entry in lists):
+        return None
+    (put,), (dropped,), (start,), (end,), (axis,) = lists  # type: ignore[misc]
+    steps = _integers(view, part, "steps", 4)
+    if end != start + 1 or steps not in (None, [1]) or dropped != axis or start < 0:
+        return None
+    return part.inputs[0], axis, put, matrix, start
+
+
+def _same_matrix(a: Convolution, b: Convolution) -> bool:
+    if a.after != b.after or (a.bias is None) != (b.bias is None):
+        return False
+    same_bias = a.bias is None or np.array_equal(a.bias, b.bias)
+    return same_bias and (a.weight.base is b.weight.base or np.array_equal(a.weight, b.weight))
+
+
+@RULES.rule(
+    *(Op(op, Op("Concat", more=True, label="stack"), more=True) for op in ("ReduceMax", "ReduceMin"))
+)
+def _stacked(view: View, node: Node, found: Match) -> Node | None:
+    """The largest of stacked values: the larger of two, and so on."""
+    stack, axes = found.nodes["stack"], _integers(view, node, "axes", 1)
+    if node.attributes.get("keepdims", 1) or not axes or len(axes) != 1:
+        return None
+    axis, names = stack.attributes.get("axis"), []
+    for name in stack.inputs:
+        part = view.maker(name)
+        if part is None or part.op != "Unsqueeze" or view.uses[name] != 1:
+            return None
+        added, rank = _integers(view, part, "axes", 1), view.rank(part.inputs[0])
+        if added is None or len(added) != 1 or rank is None or axis is None:
+            return None
+        if len({a % (rank + 1) for a in (added[0], axis, axes[0])}) != 1:
+            return None
+        names.append(part.inputs[0])
+        found.places.append(view.makers[name])
+    op = node.op.removeprefix("Reduce")
+    return Node(op, "", node.name, names, node.outputs, {}, max(node.opset, 13))
 
 
 @RULES.rule(
@@ -430,6 +576,40 @@ def _linear(view: View, node: Node, found: Match) -> Node | None:
         flat=True,
     )
     return _pass_on(node, made, _matched(view, found))
+
+
+# ---- quantised values --------------------------------------------------------------------------
+
+
+@RULES.rule(
+    Op("DequantizeLinear", Op("QuantizeLinear", more=True, label="first"), Constant("scale")),
+    Op(
+        *("DequantizeLinear", Op("QuantizeLinear", more=True, label="first")),
+        *(Constant("scale"), Constant("zero")),
+    ),
+)
+def _rounded(view: View, node: Node, found: Match) -> Node | None:
+    """Quantised and back by one scale: rounded and limited values of the same dtype."""
+    first = found.nodes["first"]
+    scale, zero = found.constants["scale"], found.constants.get("zero")
+    own = [view.constants.get(name) for name in first.inputs[1:] if name]
+    wanted = [scale] if zero is None else [scale, zero]
+    if scale.size != 1 or scale.dtype != np.float32 or len(own) != len(wanted):
+        return None
+    if any(a is None or not np.array_equal(a, b) for a, b in zip(own, wanted, strict=True)):
+        return None
+    if first.attributes.get("output_dtype") or node.attributes.get("output_dtype"):
+        return None
+    kind = np.dtype(np.uint8) if zero is None else zero.dtype
+    if kind.name not in ("int8", "uint8", "int16", "uint16"):
+        return None
+    offset = 0 if zero is None else int(zero.reshape(-1)[0])
+    limits = np.iinfo(kind).min - offset, np.iinfo(kind).max - offset
+    # The first node stays where others read it too.
+    found.places.remove(view.makers[first.outputs[0]])
+    made = Rounded(node.op, name=node.name, inputs=first.inputs[:1], limits=limits)
+    made.scale = float(scale.reshape(-1)[0])
+    return _pass_on(node, made, [first, node])
 
 
 # ---- norms -------------------------------------------------------------------------------------

@@ -185,14 +185,16 @@ def _size(node: Node, arrays: list[Array | None]) -> int:
 
 def without_dead(graph: Graph) -> Graph:
     """Return the graph without nodes and constants that nobody reads."""
-    needed = {*graph.outputs}
-    kept = []
+    needed, kept = {*graph.outputs}, []
+    parts: set[str] = set()  # what nodes read that others took the place of
     for node in reversed(graph.nodes):
         if any(name in needed for name in node.outputs if name):
             kept.append(node)
             needed.update(name for name in node.inputs if name)
+            parts.update(name for part in getattr(node, "replaced", ()) for name in part.inputs)
     graph.nodes = kept[::-1]
-    graph.constants = {k: v for k, v in graph.constants.items() if k in needed}
+    read = needed | parts
+    graph.constants = {k: v for k, v in graph.constants.items() if k in read}
     return graph
 
 

@@ -20,7 +20,7 @@ from ..activations import Activation, half_of
 from ..kernels import direct_engine
 from ..modules import Conv1d, ConvTranspose1d
 from ..program import output_shape
-from .registry import Node, OnnxError, operator
+from .registry import Node, OnnxError
 
 Array = NDArray[Any]
 
@@ -47,6 +47,17 @@ class Fused(Node):
     def build(self) -> Callable[..., Any]:
         """Return the function of the inputs that computes the node."""
         raise NotImplementedError
+
+
+@dataclass
+class Refused(Fused):
+    """A node that cannot be computed."""
+
+    reason: OnnxError | None = None
+
+    def build(self) -> Callable[..., Any]:
+        assert self.reason is not None
+        raise self.reason
 
 
 @dataclass
@@ -235,23 +246,6 @@ def convolution_of(node: Node, weight: Array, bias: Array | None) -> Convolution
     )
 
 
-@operator("Conv")
-@operator("ConvTranspose")
-def _computed(node: Node) -> Callable[..., Any]:
-    """A convolution whose weight another node computes."""
-    convolution_of(node, np.ones((1,) * (2 + _rank_of(node)), np.float32), None)
-
-    def run(x: Array, weight: Array, bias: Array | None = None) -> Array:
-        return convolution_of(node, weight, bias).build()(x)
-
-    return run
-
-
-def _rank_of(node: Node) -> int:
-    known = [len(node.attributes[k]) for k in ("strides", "dilations") if k in node.attributes]
-    return known[0] if known else 1
-
-
 # ---- one dimension -----------------------------------------------------------------------------
 
 
@@ -293,6 +287,8 @@ def _matrix_product(layer: Any) -> Callable[..., Any]:
         if x.ndim == 0 or x.shape[-1] != n_in:
             raise ValueError(f"expected an input of size [..., {n_in}], got {list(x.shape)}")
         rows = x.size // n_in
+        if rows == 0:
+            return np.empty((*x.shape[:-1], n_out), x.dtype)
         others = [
             None if array is None else array.reshape(1, rows, n_out) for array in (residual, out)
         ]

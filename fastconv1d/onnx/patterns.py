@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ..activations import SNAKE_EPSILON, Activation, parse_activation
 from .folding import without_dead
-from .layers import LARGEST_PAD, Activate, Convolution, convolution_of
+from .layers import LARGEST_PAD, Activate, Convolution, Refused, convolution_of
 from .matching import (
     Constant,
     Made,
@@ -31,7 +31,7 @@ from .matching import (
 )
 from .norms import Affine, Normalize, Rounded
 from .read import Graph
-from .registry import Node
+from .registry import Node, OnnxError
 
 Array = NDArray[Any]
 
@@ -207,8 +207,12 @@ def _snake(view: View, node: Node, found: Match) -> Node | None:
 )
 def _convolution(view: View, node: Node, found: Match) -> Node | None:
     weight, bias = found.constants["weight"], found.constants.get("bias")
-    conv = convolution_of(node, weight, bias)
-    conv.check()
+    try:
+        conv = convolution_of(node, weight, bias)
+        conv.check()
+    except OnnxError as error:
+        refused = Refused(node.op, name=node.name, inputs=node.inputs[:1], reason=error)
+        return _pass_on(node, refused, [node])
     conv = _with_pad(view, conv, found)
     before = view.maker(conv.inputs[0])
     if (

@@ -21,6 +21,10 @@ _RANDOM = {
     *("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"),
     *("Multinomial", "Bernoulli"),
 }
+# Operators that move numbers and compute none.
+_MOVING = {"Cast", "Concat", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
+# What stands for sizes that are not known, in two runs: what they agree on depends on no such size.
+_UNKNOWN_SIZES = (1 << 40) + 1, (1 << 40) + 3
 # A constant of more elements stays a node: a file of a hundred bytes may ask for any number.
 _LARGEST = 1 << 26
 
@@ -38,6 +42,7 @@ class _Folder:
         self.names: dict[str, str] = {}  # of values that are others
         self.kept: list[Node] = []
         self.bodies = 0
+        self.partial: dict[str, tuple[Array, Array]] = {}  # values of which some sizes are known
         self.results = {*graph.outputs}
 
     def folded(self) -> Graph:
@@ -68,10 +73,45 @@ class _Folder:
             if shape is not None and node.inputs[0] not in self.constants:
                 attributes = node.attributes
                 dims = shape[attributes.get("start", 0) : attributes.get("end", len(shape))]
-                if all(isinstance(size, int) for size in dims):
-                    self.constants[node.outputs[0]] = frozen(np.array(dims, np.int64))
-                    return True
-        return self._computed(node)
+                return self._agreed(
+                    node.outputs[0],
+                    *(
+                        np.array([n if isinstance(n, int) else unknown for n in dims], np.int64)
+                        for unknown in _UNKNOWN_SIZES
+                    ),
+                )
+        return self._computed(node) or self._moved(node)
+
+    def _agreed(self, name: str, first: Any, second: Any) -> bool:
+        """Enter a value, if it is known, under its name; otherwise what is known of it."""
+        if np.array_equal(first, second):
+            self.constants[name] = frozen(first)
+            return True
+        self.partial[name] = np.asarray(first), np.asarray(second)
+        return False
+
+    def _moved(self, node: Node) -> bool:
+        """Whether the node's output is known although its inputs are not altogether."""
+        if node.op not in _MOVING or not any(name in self.partial for name in node.inputs):
+            return False
+        build = find(node)
+        if build is None:
+            return False
+        runs = []
+        for run in (0, 1):
+            arrays = []
+            for name in node.inputs:
+                if name in self.partial:
+                    arrays.append(self.partial[name][run])
+                elif name in self.constants or not name:
+                    arrays.append(self.constants.get(name))
+                else:
+                    return False
+            try:
+                runs.append(build(node)(*arrays))
+            except Exception:  # at run time it is the node's
+                return False
+        return self._agreed(node.outputs[0], *runs)
 
     def _passes_on(self, node: Node) -> bool:
         if node.op == "Identity":

@@ -22,6 +22,7 @@ _RANDOM = {
     *("Multinomial", "Bernoulli"),
 }
 # Operators that move numbers and compute none.
+_INT64 = onnx.TensorProto.INT64
 _MOVING = {"Cast", "Concat", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 # What stands for sizes that are not known, in two runs: what they agree on depends on no such size.
 _UNKNOWN_SIZES = (1 << 40) + 1, (1 << 40) + 3
@@ -95,8 +96,8 @@ class _Folder:
         if node.op not in _MOVING or not any(name in self.partial for name in node.inputs):
             return False
         build = find(node)
-        if build is None:
-            return False
+        if build is None or node.attributes.get("to", _INT64) != _INT64:
+            return False  # two sizes may be one float
         runs = []
         for run in (0, 1):
             arrays = []

@@ -65,6 +65,7 @@ SIMD_HEADERS = [
         "gradient",
         "half",
         "minimal",
+        "network",
         "pointwise",
         "rows",
         "step",
@@ -96,7 +97,7 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-extensions = [kernel(name) for name in ("pool", "unfold", "gemm", "blas_engine")]
+extensions = [kernel(name) for name in ("pool", "unfold", "gemm", "blas_engine", "network")]
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 
 setup(

@@ -112,7 +112,10 @@ def _prelu(x: Array, slope: Array) -> Array:
         raise ValueError(
             f"slope should broadcast to the input of shape {list(x.shape)}, got {list(slope.shape)}"
         )
-    return np.asarray(np.maximum(x, zero) + np.minimum(x, zero) * slope)
+    y = np.asarray(np.minimum(x, zero))
+    y *= slope
+    y += np.maximum(x, zero)
+    return y
 
 
 _OF_TWO: list[tuple[str, _Run, str]] = [
@@ -251,11 +254,11 @@ def _is_inf(node: Node) -> _Run:
 
 
 def _clipped(x: Array, low: Any, high: Any) -> Array:
-    if low is not None:
-        x = np.maximum(x, low)
-    if high is not None:
-        x = np.minimum(x, high)
-    return np.asarray(x)
+    if low is not None and high is not None:  # one pass, where the two functions are two
+        return np.asarray(computed_wide(np.clip)(x, low, high))
+    if low is None and high is None:
+        return x
+    return np.asarray(np.maximum(x, low) if high is None else np.minimum(x, high))
 
 
 @operator("Clip", since=6, until=10)

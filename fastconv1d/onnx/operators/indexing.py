@@ -267,14 +267,29 @@ def _top(x: Array, count: int, axis: int, largest: bool) -> tuple[Array, Array]:
     """Return the first values in order and their places; of equal ones the lower place first."""
     if not 0 <= count <= x.shape[axis]:
         raise ValueError(f"k should be in [0, {x.shape[axis]}], got {count}")
-    keys = widened(x)
-    if largest:  # a stable order downwards is one upwards of the reversed array, reversed
-        order = np.argsort(np.flip(keys, axis), axis=axis, kind="stable")
-        order = x.shape[axis] - 1 - np.flip(order, axis)
+    keys = np.moveaxis(widened(x), axis, -1)
+    if 0 < _SELECT_FROM * count < keys.shape[-1] and keys.size == keys.shape[-1]:
+        row = keys.reshape(-1)
+        last = np.partition(row, -count if largest else count - 1)[-count if largest else count - 1]
+        (within,) = np.nonzero(~(row < last) if largest else ~(row > last))
+        order = within[_order(row[within], largest)][:count].reshape(*keys.shape[:-1], count)
     else:
-        order = np.argsort(keys, axis=axis, kind="stable")
-    order = order.take(np.arange(count), axis)
+        order = _order(keys, largest)[..., :count]
+    order = np.moveaxis(order, -1, axis)
     return np.take_along_axis(x, order, axis), order.astype(np.int64)
+
+
+# A row this many times longer than k is searched for the k first before these are sorted.
+_SELECT_FROM = 8
+
+
+def _order(keys: Array, largest: bool) -> Array:
+    """Return the order of the last axis; of equal keys the lower place comes first."""
+    if not largest:
+        return np.argsort(keys, axis=-1, kind="stable")
+    # A stable order downwards is one upwards of the reversed array, reversed.
+    order = np.argsort(np.flip(keys, -1), axis=-1, kind="stable")
+    return keys.shape[-1] - 1 - np.flip(order, -1)
 
 
 @operator("TopK", since=10)

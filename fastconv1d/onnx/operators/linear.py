@@ -100,9 +100,12 @@ def correlated(x: Array, w: Array, places: Placed, groups: int) -> Array:
     check_channels(x, w, groups)
     places.check_room((x.shape[0], w.shape[0]), x.dtype)
     x = places.padded(x, 0)
-    if w.shape[1] == 1:
+    if w.shape[1] == 1 and w.shape[0] <= 2 * groups:
         return _by_taps(x, w, places, groups)
     kernels = np.ascontiguousarray(w.reshape(groups, w.shape[0] // groups, -1))
+    if all(axis.taps == axis.stride == 1 for axis in places):
+        flat = x.reshape(x.shape[0], groups, kernels.shape[2], -1)
+        return np.matmul(kernels, flat).reshape(x.shape[0], -1, *places.counts)
     y = np.empty((x.shape[0], w.shape[0], *places.counts), x.dtype)
     grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
     windows = places.view(grouped)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from ...kernels import network
 from ..registry import Node, operator
 from .attributes import delivered, flag, integer, integers, number, required_integer
 from .sizes import axes_of, axis_of
-from .types import Array, check_float, computed_wide, element_dtype, widened
+from .types import Array, check_float, check_same, computed_wide, element_dtype, widened
 
 _Run = Callable[..., Any]
 
@@ -42,8 +44,9 @@ def _batch_normalization(node: Node) -> _Run:
         wide = widened(x)
         factor = widened(scale) / np.sqrt(widened(variance) + variance.dtype.type(epsilon))
         offset = widened(shift) - widened(mean) * factor
-        y = wide * _channelwise(factor, x).astype(wide.dtype, copy=False)
-        y += _channelwise(offset, x).astype(wide.dtype, copy=False)
+        factor, offset = (v.astype(wide.dtype, copy=False) for v in (factor, offset))
+        y = wide * _channelwise(factor, x)
+        y += _channelwise(offset, x)
         return y.astype(x.dtype, copy=False)
 
     return run
@@ -53,13 +56,27 @@ def _mean_square(x: Array, axes: tuple[int, ...]) -> Array:
     return np.asarray(np.mean(np.square(x), axis=axes, keepdims=True))
 
 
-def standardized(x: Array, axes: tuple[int, ...], epsilon: float) -> tuple[Array, Array, Array]:
-    """Return x less its mean over its deviation, the mean, and one over the deviation."""
-    mean = np.asarray(x.mean(axis=axes, keepdims=True))
-    y = np.asarray(x - mean)
-    factor = 1 / np.sqrt(_mean_square(y, axes) + x.dtype.type(epsilon))
-    y *= factor
-    return y, mean, factor
+def _standardized(
+    x: Array,
+    n: int,
+    scale: Array | None,
+    shift: Array | None,
+    epsilon: float,
+    span: int = 0,
+    centered: bool = True,
+) -> Array:
+    """Return each n elements less their mean, over their deviation, scaled and shifted.
+
+    Scale and shift have n elements, or one for each `span` elements, in turn.
+    """
+    y = np.empty(x.shape, x.dtype)
+    if x.size:
+        factors = [
+            None if v is None else np.ascontiguousarray(v, x.dtype).reshape(-1)
+            for v in (scale, shift)
+        ]
+        network.standardize(np.ascontiguousarray(x), y, n, *factors, span, epsilon, centered)
+    return y
 
 
 @operator("InstanceNormalization", since=6)
@@ -68,10 +85,10 @@ def _instance_normalization(node: Node) -> _Run:
 
     def run(x: Array, scale: Array, shift: Array) -> Array:
         check_float(x)
-        y, _, _ = standardized(x, tuple(range(2, x.ndim)), epsilon)
-        y *= _channelwise(scale, x)
-        y += _channelwise(shift, x)
-        return y
+        check_same(x, scale, shift)
+        _channelwise(scale, x), _channelwise(shift, x)
+        n = math.prod(x.shape[2:])
+        return _standardized(x, n, scale, shift, epsilon, span=n)
 
     return computed_wide(run)
 
@@ -83,24 +100,34 @@ def _group_normalization(node: Node) -> _Run:
 
     def run(x: Array, scale: Array, shift: Array) -> Array:
         check_float(x)
+        check_same(x, scale, shift)
         if x.ndim < 2 or x.shape[1] % n_groups:
             raise ValueError(
                 f"the channels of {list(x.shape)} should be divisible by num_groups={n_groups}"
             )
-        grouped = x.reshape(x.shape[0], n_groups, x.shape[1] // n_groups, *x.shape[2:])
-        y = standardized(grouped, tuple(range(2, grouped.ndim)), epsilon)[0].reshape(x.shape)
+        size = x.shape[1] // n_groups
         if by_group:
-            size = x.shape[1] // n_groups
             scale, shift = np.repeat(scale, size), np.repeat(shift, size)
-        y *= _channelwise(scale, x)
-        y += _channelwise(shift, x)
-        return y
+        _channelwise(scale, x), _channelwise(shift, x)
+        span = math.prod(x.shape[2:])
+        return _standardized(x, size * span, scale, shift, epsilon, span=span)
 
     return computed_wide(run)
 
 
-def _last_axes(x: Array, axis: int) -> tuple[int, ...]:
-    return tuple(range(axis_of(axis, x.ndim), x.ndim))
+def _row_shape(x: Array, axis: int) -> tuple[int, ...]:
+    return x.shape[axis_of(axis, x.ndim) :]
+
+
+def _of_rows(values: Array | None, shape: tuple[int, ...]) -> Array | None:
+    """Return a scale or a shift of a row's shape."""
+    if values is None or values.shape == shape:
+        return values
+    if np.broadcast_shapes(values.shape, shape) != shape:
+        raise ValueError(
+            f"scale and shift should broadcast to {list(shape)}, got {list(values.shape)}"
+        )
+    return np.broadcast_to(values, shape)
 
 
 @operator("LayerNormalization", since=17)
@@ -110,12 +137,18 @@ def _layer_normalization(node: Node) -> _Run:
 
     def run(x: Array, scale: Array, shift: Array | None = None) -> tuple[Array, ...]:
         check_float(x)
-        wide = x.astype(np.promote_types(inner, x.dtype) if x.dtype.kind == "f" else inner)
-        y, mean, factor = standardized(wide, _last_axes(x, axis), epsilon)
-        y *= scale.astype(y.dtype, copy=False)
+        wide, shape = widened(x), _row_shape(x, axis)
+        factor, offset = _of_rows(widened(scale), shape), shift
         if shift is not None:
-            y += shift.astype(y.dtype, copy=False)
-        return y.astype(x.dtype, copy=False), mean.astype(inner), factor.astype(inner)
+            offset = _of_rows(widened(shift), shape)
+        y = _standardized(wide, math.prod(shape), factor, offset, epsilon)
+        y = y.astype(x.dtype, copy=False)
+        if len(node.outputs) == 1:
+            return (y,)
+        axes = tuple(range(x.ndim - len(shape), x.ndim))
+        mean = np.asarray(wide.mean(axis=axes, keepdims=True))
+        spread = 1 / np.sqrt(_mean_square(wide - mean, axes) + wide.dtype.type(epsilon))
+        return y, mean.astype(inner), spread.astype(inner)
 
     return delivered(node, run)
 
@@ -123,13 +156,13 @@ def _layer_normalization(node: Node) -> _Run:
 @operator("RMSNormalization", since=23)
 def _rms_normalization(node: Node) -> _Run:
     epsilon, axis = _epsilon(node), integer(node, "axis", -1)
+    element_dtype(node, integer(node, "stash_type", 1))
 
     def run(x: Array, scale: Array) -> Array:
         check_float(x)
-        square = _mean_square(x, _last_axes(x, axis))
-        y = x * (1 / np.sqrt(square + x.dtype.type(epsilon)))
-        y *= scale
-        return y
+        shape = _row_shape(x, axis)
+        factor = _of_rows(scale, shape)
+        return _standardized(x, math.prod(shape), factor, None, epsilon, centered=False)
 
     return computed_wide(run)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ...kernels import network
 from ..registry import Node, operator
 from .attributes import delivered, flag, integer
 from .linear import added_bias, check_channels, correlated
@@ -48,10 +49,22 @@ def _check_stored(node: Node, dtype: np.dtype[Any]) -> np.dtype[Any]:
 
 def quantized(x: Array, scale: Array, zero: Array | None, dtype: np.dtype[Any]) -> Array:
     """Return x/scale + zero, rounded half to even and kept in the dtype's range."""
+    bounds = np.iinfo(dtype)
+    if (
+        x.dtype == scale.dtype
+        and x.dtype.char in "fd"
+        and scale.size == 1
+        and (zero is None or zero.size == 1)
+        and dtype.itemsize < 4
+    ):
+        y = np.empty(x.shape, dtype)
+        offset = 0 if zero is None else int(zero.item())
+        x = np.ascontiguousarray(x)
+        network.quantize(x, y, scale.item(), offset, int(bounds.min), int(bounds.max))
+        return y
     y = np.asarray(np.rint(x / scale))
     if zero is not None:
         y = y + zero.astype(y.dtype)
-    bounds = np.iinfo(dtype)
     return np.asarray(np.clip(y, bounds.min, bounds.max)).astype(dtype)
 
 
@@ -75,7 +88,7 @@ def _quantize_linear(node: Node) -> _Run:
             wide, steps = widened(x.astype(inner)), widened(steps.astype(inner))
         offset = None if zero is None else _spread(zero, x, axis, block)
         if inner is not None and inner.itemsize == 2:
-            wide, steps = widened((wide / steps).astype(inner)), np.float32(1)
+            wide, steps = widened((wide / steps).astype(inner)), np.array(1, np.float32)
         return quantized(wide, steps, offset, dtype)
 
     return run
@@ -169,7 +182,7 @@ def _q_linear_mat_mul(node: Node) -> _Run:
             / widened(scale)
         )
         y = np.matmul(left, right) * factor
-        return quantized(y, np.float64(1), zero, zero.dtype)
+        return quantized(y, np.array(1.0), zero, zero.dtype)
 
     return run
 
@@ -219,6 +232,6 @@ def _q_linear_conv(node: Node) -> _Run:
         y = added_bias(sums(x, w, x_zero, w_zero), bias)
         factor = x_scale.reshape(()) * w_scale / scale.reshape(())
         y *= factor.reshape(-1, *(1,) * (x.ndim - 2)) if w_scale.size > 1 else factor.reshape(())
-        return quantized(y, np.float64(1), zero.reshape(()), zero.dtype)
+        return quantized(y, np.array(1.0), zero.reshape(()), zero.dtype)
 
     return run

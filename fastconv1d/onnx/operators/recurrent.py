@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...kernels import network
 from ..registry import Node, operator
 from .activations import FUNCTIONS
 from .attributes import delivered, flag, number, required_integer, text
@@ -36,6 +37,9 @@ class _Attributes:
         self.batch_first = flag(node, "layout")
         backward = _DIRECTIONS[text(node, "direction", "forward", tuple(_DIRECTIONS))]
         functions = _activations(node, len(backward), defaults)
+        # What the kernels compute: the usual activations and no limit to their inputs.
+        named = node.attributes.get("activations") or defaults * len(backward)
+        self.plain = named == defaults * len(backward) and self.clip is None
         each = len(defaults)
         self.directions = [
             _Direction(back, functions[i * each : (i + 1) * each])
@@ -244,11 +248,24 @@ def _gru(node: Node) -> _Run:
                 return [new + zr[:, :h] * (state - new)]
 
             gates = _inputs(x, call.w[i], w_bias + r_bias)
+            if late is not None and attributes.plain and call.lengths is None:
+                return _compiled_gru(gates, call.r[i], late, call.states[0][i])
             return _walked(gates, [call.states[0][i]], call.lengths, step)
 
         return _all_directions(attributes, call, one)
 
     return delivered(node, computed_wide(run))
+
+
+def _compiled_gru(gates: Array, back: Array, late: Array, state: Array) -> Any:
+    """Return all states of a GRU with the reset after the product, and the last one."""
+    n_steps, batch, rows = gates.shape
+    bias = np.zeros((batch, rows), gates.dtype)
+    bias[:, rows - len(late) :] = late
+    y = np.empty((n_steps, batch, len(late)), gates.dtype)
+    start = np.ascontiguousarray(state)
+    network.gru(gates, np.ascontiguousarray(back), bias, start, np.empty_like(bias), y)
+    return y, [y[-1] if n_steps else start]
 
 
 @operator("LSTM", since=7)
@@ -275,13 +292,23 @@ def _lstm(node: Node) -> _Run:
         def one(i: int, direction: _Direction, x: Array) -> Any:
             w_bias, r_bias = np.split(call.bias[i], 2)
             peep = None if peepholes is None else np.split(peepholes[i], 3)
-            step = _lstm_step(attributes, direction.activations, call.r[i].T, peep, coupled)
             gates = _inputs(x, call.w[i], w_bias + r_bias)
+            if attributes.plain and call.lengths is None and peep is None and not coupled:
+                return _compiled_lstm(gates, call.r[i], *(state[i] for state in call.states))
+            step = _lstm_step(attributes, direction.activations, call.r[i].T, peep, coupled)
             return _walked(gates, [state[i] for state in call.states], call.lengths, step)
 
         return _all_directions(attributes, call, one)
 
     return delivered(node, computed_wide(run))
+
+
+def _compiled_lstm(gates: Array, back: Array, state: Array, cell: Array) -> Any:
+    """Return all states of an LSTM without extras, and the last state and cell."""
+    y = np.empty((*gates.shape[:2], state.shape[1]), gates.dtype)
+    start, cell = np.ascontiguousarray(state), np.array(cell, order="C")
+    network.lstm(gates, np.ascontiguousarray(back), start, cell, y)
+    return y, [y[-1] if len(y) else start, cell]
 
 
 def _lstm_step(

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...kernels import network
 from ..registry import Node, operator
 from .attributes import flag, integer, integers
 from .elementwise import divided
@@ -144,9 +145,11 @@ operator("CumProd", since=26)(_running(np.multiply))
 
 
 def softmax(x: Array, axis: int) -> Array:
-    """Return exp(x) as parts of its sum, in four passes of which three are in place."""
+    """Return exp(x) as parts of its sum along an axis."""
     if x.shape[axis] == 0:
         return x.copy()
+    if _is_compiled(x, axis):
+        return _compiled_softmax(x, False)
     y = np.asarray(np.subtract(x, x.max(axis=axis, keepdims=True)))
     np.exp(y, out=y)
     y /= y.sum(axis=axis, keepdims=True)
@@ -156,8 +159,20 @@ def softmax(x: Array, axis: int) -> Array:
 def log_softmax(x: Array, axis: int) -> Array:
     if x.shape[axis] == 0:
         return x.copy()
+    if _is_compiled(x, axis):
+        return _compiled_softmax(x, True)
     y = np.asarray(np.subtract(x, x.max(axis=axis, keepdims=True)))
     y -= np.log(np.exp(y).sum(axis=axis, keepdims=True))
+    return y
+
+
+def _is_compiled(x: Array, axis: int) -> bool:
+    return x.dtype.char in "fd" and x.ndim > 0 and axis in (-1, x.ndim - 1)
+
+
+def _compiled_softmax(x: Array, logarithm: bool) -> Array:
+    y = np.empty(x.shape, x.dtype)
+    network.softmax(np.ascontiguousarray(x), y, logarithm)
     return y
 
 

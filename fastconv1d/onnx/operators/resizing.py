@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -66,8 +67,8 @@ class _Axis(NamedTuple):
             span = (end - start) * (self.size - 1)
             offset = start * (self.size - 1)
             return at * 0 + span / 2 + offset if full == 1 else at * span / (full - 1) + offset
-        if transformation == "pytorch_half_pixel" and full == 1:
-            return at * 0 - 0.5
+        if transformation == "pytorch_half_pixel" and self.length <= 1:
+            return at * 0
         found = (at + np.float32(0.5)) / scale - np.float32(0.5)
         if transformation == "half_pixel_symmetric":
             size, length = np.float32(self.size), np.float32(self.length)
@@ -250,6 +251,88 @@ def _upsample_by_attribute(node: Node) -> _Run:
     if scales is None:
         raise node.error("it should have scales")
     return _first_wide(lambda x: resample(x, _from_scales(x, range(x.ndim), list(scales))))
+
+
+_SAMPLE_MODES = {"bilinear": "linear", "bicubic": "cubic"}
+_SAMPLE_PADS = ("zeros", "border", "reflection")
+
+
+@operator("GridSample", since=16)
+def _grid_sample(node: Node) -> _Run:
+    known = ("linear", "nearest", "cubic", *_SAMPLE_MODES)
+    mode = text(node, "mode", "linear", known)
+    mode = _SAMPLE_MODES.get(mode, mode)
+    # The taps of a cubic stay where they are and read the border, as torch has it.
+    clamped = mode != "cubic"
+    pads, corners = text(node, "padding_mode", "zeros", _SAMPLE_PADS), flag(node, "align_corners")
+
+    def run(x: Array, grid: Array) -> Array:
+        ndim = x.ndim - 2
+        if ndim < 1 or grid.ndim != x.ndim or grid.shape[-1] != ndim or len(grid) != len(x):
+            raise ValueError(
+                f"a grid of shape {list(grid.shape)} does not fit an input of {list(x.shape)}"
+            )
+        places = [
+            _denormalized(at.reshape(len(x), -1), size, corners, pads, clamped)
+            for at, size in zip(np.moveaxis(grid, -1, 0)[::-1], x.shape[2:], strict=True)
+        ]
+        taps = [_sample_taps(at, mode) for at in places]
+        flat = x.reshape(*x.shape[:2], -1)
+        total = np.zeros((*x.shape[:2], places[0].shape[1]), x.dtype)
+        if x.size == 0:
+            return total.reshape(*x.shape[:2], *grid.shape[1:-1])
+        for chosen in itertools.product(*taps):
+            index, weight = np.zeros(places[0].shape, np.intp), np.ones(places[0].shape, x.dtype)
+            for (position, factor), size in zip(chosen, x.shape[2:], strict=True):
+                inside, within = _within(position, size, corners, pads)
+                index = index * size + inside
+                weight = weight * factor * within
+            total += np.take_along_axis(flat, index[:, None], 2) * weight[:, None]
+        return total.reshape(*x.shape[:2], *grid.shape[1:-1])
+
+    return computed_wide(run)
+
+
+def _limits(size: int, corners: bool) -> tuple[float, float]:
+    return (0.0, size - 1.0) if corners else (-0.5, size - 0.5)
+
+
+def _reflected(at: Array, low: float, high: float) -> Array:
+    width = max(high - low, 1e-30)
+    folded = np.mod(at - low, 2 * width)
+    return np.minimum(folded, 2 * width - folded) + low
+
+
+def _denormalized(at: Array, size: int, corners: bool, pads: str, clamped: bool) -> Array:
+    """Return positions in [-1, 1] as those of an axis, brought inside as the pads ask."""
+    if corners:
+        at = (at + 1) / 2 * (size - 1)
+    else:
+        at = ((at + 1) * size - 1) / 2
+    low, high = _limits(size, corners)
+    if pads == "border":
+        return at.clip(0, size - 1) if clamped else at
+    return _reflected(at, low, high) if pads == "reflection" else at
+
+
+def _sample_taps(at: Array, mode: str) -> list[tuple[Array, Any]]:
+    """Return the positions that are read along an axis, and their weights."""
+    if mode == "nearest":
+        return [(np.rint(at), 1)]
+    kernel, reach = (_triangle, 0) if mode == "linear" else (_cubic(-0.75), 1)
+    left = np.floor(at)
+    offsets = range(-reach, reach + 2)
+    return [(left + k, kernel(at - (left + k))) for k in offsets]
+
+
+def _within(at: Array, size: int, corners: bool, pads: str) -> tuple[Array, Any]:
+    """Return positions inside the axis, and what a value there counts."""
+    if pads == "reflection":
+        at = _reflected(at, *_limits(size, corners))
+    inside = np.nan_to_num(at).clip(0, size - 1).astype(np.intp)
+    if pads == "zeros":
+        return inside, (at >= 0) & (at <= size - 1)
+    return inside, 1
 
 
 @operator("AffineGrid", since=20)

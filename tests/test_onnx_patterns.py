@@ -570,7 +570,11 @@ def test_refusals_name_all_nodes():
     with pytest.raises(OnnxError) as caught:
         from_onnx(model_of(nodes, ("b0", "y")))
     text = str(caught.value)
-    assert "StringNormalizer: StringNormalizer is not supported" in text and "'n0', node 'n1'" in text and "strides should have 1 values" in text
+    assert (
+        "StringNormalizer: StringNormalizer is not supported" in text
+        and "'n0', node 'n1'" in text
+        and "strides should have 1 values" in text
+    )
 
 
 # ---- the rest in ONNX Runtime ------------------------------------------------------------------

@@ -31,9 +31,7 @@ class _Body:
         sources = node.inputs[len(node.inputs) - len(captured) :]
         self.n_formal = len(body.inputs)
         self.wanted = [(i, name) for i, name in enumerate(captured) if name in body.captured]
-        for (_, name), source in (
-            (entry, sources[entry[0]]) for entry in self.wanted
-        ):
+        for (_, name), source in ((entry, sources[entry[0]]) for entry in self.wanted):
             if source in graph.constants:
                 body.constants[name] = graph.constants[source]
             elif source in graph.types:

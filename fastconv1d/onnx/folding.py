@@ -1,4 +1,4 @@
-"""What depends on constants alone is computed when a graph is read, and what nobody reads dropped."""
+"""What depends on constants alone is computed once, and what nobody reads is dropped."""
 
 from __future__ import annotations
 

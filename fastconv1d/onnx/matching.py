@@ -251,9 +251,7 @@ class Rules:
         def enter(make: Any) -> Any:
             for pattern in patterns:
                 assert isinstance(pattern, Op)
-                self.by_op.setdefault(pattern.op, []).append(
-                    Rule(pattern, make, _needs(pattern))
-                )
+                self.by_op.setdefault(pattern.op, []).append(Rule(pattern, make, _needs(pattern)))
             return make
 
         return enter

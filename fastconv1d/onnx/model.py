@@ -147,14 +147,10 @@ def _check_shape(name: str, value: Any, kind: Type) -> None:
         )
     ):
         return
-    raise ValueError(
-        f"the input {name!r} should have the size {[*shape]}, got {list(value.shape)}"
-    )
+    raise ValueError(f"the input {name!r} should have the size {[*shape]}, got {list(value.shape)}")
 
 
-def _written(
-    found: list[NDArray[Any]], targets: list[Any], names: list[str]
-) -> list[NDArray[Any]]:
+def _written(found: list[NDArray[Any]], targets: list[Any], names: list[str]) -> list[NDArray[Any]]:
     if len(targets) != len(found):
         raise ValueError(f"out should have {len(found)} arrays, for {names}, got {len(targets)}")
     for name, array, target in zip(names, found, targets, strict=True):

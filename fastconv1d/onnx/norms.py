@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..activations import half_of
+from ..kernels import network
 from .layers import Fused
 
 Array = NDArray[Any]
@@ -25,21 +27,60 @@ class Normalize(Fused):
     shift: Array | None = None
 
     def build(self) -> Callable[..., Any]:
-        axes, epsilon, scale, shift = self.axes, self.epsilon, self.scale, self.shift
+        axes, parameters = self.axes, (self.scale, self.shift)
+        trailing = sorted(axes) == [*range(-len(axes), 0)]
 
         def run(x: Array) -> Array:
             wide = x.astype(np.float32) if half_of(x.dtype) else x
-            y = wide - wide.mean(axes, keepdims=True)
-            variance = np.mean(np.square(y), axes, keepdims=True)
-            variance += variance.dtype.type(epsilon)
-            y /= np.sqrt(variance, out=variance)
-            if scale is not None:
-                y *= scale.astype(y.dtype, copy=False)
-            if shift is not None:
-                y += shift.astype(y.dtype, copy=False)
-            return y.astype(x.dtype, copy=False)
+            if trailing and wide.dtype.char in "fd" and x.ndim >= len(axes):
+                shape = x.shape[x.ndim - len(axes) :]
+                own = [None if p is None else _of_shape(p, shape) for p in parameters]
+                if not any(p is _OTHER for p in own):
+                    return self._rows(wide, *own).astype(x.dtype, copy=False)
+            return self._any(wide).astype(x.dtype, copy=False)
 
         return run
+
+    def _rows(self, x: Array, scale: Array | None, shift: Array | None) -> Array:
+        """The norm over the last dimensions."""
+        y = np.empty(x.shape, x.dtype)
+        if x.size:
+            n = math.prod(x.shape[x.ndim - len(self.axes) :])
+            factors = [
+                None if p is None else np.ascontiguousarray(p, x.dtype).reshape(-1)
+                for p in (scale, shift)
+            ]
+            x = np.ascontiguousarray(x)
+            network.standardize(x, y, n, *factors, 0, self.epsilon, True)
+        return y
+
+    def _any(self, x: Array) -> Array:
+        y = x - x.mean(self.axes, keepdims=True)
+        variance = np.mean(np.square(y), self.axes, keepdims=True)
+        variance += variance.dtype.type(self.epsilon)
+        y /= np.sqrt(variance, out=variance)
+        if self.scale is not None:
+            y = y * self.scale.astype(y.dtype, copy=False)
+        if self.shift is not None:
+            y = y + self.shift.astype(y.dtype, copy=False)
+        return y
+
+
+_OTHER = np.empty(0)  # stands for parameters that are no row's
+
+
+def _of_shape(parameter: Array, shape: tuple[int, ...]) -> Array:
+    """Return a parameter as it is repeated along a row, or `_OTHER`."""
+    if parameter.shape == shape:
+        return parameter
+    extra = parameter.ndim - len(shape)
+    if extra > 0 and parameter.shape[:extra] == (1,) * extra:
+        parameter = parameter.reshape(parameter.shape[extra:])
+    try:
+        fits = np.broadcast_shapes(parameter.shape, shape) == shape
+    except ValueError:
+        fits = False
+    return np.broadcast_to(parameter, shape) if fits else _OTHER
 
 
 @dataclass
@@ -67,10 +108,11 @@ class Rounded(Fused):
         def run(x: Array) -> Array:
             if x.dtype != np.float32:
                 raise TypeError(f"the input should be float32, as the scale is, got {x.dtype}")
-            y = np.divide(x, np.float32(scale))
-            np.rint(y, out=y)
-            np.maximum(y, np.float32(low), out=y)
-            np.minimum(y, np.float32(high), out=y)
-            return np.multiply(y, np.float32(scale), out=y)
+            steps = np.empty(x.shape, np.int32 if max(-low, high) >= 1 << 15 else np.int16)
+            if steps.itemsize == 2:
+                network.quantize(np.ascontiguousarray(x), steps, scale, 0, low, high)
+            else:
+                np.copyto(steps, np.clip(np.rint(x / np.float32(scale)), low, high), "unsafe")
+            return np.multiply(steps, np.float32(scale), dtype=np.float32)
 
         return run

@@ -65,7 +65,11 @@ _erf = Op("Erf", x / math.sqrt(2)) | Op("Erf", x * math.sqrt(0.5))
 _cubic = (Op("Pow", x, 3.0) | x * (x * x)) * 0.044715 | x * (x * (x * 0.044715))
 _u = (x + _cubic) * math.sqrt(2 / math.pi)
 _u2 = x * ((x * x) * 0.044715 + 1.0) * math.sqrt(2 / math.pi)
-_tanh_u = Op("Tanh", _u) | Op("Tanh", _u2) | Op("Tanh", (x * math.sqrt(2 / math.pi)) * ((x * x) * 0.044715 + 1.0))
+_tanh_u = (
+    Op("Tanh", _u)
+    | Op("Tanh", _u2)
+    | Op("Tanh", (x * math.sqrt(2 / math.pi)) * ((x * x) * 0.044715 + 1.0))
+)
 
 
 def _halves(share: Pattern) -> list[Pattern]:
@@ -154,7 +158,10 @@ def _relu_by_bound(view: View, node: Node, found: Match) -> Node | None:
     return _activation(view, node, found, Activation("relu"))
 
 
-@RULES.rule(Op("Max", x, Op("LeakyRelu", x, label="leaky")), Op("Max", x, x * Constant("slope", scalar=True)))
+@RULES.rule(
+    Op("Max", x, Op("LeakyRelu", x, label="leaky")),
+    Op("Max", x, x * Constant("slope", scalar=True)),
+)
 def _leaky_by_max(view: View, node: Node, found: Match) -> Node | None:
     if "leaky" in found.nodes:
         slope = found.nodes["leaky"].attributes.get("alpha", 0.01)
@@ -333,7 +340,7 @@ def _per_channel(view: View, conv: Convolution, factor: Array) -> Array | None:
 
 
 def _scaled(view: View, node: Node, found: Match, scale: Array, shift: Array) -> Node | None:
-    """Return the convolution with its output times `scale` plus `shift`, a number a channel each."""
+    """Return the convolution with a scale and a shift for each channel of its output."""
     conv = found.nodes["conv"]
     assert isinstance(conv, Convolution)
     if scale.shape != (conv.out_channels,) or not np.isfinite([scale, shift]).all():
@@ -395,7 +402,9 @@ def _chomped(view: View, node: Node, found: Match) -> Node | None:
         pads = [p - cut for p, cut in zip(conv.pads, less, strict=True)]
     else:
         return None
-    return _pass_on(node, replace(conv, pads=pads), _matched(view, found)) if min(pads) >= 0 else None
+    return (
+        _pass_on(node, replace(conv, pads=pads), _matched(view, found)) if min(pads) >= 0 else None
+    )
 
 
 def _integers(view: View, node: Node, name: str, position: int) -> list[int] | None:
@@ -494,9 +503,7 @@ def _unrolled(view: View, node: Node, found: Match) -> list[Node] | None:
     return [made, turned]
 
 
-def _matrix_of_position(
-    view: View, name: str
-) -> tuple[str, int, int, Convolution, int] | None:
+def _matrix_of_position(view: View, name: str) -> tuple[str, int, int, Convolution, int] | None:
     """Return x, its axis, that of the result, the matrix and t of ``unsqueeze(x[t] @ w)``."""
     after = view.maker(name)
     matrix = view.maker(after.inputs[0]) if after is not None and after.op == "Unsqueeze" else None
@@ -507,9 +514,7 @@ def _matrix_of_position(
     if before is None or part is None or part.op != "Slice" or matrix.position is not None:
         return None
     lists = [_integers(view, n, "axes", 1) for n in (after, before)]
-    lists += [
-        _integers(view, part, key, i) for i, key in enumerate(("starts", "ends", "axes"), 1)
-    ]
+    lists += [_integers(view, part, key, i) for i, key in enumerate(("starts", "ends", "axes"), 1)]
     if any(entry is None or len(entry) != 1 for entry in lists):
         return None
     (put,), (dropped,), (start,), (end,), (axis,) = lists  # type: ignore[misc]
@@ -527,7 +532,10 @@ def _same_matrix(a: Convolution, b: Convolution) -> bool:
 
 
 @RULES.rule(
-    *(Op(op, Op("Concat", more=True, label="stack"), more=True) for op in ("ReduceMax", "ReduceMin"))
+    *(
+        Op(op, Op("Concat", more=True, label="stack"), more=True)
+        for op in ("ReduceMax", "ReduceMin")
+    )
 )
 def _stacked(view: View, node: Node, found: Match) -> Node | None:
     """The largest of stacked values: the larger of two, and so on."""
@@ -631,10 +639,16 @@ _variance = _mean(_centred * _centred) | _mean(Op("Pow", _centred, 2.0))
 def _normalized(view: View, node: Node, found: Match) -> Node | None:
     means = [n for n in _matched(view, found) if n.op == "ReduceMean"]
     axes = [_axes(view, n) for n in means]
-    if axes[0] is None or axes[0] != axes[1] or any(not n.attributes.get("keepdims", 1) for n in means):
+    if (
+        axes[0] is None
+        or axes[0] != axes[1]
+        or any(not n.attributes.get("keepdims", 1) for n in means)
+    ):
         return None
     epsilon = float(found.constants["epsilon"].reshape(-1)[0])
-    made = Normalize(node.op, name=node.name, inputs=[found.values["x"]], axes=axes[0], epsilon=epsilon)
+    made = Normalize(
+        node.op, name=node.name, inputs=[found.values["x"]], axes=axes[0], epsilon=epsilon
+    )
     return _pass_on(node, made, _matched(view, found))
 
 
@@ -698,4 +712,6 @@ def _lone_batch_norm(view: View, node: Node, found: Match) -> Node | None:
     shape = (-1, *(1,) * (rank - 2))
     factor = number_in(view, f"{node.outputs[0]}.scale", scale.astype(dtype).reshape(shape))
     term = number_in(view, f"{node.outputs[0]}.shift", shift.astype(dtype).reshape(shape))
-    return _pass_on(node, Affine(node.op, name=node.name, inputs=[node.inputs[0], factor, term]), [node])
+    return _pass_on(
+        node, Affine(node.op, name=node.name, inputs=[node.inputs[0], factor, term]), [node]
+    )

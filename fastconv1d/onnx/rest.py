@@ -140,7 +140,8 @@ def _has_convolution(body: Any) -> bool:
     for node in body.node:
         if node.op_type in ("Conv", "ConvTranspose"):
             return True
-        if any(a.type == onnx.AttributeProto.GRAPH and _has_convolution(a.g) for a in node.attribute):
+        bodies = (a.g for a in node.attribute if a.type == onnx.AttributeProto.GRAPH)
+        if any(map(_has_convolution, bodies)):
             return True
     return False
 
@@ -188,9 +189,8 @@ class _Cut:
                     self.protos.append(helper.make_node("Identity", [source], [name]))
         proto = helper.make_node(node.op, inputs, node.outputs, node.name, domain=node.domain)
         for name, value in attributes.items():
-            if isinstance(value, np.ndarray):
-                value = numpy_helper.from_array(value)
-            proto.attribute.append(helper.make_attribute(name, value))
+            own = numpy_helper.from_array(value) if isinstance(value, np.ndarray) else value
+            proto.attribute.append(helper.make_attribute(name, own))
         self.protos.append(proto)
 
     def _model(self, inputs: list[str], outputs: list[str], constants: list[str]) -> Any:

@@ -128,10 +128,10 @@ def _compared(
             print(f"output {name}: WRONG, {sizes}")
             status = WRONG
             continue
-        error, allowed = _error(ours, theirs), _TOLERANCES.get(ours.dtype.name, _ROUNDED_TOLERANCE)
-        right = error <= allowed
+        off = _error(ours, theirs)
+        right = off <= _TOLERANCES.get(ours.dtype.name, _ROUNDED_TOLERANCE)
         verdict = "right" if right else "WRONG"
-        print(f"output {name}: {verdict}, largest error {error:.1e} of the largest value")
+        print(f"output {name}: {verdict}, largest error {off:.1e} of the largest value")
         status = status if right else WRONG
     return status
 

@@ -100,7 +100,7 @@ class _Folder:
             return False  # two sizes may be one float
         runs = []
         for run in (0, 1):
-            arrays = []
+            arrays: list[Array | None] = []
             for name in node.inputs:
                 if name in self.partial:
                     arrays.append(self.partial[name][run])

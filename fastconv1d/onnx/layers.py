@@ -228,10 +228,12 @@ def convolution_of(node: Node, weight: Array, bias: Array | None) -> Convolution
     get = node.attributes.get
     auto_pad = get("auto_pad", "NOTSET")
     pads = get("pads") if auto_pad == "NOTSET" else None
-    common = {"op": node.op, "name": node.name, "outputs": node.outputs, "opset": node.opset}
     return Convolution(
-        **common,
+        node.op,
+        name=node.name,
         inputs=node.inputs[:1],
+        outputs=node.outputs,
+        opset=node.opset,
         attributes=node.attributes,
         replaced=[node],
         weight=weight,
@@ -514,7 +516,7 @@ def _unfolded_transposed(node: Convolution) -> Callable[[Array], Array]:
             index,
             _one_dimension(
                 replace(
-                    _squeezed_last(replace(node, weight=node.weight[(..., *index, slice(None))])),
+                    _squeezed_last(replace(node, weight=node.weight[_at(index)])),
                     pads=[0, 0],
                     output_padding=[0],
                     output_shape=None,
@@ -546,13 +548,18 @@ def _unfolded_transposed(node: Convolution) -> Callable[[Array], Array]:
                     index, node.dilations[:last], node.strides[:last], x.shape[2:-1], strict=True
                 )
             )
-            full[(slice(None), slice(None), *where)] += z
+            full[_at(where)] += z
         y = _cropped(node, full, x.shape[2:])
         if node.bias is not None:
             y += node.bias.reshape(-1, *(1,) * rank).astype(y.dtype)
         return y if node.after is None else activated(node.after, y)
 
     return run
+
+
+def _at(where: tuple[int | slice, ...]) -> tuple[Any, ...]:
+    """Return the index of positions in the dimensions after the first two."""
+    return (slice(None), slice(None), *where)
 
 
 def _cropped(node: Convolution, full: Array, lengths: tuple[int, ...]) -> Array:
@@ -576,5 +583,5 @@ def _cropped(node: Convolution, full: Array, lengths: tuple[int, ...]) -> Array:
             extra += max(-surplus, 0)
         crop.append((max(begin, 0), size - max(end - extra, 0)))
         more.append((max(-begin, 0), max(extra - end, 0)))
-    part = full[(..., *(slice(*bounds) for bounds in crop[2:]))]
+    part = full[_at(tuple(slice(*bounds) for bounds in crop[2:]))]
     return np.pad(part, more) if any(pair != (0, 0) for pair in more) else np.array(part)

@@ -527,7 +527,7 @@ def _matrix_of_position(view: View, name: str) -> tuple[str, int, int, Convoluti
 def _same_matrix(a: Convolution, b: Convolution) -> bool:
     if a.after != b.after or (a.bias is None) != (b.bias is None):
         return False
-    same_bias = a.bias is None or np.array_equal(a.bias, b.bias)
+    same_bias = a.bias is None or b.bias is None or np.array_equal(a.bias, b.bias)
     return same_bias and (a.weight.base is b.weight.base or np.array_equal(a.weight, b.weight))
 
 
@@ -669,7 +669,7 @@ def _norm_affine(view: View, node: Node, found: Match) -> Node | None:
     rank = view.rank(norm.inputs[0])
     if rank is None or factor.ndim > rank or (node.op == "Mul" and norm.scale is not None):
         return None
-    made = replace(norm, **{"scale" if node.op == "Mul" else "shift": factor})
+    made = replace(norm, scale=factor) if node.op == "Mul" else replace(norm, shift=factor)
     return _pass_on(node, made, _matched(view, found))
 
 

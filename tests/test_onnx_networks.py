@@ -457,6 +457,7 @@ def test_network(name, exporter):
             wanted = network(x).numpy()
         found = model(x.numpy())
         assert found.shape == wanted.shape and found.dtype == wanted.dtype
+        np.testing.assert_array_equal(model(x.numpy()), found)  # with what the first call left
         np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-5)
 
 

@@ -67,11 +67,10 @@ class Blockwise(Fused):
                 values[output] = result[0] if isinstance(result, tuple) else result
             return result
 
-        def run(*arrays: Array) -> Array:
+        def run(*arrays: Array, out: Array | None = None) -> Array:
             shape = np.broadcast_shapes(*(array.shape for array in arrays))
             if math.prod(shape) <= BLOCK:
                 return compute([*arrays])
-            out: Array | None = None
             for where in blocks(shape):
                 part = compute([_part(array, where, len(shape)) for array in arrays])
                 if out is None:
@@ -80,6 +79,7 @@ class Blockwise(Fused):
             assert out is not None
             return out
 
+        run.takes_out = True  # type: ignore[attr-defined]
         return run
 
 

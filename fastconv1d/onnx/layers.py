@@ -69,9 +69,10 @@ class Activate(Fused):
     def build(self) -> Callable[..., Any]:
         step = self.activation
 
-        def run(x: Array) -> Array:
-            return activated(step, x)
+        def run(x: Array, out: Array | None = None) -> Array:
+            return activated(step, x, out)
 
+        run.takes_out = True  # type: ignore[attr-defined]
         return run
 
 
@@ -82,7 +83,11 @@ def activated(step: Activation, x: Array, out: Array | None = None) -> Array:
             return np.maximum(x, x.dtype.type(0))
         wide = x.astype(np.float32) if half_of(x.dtype) else x
         return step.apply(wide, min(1, x.ndim - 1)).astype(x.dtype)
-    y = np.array(x, order="C")
+    if out is None:
+        y = np.array(x, order="C")
+    else:
+        y = out
+        np.copyto(y, x)
     if step.alpha is not None:
         direct_engine.finish(step, y if y.ndim == 3 else y[np.newaxis], None, 1.0, False)
         return y
@@ -295,8 +300,9 @@ def _matrix_product(layer: Any) -> Callable[..., Any]:
             None if array is None else array.reshape(1, rows, n_out) for array in (residual, out)
         ]
         y = layer(x.reshape(1, rows, n_in), residual=others[0], out=others[1])
-        return y.reshape(*x.shape[:-1], n_out)
+        return y.reshape(*x.shape[:-1], n_out) if out is None else out
 
+    run.takes_out = True  # type: ignore[attr-defined]
     return run
 
 
@@ -360,8 +366,13 @@ def _adding_layer(node: Convolution) -> Callable[..., Any]:
             n, c, length = output_shape(shaped, x.swapaxes(1, 2).shape if last else x.shape)
             if other.shape == ((n, length, c) if last else (n, c, length)):
                 return layer(x, residual=other, out=out)
-        return adding(x, other)
+        y = adding(x, other)
+        if out is None:
+            return y
+        np.copyto(out, y)
+        return out
 
+    run.takes_out = True  # type: ignore[attr-defined]
     return run
 
 

@@ -9,8 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..modules import Conv1d, ConvTranspose1d
 from . import operators as _operators  # noqa: F401  (which enters them in the table)
 from . import sequences as _sequences  # noqa: F401
+from .binding import LEAST_SPARE, Binding, Pool, Sizes, known_values
 from .blocks import grouped
 from .control import CONTROL
 from .folding import fold
@@ -22,6 +24,9 @@ from .rest import handed_over
 
 Array = NDArray[Any]
 
+_LAYERS = Conv1d, ConvTranspose1d
+# So many sets of input shapes are remembered: a stream has two or three.
+_MOST_BINDINGS = 8
 # A refusal of many nodes gives so many reasons, and so many nodes for each.
 _MOST_REASONS, _MOST_NAMES = 40, 5
 
@@ -34,6 +39,7 @@ class Step(NamedTuple):
     inputs: list[str]
     outputs: list[str]
     done: list[str]
+    takes_out: bool  # whether `run` has an argument for where to write
 
 
 class Program:
@@ -61,52 +67,125 @@ class Program:
         self.steps = _steps(graph, partial(Program, rest=rest))
         used = {name for step in self.steps for name in step.inputs} | {*self.outputs}
         self.constants = {k: v for k, v in graph.constants.items() if k in used}
+        sizes = Sizes(self.inputs, self.constants)
+        for step in self.steps:
+            sizes.add(step.node)
+        self._settled = sizes.settled
+        known = sizes.known - {""}
+        varying = [s for s in self.steps if not all(n in known for n in s.outputs if n)]
+        self._dynamic = _planned(varying, {*self.constants, *self.outputs})
+        read = {name for step in self._dynamic for name in step.inputs} | {*self.outputs}
+        self._needed = {name for name in known & read if name not in self.constants}
+        self._bindings: dict[tuple[Any, ...] | None, Binding] = {}
+        self._pools: list[Pool] = []
 
     def run(self, values: dict[str, Any]) -> list[Any]:
         """Return the outputs for values of the inputs, under names; the dict is used up."""
+        arrays = [values[name] for name in self.inputs]
+        key = None  # with a sequence among them
+        if all(isinstance(array, np.ndarray) for array in arrays):
+            key = tuple((array.shape, array.dtype) for array in arrays)
+        binding = self._bindings.get(key)
         values.update(self.constants)
         values[""] = None
         with np.errstate(all="ignore"):
-            for step in self.steps:
-                _compute(step, values)
+            if binding is None:
+                return self._first(key, values)
+            return self._again(binding, values)
+
+    def _first(self, key: tuple[Any, ...] | None, values: dict[str, Any]) -> list[Any]:
+        """Compute all steps, and note what depends on the inputs' shapes alone."""
+        known: dict[str, Any] = {}
+        shapes = {}
+        for step in self.steps:
+            _enter(step, _result(step, values), values)
+            for name in step.outputs:
+                if name in self._needed:
+                    known[name] = values[name]
+            name, value = step.outputs[0], values.get(step.outputs[0])
+            if step.takes_out and name in self._settled and isinstance(value, np.ndarray):
+                if value.nbytes >= LEAST_SPARE:
+                    shapes[name] = value.shape, value.dtype
+            for name in step.done:
+                values.pop(name, None)
+        kept = known_values(known)
+        if kept is not None and key is not None:
+            bindings = dict([*self._bindings.items()][1 - _MOST_BINDINGS :])
+            bindings[key] = Binding(kept, shapes)
+            self._bindings = bindings
         return [values[name] for name in self.outputs]
 
+    def _again(self, binding: Binding, values: dict[str, Any]) -> list[Any]:
+        """Compute what depends on the inputs' values."""
+        values.update(binding.values)
+        shapes = binding.shapes
+        try:
+            pool = self._pools.pop()
+        except IndexError:  # another thread has it
+            pool = Pool()
+        for step in self._dynamic:
+            name = step.outputs[0]
+            if name in shapes:
+                result = _result(step, values, pool.take(*shapes[name]))
+            else:
+                result = _result(step, values)
+            _enter(step, result, values)
+            if pool.holders:
+                for name in step.outputs:
+                    pool.hold(values.get(name))
+            for name in step.done:
+                pool.drop(values.pop(name, None))
+        found = [values[name] for name in self.outputs]
+        pool.close()
+        self._pools[:] = [pool]
+        return found
 
-def _compute(step: Step, values: dict[str, Any]) -> None:
+
+def _result(step: Step, values: dict[str, Any], out: Array | None = None) -> Any:
     try:
-        result = step.run(*[values[name] for name in step.inputs])
+        arguments = [values[name] for name in step.inputs]
+        return step.run(*arguments) if out is None else step.run(*arguments, out=out)
     except OnnxError:  # it names its node
         raise
     except (ValueError, TypeError, OverflowError) as error:
         raise type(error)(f"{step.node}: {error}") from error
     except (ArithmeticError, LookupError, AttributeError) as error:
         raise ValueError(f"{step.node}: {error}") from error
+
+
+def _enter(step: Step, result: Any, values: dict[str, Any]) -> None:
     if isinstance(result, tuple):
         values.update(zip(step.outputs, result, strict=False))
     else:
         values[step.outputs[0]] = result
-    for name in step.done:
-        del values[name]
 
 
 def _steps(graph: Graph, lower: Callable[[Graph], Program]) -> list[Step]:
-    last_use = {name: i for i, node in enumerate(graph.nodes) for name in node.inputs if name}
-    kept = {*graph.constants, *graph.outputs}
     steps: list[Step] = []
     errors: list[tuple[Node, OnnxError]] = []
-    for i, node in enumerate(graph.nodes):
+    for node in graph.nodes:
         try:
             run = _built(node, graph, lower)
         except OnnxError as error:
             errors.append((node, error))
             continue
-        reads = dict.fromkeys(name for name in node.inputs if name)
-        done = [name for name in reads if last_use[name] == i and name not in kept]
-        done += [n for n in node.outputs[1:] if n and n not in last_use and n not in kept]
-        steps.append(Step(node, run, node.inputs, node.outputs, done))
+        takes_out = isinstance(run, _LAYERS) or getattr(run, "takes_out", False)
+        steps.append(Step(node, run, node.inputs, node.outputs, [], takes_out))
     if errors:
         raise _refusal(errors)
-    return steps
+    return _planned(steps, {*graph.constants, *graph.outputs})
+
+
+def _planned(steps: list[Step], kept: set[str]) -> list[Step]:
+    """Return the steps with the values that each of them reads last, or that nobody reads."""
+    last_use = {name: i for i, step in enumerate(steps) for name in step.inputs if name}
+    planned = []
+    for i, step in enumerate(steps):
+        reads = dict.fromkeys(name for name in step.inputs if name)
+        done = [name for name in reads if last_use[name] == i and name not in kept]
+        done += [n for n in step.outputs[1:] if n and n not in last_use and n not in kept]
+        planned.append(step._replace(done=done))
+    return planned
 
 
 def _built(node: Node, graph: Graph, lower: Callable[[Graph], Program]) -> Callable[..., Any]:

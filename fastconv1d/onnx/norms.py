@@ -98,6 +98,24 @@ class Affine(Fused):
 
 
 @dataclass
+class Indexed(Fused):
+    """A view: ``x[index]``."""
+
+    index: tuple[Any, ...] = ()
+    rank: int = 0
+
+    def build(self) -> Callable[..., Any]:
+        index, rank = self.index, self.rank
+
+        def run(x: Array) -> Array:
+            if x.ndim != rank:
+                raise ValueError(f"expected {rank} dimensions, got {list(x.shape)}")
+            return x[index]
+
+        return run
+
+
+@dataclass
 class Rounded(Fused):
     """What is left of values that were quantised and back: multiples of a scale, within limits."""
 

@@ -29,13 +29,13 @@ from .matching import (
     new_name,
     number_in,
 )
-from .norms import Affine, Normalize, Rounded
+from .norms import Affine, Indexed, Normalize, Rounded
 from .read import Graph
 from .registry import Node, OnnxError
 
 Array = NDArray[Any]
 
-RULES = Rules()
+RULES, VIEWS = Rules(), Rules()
 OURS = "fastconv1d"  # the domain of nodes that rules made
 
 _PAD_MODES = {"reflect": "reflect", "edge": "replicate", "wrap": "circular"}
@@ -45,7 +45,7 @@ x = Value("x")
 
 def simplified(graph: Graph) -> Graph:
     """Return the graph with nodes of this library in place of patterns."""
-    return without_dead(RULES.rewritten(graph))
+    return without_dead(VIEWS.rewritten(RULES.rewritten(graph)))
 
 
 def _pass_on(node: Node, made: Any, found: list[Node]) -> Any:
@@ -715,3 +715,60 @@ def _lone_batch_norm(view: View, node: Node, found: Match) -> Node | None:
     return _pass_on(
         node, Affine(node.op, name=node.name, inputs=[node.inputs[0], factor, term]), [node]
     )
+
+
+# ---- views that no other rule took --------------------------------------------------------------
+
+
+def _indexed(view: View, node: Node, found: Match, index: list[Any], rank: int) -> Node:
+    made = Indexed(node.op, name=node.name, inputs=node.inputs[:1], index=tuple(index), rank=rank)
+    return _pass_on(node, made, [node])
+
+
+@VIEWS.rule(Op("Unsqueeze", x), Op("Unsqueeze", x, Constant("axes")))
+def _unsqueezed(view: View, node: Node, found: Match) -> Node | None:
+    rank, axes = view.rank(node.inputs[0]), _integers(view, node, "axes", 1)
+    if rank is None or axes is None:
+        return None
+    size = rank + len(axes)
+    places = {axis % size for axis in axes if -size <= axis < size}
+    if len(places) < len(axes):
+        return None
+    index = [None if place in places else slice(None) for place in range(size)]
+    return _indexed(view, node, found, index, rank)
+
+
+@VIEWS.rule(
+    Op("Slice", x),
+    Op("Slice", x, *map(Constant, ("starts", "ends"))),
+    Op("Slice", x, *map(Constant, ("starts", "ends", "axes"))),
+    Op("Slice", x, *map(Constant, ("starts", "ends", "axes", "steps"))),
+)
+def _sliced(view: View, node: Node, found: Match) -> Node | None:
+    rank = view.rank(node.inputs[0])
+    starts, ends, axes, steps = (
+        _integers(view, node, name, i)
+        for i, name in enumerate(("starts", "ends", "axes", "steps"), 1)
+    )
+    if rank is None or starts is None or ends is None:
+        return None
+    axes = [*range(len(starts))] if axes is None else axes
+    steps = [1] * len(starts) if steps is None else steps
+    if not len(starts) == len(ends) == len(axes) == len(steps) or min(steps, default=1) < 1:
+        return None
+    if any(not -rank <= axis < rank for axis in axes):
+        return None
+    index = [slice(None)] * rank
+    for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+        index[axis] = slice(start, end, step)
+    return _indexed(view, node, found, index, rank)
+
+
+@VIEWS.rule(Op("Gather", x, Constant("place", scalar=True)))
+def _picked(view: View, node: Node, found: Match) -> Node | None:
+    rank, place = view.rank(node.inputs[0]), found.constants["place"]
+    axis = node.attributes.get("axis", 0)
+    if rank is None or place.ndim or not -rank <= axis < rank:
+        return None
+    index: list[Any] = [slice(None)] * (axis % rank) + [int(place)]
+    return _indexed(view, node, found, [*index, ...], rank)

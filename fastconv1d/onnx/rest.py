@@ -19,7 +19,7 @@ from .. import config
 from .blocks import ELEMENTWISE, Blockwise
 from .control import CONTROL
 from .layers import Activate, Convolution, Fused
-from .norms import Affine, Rounded
+from .norms import Affine, Indexed, Rounded
 from .read import Graph, Type
 from .registry import Node, OnnxError
 
@@ -148,7 +148,7 @@ def _has_convolution(body: Any) -> bool:
 
 def _is_glue(node: Node) -> bool:
     if isinstance(node, Fused):
-        return isinstance(node, (Activate, Affine, Blockwise, Rounded))
+        return isinstance(node, (Activate, Affine, Blockwise, Indexed, Rounded))
     return not node.domain and node.op in _GLUE
 
 

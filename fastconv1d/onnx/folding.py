@@ -144,6 +144,8 @@ class _Folder:
         for name, value in zip(node.outputs, values, strict=False):
             if name:
                 self.constants[name] = frozen(value)
+        if node.op == "DequantizeLinear":
+            self.graph.recipes[node.outputs[0]] = node
         return True
 
     def _chosen_body(self, node: Node) -> Graph | None:
@@ -235,6 +237,8 @@ def without_dead(graph: Graph) -> Graph:
             parts.update(name for part in getattr(node, "replaced", ()) for name in part.inputs)
     graph.nodes = kept[::-1]
     read = needed | parts
+    graph.recipes = {name: node for name, node in graph.recipes.items() if name in read}
+    read |= {name for node in graph.recipes.values() for name in node.inputs}
     graph.constants = {k: v for k, v in graph.constants.items() if k in read}
     return graph
 

@@ -55,6 +55,12 @@ def _pass_on(node: Node, made: Any, found: list[Node]) -> Any:
     return made
 
 
+def _renamed(node: Node, names: dict[str, str]) -> Node:
+    """Return a copy of a node that reads and writes other values."""
+    inputs, outputs = ([names.get(n, n) for n in values] for values in (node.inputs, node.outputs))
+    return replace(node, inputs=inputs, outputs=outputs)
+
+
 def _matched(view: View, found: Match) -> list[Node]:
     return [n for p in sorted({*found.places}) if (n := view.places[p]) is not None]
 
@@ -496,7 +502,12 @@ def _unrolled(view: View, node: Node, found: Match) -> list[Node] | None:
     perm.insert(place, axis)
     between = new_name(view, f"{node.outputs[0]}.all")
     made = _pass_on(node, replace(matrix, inputs=[source]), [node])
-    if perm == sorted(perm):
+    turns = perm != sorted(perm)
+    names = {matrix.inputs[0]: source}
+    names |= {n: new_name(view, f"{n}.all") for part in matrix.replaced for n in part.outputs}
+    names[matrix.outputs[0]] = between if turns else node.outputs[0]
+    made.replaced = [_renamed(part, names) for part in matrix.replaced]
+    if not turns:
         return [made]
     made.outputs = [between]
     turned = Node("Transpose", "", node.name, [between], node.outputs, {"perm": perm}, node.opset)
@@ -621,7 +632,8 @@ def _rounded(view: View, node: Node, found: Match) -> Node | None:
     found.places.remove(view.makers[first.outputs[0]])
     made = Rounded(node.op, name=node.name, inputs=first.inputs[:1], limits=limits)
     made.scale = float(scale.reshape(-1)[0])
-    return _pass_on(node, made, [first, node])
+    names = {first.outputs[0]: new_name(view, f"{node.outputs[0]}.steps")}
+    return _pass_on(node, made, [_renamed(first, names), _renamed(node, names)])
 
 
 # ---- norms -------------------------------------------------------------------------------------

@@ -48,6 +48,8 @@ class Graph:
         Names of outer graphs that the nodes read.
     opsets : dict of str to int
         The operator set of each domain.
+    recipes : dict of str to Node
+        The nodes that constants came from which are stored in fewer bits.
     """
 
     nodes: list[Node]
@@ -57,6 +59,7 @@ class Graph:
     types: dict[str, Type] = field(default_factory=dict)
     captured: list[str] = field(default_factory=list)
     opsets: dict[str, int] = field(default_factory=dict)
+    recipes: dict[str, Node] = field(default_factory=dict)
 
 
 @contextmanager

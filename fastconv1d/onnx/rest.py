@@ -171,9 +171,16 @@ class _Cut:
         reads = dict.fromkeys(n for node in originals for n in node.inputs if n and n not in made)
         inputs = [name for name in reads if name not in self.graph.constants]
         outputs = [name for node in self.nodes for name in node.outputs if name in read]
+        constants: dict[str, None] = {}
+        for name in reads:
+            if name in self.graph.recipes:  # integers as the file has them: its kernels take those
+                self._append(self.graph.recipes[name])
+                constants.update(dict.fromkeys(filter(None, self.graph.recipes[name].inputs)))
+            elif name in self.graph.constants:
+                constants[name] = None
         for node in originals:
             self._append(node)
-        model = self._model(inputs, outputs, [n for n in reads if n in self.graph.constants])
+        model = self._model(inputs, outputs, [*constants])
         last = self.nodes[-1]
         return Foreign(last.op, "fastconv1d", last.name, inputs, outputs, model=model)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels import network
+from ...kernels.network import quantize
 from ..registry import Node, operator
 from .attributes import delivered, flag, integer
 from .linear import added_bias, check_channels, correlated
@@ -60,7 +60,7 @@ def quantized(x: Array, scale: Array, zero: Array | None, dtype: np.dtype[Any]) 
         y = np.empty(x.shape, dtype)
         offset = 0 if zero is None else int(zero.item())
         x = np.ascontiguousarray(x)
-        network.quantize(x, y, scale.item(), offset, int(bounds.min), int(bounds.max))
+        quantize(x, y, scale.item(), offset, int(bounds.min), int(bounds.max))
         return y
     y = np.asarray(np.rint(x / scale))
     if zero is not None:

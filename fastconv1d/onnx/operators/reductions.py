@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels import network
+from ...kernels.network import softmax as softmax_of_rows
 from ..registry import Node, operator
 from .attributes import flag, integer, integers
 from .elementwise import divided
@@ -172,7 +172,7 @@ def _is_compiled(x: Array, axis: int) -> bool:
 
 def _compiled_softmax(x: Array, logarithm: bool) -> Array:
     y = np.empty(x.shape, x.dtype)
-    network.softmax(np.ascontiguousarray(x), y, logarithm)
+    softmax_of_rows(np.ascontiguousarray(x), y, logarithm)
     return y
 
 

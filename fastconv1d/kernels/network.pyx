@@ -189,7 +189,10 @@ def pool(cnp.ndarray x not None, cnp.ndarray y not None, rows, columns, bint lar
     q.planes, q.rows, q.columns, q.rows_out, q.columns_out = x.shape[0], x.shape[1], x.shape[2], y.shape[1], y.shape[2]
     q.row_taps, q.row_step, q.row_dilation, q.row_before = rows
     q.taps, q.step, q.dilation, q.before = columns
+    # Whole vectors, of 16 elements at most, are written behind the columns and read behind the last window.
+    cdef ptrdiff_t lanes = 16
     q.row_length = max(q.before + q.columns, (q.columns_out - 1) * q.step + (q.taps - 1) * q.dilation + 1)
+    q.row_length += lanes * (q.step + 1)
     cdef void* scratch = malloc(q.row_length * cnp.PyArray_ITEMSIZE(x))
     if scratch == NULL:
         raise MemoryError

@@ -146,7 +146,7 @@ typedef struct {
 } fc1d_norm;
 
 /* Windows over the rows and columns of planes: output (o, i) reads input rows o*row_step + k*row_dilation - row_before
- * and columns i*step + k*dilation - before. row_length is what the windows of a row reach over, and `columns` at least. */
+ * and columns i*step + k*dilation - before. row_length is what vectors of windows reach over. */
 typedef struct {
     const void *x;
     void *y;

@@ -278,55 +278,74 @@ static void NAME(convert)(const void *from, void *to, ptrdiff_t n, int half, int
         NAME(narrow)((uint16_t *)to, (const T *)from, n, half);
 }
 
-/* y[i] = the larger of y[i] and x[i*step], NaN before all, or their sum. */
-static inline __attribute__((always_inline)) void NAME(pool_into)(T *restrict y, const T *restrict x, ptrdiff_t n,
-                                                                  const ptrdiff_t step, const int largest)
+/* The larger of two, NaN before all, or their sum. */
+static inline __attribute__((always_inline)) V NAME(pooled)(V a, V b, const int largest)
 {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const T v = x[i * step];
-        if (largest)
-            y[i] = v > y[i] || v != v ? v : y[i];
-        else
-            y[i] += v;
-    }
+    if (!largest)
+        return a + b;
+#if LANES > 1
+    return SELECT((b > a) | (b != b), b, a);
+#else
+    return b > a || b != b ? b : a;
+#endif
 }
 
-static inline __attribute__((always_inline)) void NAME(pool_plane)(const fc1d_pool *q, const T *x, T *y, T *row,
-                                                                   const int largest)
+/* LANES elements, `step` apart. */
+static inline __attribute__((always_inline)) V NAME(load_apart)(const T *p, const ptrdiff_t step)
+{
+    if (step == 1)
+        return LOAD(p);
+#if LANES > 1
+    if (step == 2)
+        return SHUFFLE(LOAD(p), LOAD(p + LANES), EVEN);
+#endif
+    T lanes[LANES];
+    for (int i = 0; i < LANES; i++)
+        lanes[i] = p[i * step];
+    return LOAD(lanes);
+}
+
+/* One row of outputs from the row that holds the largest or the sums of its input rows. */
+static inline __attribute__((always_inline)) void NAME(pool_columns)(const fc1d_pool *q, const T *row, T *y,
+                                                                     const ptrdiff_t step, const int largest)
+{
+    EACH_PART(q->columns_out, V sum = NAME(load_apart)(row + v * step, step);
+              for (ptrdiff_t t = 1; t < q->taps; t++)
+                  sum = NAME(pooled)(sum, NAME(load_apart)(row + v * step + t * q->dilation, step), largest);
+              PUT(y, sum);)
+}
+
+static inline __attribute__((always_inline)) void NAME(pool_planes)(const fc1d_pool *q, T *row, const int largest)
 {
     const T none = largest ? (T)-INFINITY : 0;
-    for (ptrdiff_t o = 0; o < q->rows_out; o++, y += q->columns_out) {
-        for (ptrdiff_t i = 0; i < q->row_length; i++)
-            row[i] = none;
-        for (ptrdiff_t k = 0; k < q->row_taps; k++) {
-            const ptrdiff_t r = o * q->row_step + k * q->row_dilation - q->row_before;
-            if (r >= 0 && r < q->rows)
-                NAME(pool_into)(row + q->before, x + r * q->columns, q->columns, 1, largest);
-        }
-        for (ptrdiff_t i = 0; i < q->columns_out; i++)
-            y[i] = none;
-        for (ptrdiff_t k = 0; k < q->taps; k++) {
-            const T *from = row + k * q->dilation;
+    const T *x = (const T *)q->x;
+    T *y = (T *)q->y;
+    for (ptrdiff_t i = 0; i < q->row_length; i++) /* what lies beside the columns stays so */
+        row[i] = none;
+    for (ptrdiff_t plane = 0; plane < q->planes; plane++, x += q->rows * q->columns)
+        for (ptrdiff_t o = 0; o < q->rows_out; o++, y += q->columns_out) {
+            const ptrdiff_t start = o * q->row_step - q->row_before;
+            EACH_PART(q->columns, V sum = (V){0} + none;
+                      for (ptrdiff_t t = 0, r = start; t < q->row_taps; t++, r += q->row_dilation)
+                          if (r >= 0 && r < q->rows)
+                              sum = NAME(pooled)(sum, GET(x + r * q->columns, none), largest);
+                      STORE(row + q->before + v, sum);)
             if (q->step == 1)
-                NAME(pool_into)(y, from, q->columns_out, 1, largest);
+                NAME(pool_columns)(q, row, y, 1, largest);
             else if (q->step == 2)
-                NAME(pool_into)(y, from, q->columns_out, 2, largest);
+                NAME(pool_columns)(q, row, y, 2, largest);
             else
-                NAME(pool_into)(y, from, q->columns_out, q->step, largest);
+                NAME(pool_columns)(q, row, y, q->step, largest);
         }
-    }
 }
 
 /* The largest or the sum of the windows of each plane; scratch has row_length elements. */
 static void NAME(pool)(const fc1d_pool *q, void *scratch)
 {
-    const T *x = (const T *)q->x;
-    T *y = (T *)q->y;
-    for (ptrdiff_t i = 0; i < q->planes; i++, x += q->rows * q->columns, y += q->rows_out * q->columns_out)
-        if (q->largest)
-            NAME(pool_plane)(q, x, y, (T *)scratch, 1);
-        else
-            NAME(pool_plane)(q, x, y, (T *)scratch, 0);
+    if (q->largest)
+        NAME(pool_planes)(q, (T *)scratch, 1);
+    else
+        NAME(pool_planes)(q, (T *)scratch, 0);
 }
 
 #undef SIGMOID

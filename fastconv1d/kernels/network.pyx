@@ -6,10 +6,11 @@ Arrays are C-contiguous, of float32 or float64, and all of a call of one dtype.
 cimport numpy as cnp
 
 from libc.stddef cimport ptrdiff_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastconv1d.kernels.direct_engine cimport isa_in_use
-from fastconv1d.kernels.gemm cimport gemm_add
+from fastconv1d.kernels.gemm cimport gemm_add, gemv_add
 
 cnp.import_array()
 
@@ -23,12 +24,23 @@ cdef extern from "simd/fc1d.h" nogil:
         double epsilon
         int centered
 
+    ctypedef struct fc1d_pool:
+        const void* x
+        void* y
+        ptrdiff_t planes, rows, columns, rows_out, columns_out
+        ptrdiff_t row_taps, row_step, row_dilation, row_before
+        ptrdiff_t taps, step, dilation, before, row_length
+        int largest
+
     ctypedef struct fc1d_kernels:
         void (*softmax_rows)(const void*, void*, ptrdiff_t, ptrdiff_t, int) noexcept nogil
         void (*standardize_rows)(const fc1d_norm*) noexcept nogil
         void (*lstm_rows)(const void*, void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*gru_rows)(const void*, const void*, const void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*quantize)(const void*, void*, ptrdiff_t, double, ptrdiff_t, ptrdiff_t, ptrdiff_t, int) noexcept nogil
+        void (*erf_rows)(const void*, void*, ptrdiff_t) noexcept nogil
+        void (*convert)(const void*, void*, ptrdiff_t, int, int) noexcept nogil
+        void (*pool)(const fc1d_pool*, void*) noexcept nogil
 
     ctypedef struct fc1d_isa:
         fc1d_kernels f32, f64
@@ -74,7 +86,12 @@ def standardize(cnp.ndarray x not None, cnp.ndarray y not None, ptrdiff_t n, cnp
 cdef inline void _add_product(bint single, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void* a, const void* b,
                               void* c) noexcept nogil:
     """C[m, n] += A[m, k] @ B[n, k].T"""
-    if single:
+    if m == 1 and max(n, k) < 0x7fffffff:
+        if single:
+            gemv_add(n, k, <const float*> a, <const float*> b, <float*> c)
+        else:
+            gemv_add(n, k, <const double*> a, <const double*> b, <double*> c)
+    elif single:
         gemm_add(True, m, n, k, <const float*> a, k, <const float*> b, k, <float*> c, n)
     else:
         gemm_add(True, m, n, k, <const double*> a, k, <const double*> b, k, <double*> c, n)
@@ -138,3 +155,47 @@ def quantize(cnp.ndarray x not None, cnp.ndarray y not None, double scale, ptrdi
     cdef void* target = cnp.PyArray_DATA(y)
     with nogil:
         kernels.quantize(source, target, n, scale, zero, low, high, size)
+
+
+def erf(cnp.ndarray x not None, cnp.ndarray y not None):
+    """y = erf(x), of float32 within 3 ulp."""
+    cdef const fc1d_kernels* kernels = _kernels(x)
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(x)
+    cdef const void* source = cnp.PyArray_DATA(x)
+    cdef void* target = cnp.PyArray_DATA(y)
+    with nogil:
+        kernels.erf_rows(source, target, n)
+
+
+def convert(cnp.ndarray x not None, cnp.ndarray y not None, int half, bint widen):
+    """y = x, one of them float32 and the other of 16 bits: those of `half`, see activations.half_of."""
+    cdef const fc1d_isa* isa = <const fc1d_isa*> isa_in_use()
+    cdef ptrdiff_t n = cnp.PyArray_SIZE(x)
+    cdef const void* source = cnp.PyArray_DATA(x)
+    cdef void* target = cnp.PyArray_DATA(y)
+    with nogil:
+        isa.f32.convert(source, target, n, half, widen)
+
+
+def pool(cnp.ndarray x not None, cnp.ndarray y not None, rows, columns, bint largest):
+    """The largest or the sum of each window of x (planes, H, W) in y (planes, H_out, W_out).
+
+    rows and columns are (taps, step, dilation, before).
+    """
+    cdef const fc1d_kernels* kernels = _kernels(x)
+    cdef fc1d_pool q
+    memset(&q, 0, sizeof(q))
+    q.x, q.y, q.largest = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), largest
+    q.planes, q.rows, q.columns, q.rows_out, q.columns_out = x.shape[0], x.shape[1], x.shape[2], y.shape[1], y.shape[2]
+    q.row_taps, q.row_step, q.row_dilation, q.row_before = rows
+    q.taps, q.step, q.dilation, q.before = columns
+    # Whole vectors, of 16 elements at most, are written behind the columns and read behind the last window.
+    cdef ptrdiff_t lanes = 16
+    q.row_length = max(q.before + q.columns, (q.columns_out - 1) * q.step + (q.taps - 1) * q.dilation + 1)
+    q.row_length += lanes * (q.step + 1)
+    cdef void* scratch = malloc(q.row_length * cnp.PyArray_ITEMSIZE(x))
+    if scratch == NULL:
+        raise MemoryError
+    with nogil:
+        kernels.pool(&q, scratch)
+    free(scratch)

@@ -145,6 +145,17 @@ typedef struct {
     int centered;
 } fc1d_norm;
 
+/* Windows over the rows and columns of planes: output (o, i) reads input rows o*row_step + k*row_dilation - row_before
+ * and columns i*step + k*dilation - before. row_length is what vectors of windows reach over. */
+typedef struct {
+    const void *x;
+    void *y;
+    ptrdiff_t planes, rows, columns, rows_out, columns_out;
+    ptrdiff_t row_taps, row_step, row_dilation, row_before;
+    ptrdiff_t taps, step, dilation, before, row_length;
+    int largest;
+} fc1d_pool;
+
 typedef struct {
     void (*run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
@@ -168,6 +179,9 @@ typedef struct {
                      ptrdiff_t n);
     void (*quantize)(const void *x, void *y, ptrdiff_t n, double scale, ptrdiff_t zero, ptrdiff_t low, ptrdiff_t high,
                      int size);
+    void (*erf_rows)(const void *x, void *y, ptrdiff_t n);
+    void (*convert)(const void *from, void *to, ptrdiff_t n, int half, int widen);
+    void (*pool)(const fc1d_pool *q, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */

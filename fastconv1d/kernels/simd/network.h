@@ -78,25 +78,68 @@ static inline V NAME(smaller)(V a, V b)
 #endif
 }
 
-/* y = e^x / sum(e^x) of each row, or its logarithm. */
+static inline T NAME(largest_of)(V v)
+{
+    T lanes[LANES], top;
+    STORE(lanes, v);
+    top = lanes[0];
+    for (int i = 1; i < LANES; i++)
+        top = top < lanes[i] ? lanes[i] : top;
+    return top;
+}
+
+/* One row of softmax, n >= LANES: the last vector overlaps the one before it, and counts what is new in it. */
+static void NAME(softmax_row)(const T *x, T *y, ptrdiff_t n, int logarithm)
+{
+    const ptrdiff_t end = n - LANES, rest = n % LANES;
+    V most = LOAD(x + end), sum = {0};
+    for (ptrdiff_t v = 0; v < end; v += LANES)
+        most = NAME(larger)(most, LOAD(x + v));
+    const T top = NAME(largest_of)(most);
+    ptrdiff_t v = 0;
+    for (; v <= end; v += LANES) {
+        const V e = NAME(exp_of)(LOAD(x + v) - top);
+        sum = sum + e;
+        if (!logarithm)
+            STORE(y + v, e);
+    }
+    V last = {0};
+    if (rest) {
+        T lanes[LANES];
+        last = NAME(exp_of)(LOAD(x + end) - top);
+        STORE(lanes, last);
+        for (ptrdiff_t i = 0; i < LANES - rest; i++)
+            lanes[i] = 0;
+        sum = sum + LOAD(lanes);
+    }
+    const T total = NAME(sum_of)(sum), factor = 1 / total, shift = top + (T)log(total);
+    if (logarithm) {
+        for (v = 0; v < end; v += LANES)
+            STORE(y + v, LOAD(x + v) - shift);
+        STORE(y + end, LOAD(x + end) - shift);
+        return;
+    }
+    for (v = 0; v <= end; v += LANES)
+        STORE(y + v, LOAD(y + v) * factor);
+    if (rest)
+        STORE(y + end, last * factor);
+}
+
+/* y = e^x / sum(e^x) of each row, or its logarithm; x and y are not the same. */
 static void NAME(softmax_rows)(const void *from, void *to, ptrdiff_t n_rows, ptrdiff_t n, int logarithm)
 {
     const T *x = (const T *)from;
     T *y = (T *)to;
     for (ptrdiff_t row = 0; row < n_rows; row++, x += n, y += n) {
-        V most = (V){0} + x[0], sum = {0};
-        EACH_PART(n, most = NAME(larger)(most, GET(x, x[0]));)
-        T lanes[LANES], top;
-        STORE(lanes, most);
-        top = lanes[0];
-        for (int i = 1; i < LANES; i++)
-            top = top < lanes[i] ? lanes[i] : top;
-        EACH_PART(n, const V e = NAME(exp_of)(GET(x, (T)-INFINITY) - top); sum = sum + e; if (!logarithm) PUT(y, e);)
-        const T total = NAME(sum_of)(sum), factor = 1 / total, shift = top + (T)log(total);
-        if (logarithm)
-            EACH_PART(n, PUT(y, GET(x, 0) - shift);)
-        else
-            EACH_PART(n, PUT(y, GET(y, 0) * factor);)
+        if (n >= LANES) {
+            NAME(softmax_row)(x, y, n, logarithm);
+            continue;
+        }
+        T padded[LANES], result[LANES];
+        for (ptrdiff_t i = 0; i < LANES; i++)
+            padded[i] = i < n ? x[i] : (T)-INFINITY;
+        NAME(softmax_row)(padded, result, LANES, logarithm);
+        memcpy(y, result, (size_t)n * sizeof(T));
     }
 }
 
@@ -191,6 +234,120 @@ static void NAME(quantize)(const void *from, void *to, ptrdiff_t n, double scale
         for (int i = 0; i < LANES; i++) bytes[i] = (uint8_t)pairs[i];
         memcpy((uint8_t *)to + v * size, size == 1 ? (const void *)bytes : (const void *)pairs, (size_t)(k * size));)
 }
+#if LANES > 1 && FLOAT32
+/* erf: x*P(x*x) up to 1, beyond it 1 - e^-Q(|x|), Q fitted up to 4, where erf is 1. Below 3 ulp. */
+static inline V NAME(erf_of)(V x)
+{
+    const V zero = {0}, one = zero + 1.0f, a = NAME(absolute)(x), s = x * x;
+    V p = s * 7.847259e-05f - 0.0008008189f;
+    p = p * s + 0.005188099f;
+    p = p * s - 0.026853692f;
+    p = p * s + 0.112835824f;
+    p = p * s - 0.37612626f;
+    p = p * s + 1.1283791f;
+    const V b = NAME(smaller)(a, zero + 4.0f);
+    V q = b * -0.00018737525f + 0.00295714f;
+    q = q * b - 0.021874882f;
+    q = q * b + 0.10318146f;
+    q = q * b + 0.6380612f;
+    q = q * b + 1.1271381f;
+    q = q * b + 0.0003297907f;
+    const V far = (V)((NAME(mask))(one - NAME(exp_of)(zero - q)) | ((NAME(mask))x & ~0x7fffffff));
+    return SELECT(a > one, far, x * p);
+}
+#endif
+
+static void NAME(erf_rows)(const void *from, void *to, ptrdiff_t n)
+{
+    const T *x = (const T *)from;
+    T *y = (T *)to;
+#if LANES > 1 && FLOAT32
+    EACH_PART(n, PUT(y, NAME(erf_of)(GET(x, 0)));)
+#else
+    for (ptrdiff_t i = 0; i < n; i++)
+        y[i] = (T)erf(x[i]);
+#endif
+}
+
+/* To or from 16 bits. */
+static void NAME(convert)(const void *from, void *to, ptrdiff_t n, int half, int widen)
+{
+    if (widen)
+        NAME(widen)((T *)to, (const uint16_t *)from, n, half);
+    else
+        NAME(narrow)((uint16_t *)to, (const T *)from, n, half);
+}
+
+/* The larger of two, NaN before all, or their sum. */
+static inline __attribute__((always_inline)) V NAME(pooled)(V a, V b, const int largest)
+{
+    if (!largest)
+        return a + b;
+#if LANES > 1
+    return SELECT((b > a) | (b != b), b, a);
+#else
+    return b > a || b != b ? b : a;
+#endif
+}
+
+/* LANES elements, `step` apart. */
+static inline __attribute__((always_inline)) V NAME(load_apart)(const T *p, const ptrdiff_t step)
+{
+    if (step == 1)
+        return LOAD(p);
+#if LANES > 1
+    if (step == 2)
+        return SHUFFLE(LOAD(p), LOAD(p + LANES), EVEN);
+#endif
+    T lanes[LANES];
+    for (int i = 0; i < LANES; i++)
+        lanes[i] = p[i * step];
+    return LOAD(lanes);
+}
+
+/* One row of outputs from the row that holds the largest or the sums of its input rows. */
+static inline __attribute__((always_inline)) void NAME(pool_columns)(const fc1d_pool *q, const T *row, T *y,
+                                                                     const ptrdiff_t step, const int largest)
+{
+    EACH_PART(q->columns_out, V sum = NAME(load_apart)(row + v * step, step);
+              for (ptrdiff_t t = 1; t < q->taps; t++)
+                  sum = NAME(pooled)(sum, NAME(load_apart)(row + v * step + t * q->dilation, step), largest);
+              PUT(y, sum);)
+}
+
+static inline __attribute__((always_inline)) void NAME(pool_planes)(const fc1d_pool *q, T *row, const int largest)
+{
+    const T none = largest ? (T)-INFINITY : 0;
+    const T *x = (const T *)q->x;
+    T *y = (T *)q->y;
+    for (ptrdiff_t i = 0; i < q->row_length; i++) /* what lies beside the columns stays so */
+        row[i] = none;
+    for (ptrdiff_t plane = 0; plane < q->planes; plane++, x += q->rows * q->columns)
+        for (ptrdiff_t o = 0; o < q->rows_out; o++, y += q->columns_out) {
+            const ptrdiff_t start = o * q->row_step - q->row_before;
+            EACH_PART(q->columns, V sum = (V){0} + none;
+                      for (ptrdiff_t t = 0, r = start; t < q->row_taps; t++, r += q->row_dilation)
+                          if (r >= 0 && r < q->rows)
+                              sum = NAME(pooled)(sum, GET(x + r * q->columns, none), largest);
+                      STORE(row + q->before + v, sum);)
+            if (q->step == 1)
+                NAME(pool_columns)(q, row, y, 1, largest);
+            else if (q->step == 2)
+                NAME(pool_columns)(q, row, y, 2, largest);
+            else
+                NAME(pool_columns)(q, row, y, q->step, largest);
+        }
+}
+
+/* The largest or the sum of the windows of each plane; scratch has row_length elements. */
+static void NAME(pool)(const fc1d_pool *q, void *scratch)
+{
+    if (q->largest)
+        NAME(pool_planes)(q, (T *)scratch, 1);
+    else
+        NAME(pool_planes)(q, (T *)scratch, 0);
+}
+
 #undef SIGMOID
 #undef TANH
 #undef EACH_PART

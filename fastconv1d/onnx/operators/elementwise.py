@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 
 from ...activations import half_of
+from ...kernels.network import erf
 from ..registry import Node, operator
 from .attributes import flag, number, required_integer, text
 from .sizes import scalar_of
-from .types import Array, check_same, computed_wide, element_dtype, is_float, widened
+from .types import Array, check_same, computed_wide, converted, element_dtype, widened
 
 _Run = Callable[..., Any]
 
@@ -189,17 +190,6 @@ def _unary(function: _Run, kinds: str = "fV") -> Callable[[Node], _Run]:
     return lambda node: run
 
 
-def _of_doubles(name: str) -> _Run:
-    """Return a function of scipy.special, which is imported when it is called."""
-
-    def run(x: Array) -> Any:
-        from scipy import special
-
-        return getattr(special, name)(x)
-
-    return run
-
-
 _OF_ONE: list[tuple[str, _Run, str]] = [
     ("Abs", np.abs, _NUMBERS),
     ("Neg", np.negative, "ifV"),
@@ -232,8 +222,11 @@ for _name, _function, _kinds in _OF_ONE:
 
 
 def _erf(x: Array) -> Array:
-    erf = _of_doubles("erf")
-    return np.asarray(erf(x) if is_float(x.dtype) else erf(x.astype(np.float64)).astype(x.dtype))
+    if x.dtype.char not in "fd":
+        return _erf(x.astype(np.float64)).astype(x.dtype)
+    y = np.empty(x.shape, x.dtype)
+    erf(np.ascontiguousarray(x), y)
+    return y
 
 
 operator("Erf")(_unary(computed_wide(_erf), _NUMBERS))
@@ -326,15 +319,12 @@ def _dropout(node: Node) -> _Run:
 def _cast(node: Node) -> _Run:
     dtype = element_dtype(node, required_integer(node, "to"))
 
-    def run(x: Array) -> Array:
-        return x.astype(dtype, copy=False)
-
-    return run
+    return lambda x: converted(x, dtype)
 
 
 @operator("CastLike", since=15)
 def _cast_like(node: Node) -> _Run:
-    return lambda x, target: x.astype(target.dtype, copy=False)
+    return lambda x, target: converted(x, target.dtype)
 
 
 @operator("BitCast", since=26)

@@ -305,7 +305,7 @@ def _col2im(node: Node) -> _Run:
             "dilations": dilations or [1] * ndim,
             "pads": pads or [0] * 2 * ndim,
         }
-        places = Windows(Node("Col2Im", attributes=fields)).over(image)
+        places = Windows(Node("Col2Im", attributes=fields)).over(tuple(image))
         taps = math.prod(block)
         if x.ndim != 3 or x.shape[1] % taps or x.shape[2] != math.prod(places.counts):
             raise ValueError(

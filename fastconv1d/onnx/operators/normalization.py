@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels import network
+from ...kernels.network import standardize
 from ..registry import Node, operator
 from .attributes import delivered, flag, integer, integers, number, required_integer
 from .sizes import axes_of, axis_of
@@ -75,7 +75,7 @@ def _standardized(
             None if v is None else np.ascontiguousarray(v, x.dtype).reshape(-1)
             for v in (scale, shift)
         ]
-        network.standardize(np.ascontiguousarray(x), y, n, *factors, span, epsilon, centered)
+        standardize(np.ascontiguousarray(x), y, n, *factors, span, epsilon, centered)
     return y
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from ...kernels.network import pool
 from ..registry import Node, operator
 from .attributes import flag, integer
 from .sizes import allowed, integers_of
@@ -53,10 +54,27 @@ def _over_axis(x: Array, axis: int, windows: Axis, function: Any) -> Array:
 
 def _reduced(x: Array, places: Placed, function: Any, fill: Any) -> Array:
     """Return the reduction of all windows: along one axis after the other."""
+    if x.dtype.char in "fd" and len(places) <= 2 and max(axis.taps for axis in places) <= _FEW_TAPS:
+        return _compiled(x, places, function is np.maximum)
     y = places.padded(x, fill)
     lead = x.ndim - len(places)
     for i, windows in enumerate(places):
         y = _over_axis(y, lead + i, windows, function)
+    return y
+
+
+def _compiled(x: Array, places: Placed, largest: bool) -> Array:
+    """Return the same over one or two axes of floats."""
+    y = np.empty((*x.shape[: x.ndim - len(places)], *places.counts), x.dtype)
+    if not x.size or not y.size:
+        y[...] = -math.inf if largest else 0
+        return y
+    alone = [(1, 1, 1, 0)] if len(places) == 1 else []
+    windows = [(axis.taps, axis.stride, axis.dilation, axis.before) for axis in places]
+    planes = np.ascontiguousarray(x).reshape(
+        -1, *([1] * len(alone)), *x.shape[x.ndim - len(places) :]
+    )
+    pool(planes, y.reshape(len(planes), -1, y.shape[-1]), *alone, *windows, largest)
     return y
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels import network
+from ...kernels.network import quantize
 from ..registry import Node, operator
 from .attributes import delivered, flag, integer
-from .linear import added_bias, check_channels, correlated
+from .linear import added_bias, check_channels, correlated, product
 from .sizes import axis_of
 from .types import Array, check_same, element_dtype, is_float, widened
 from .windows import Windows
@@ -60,7 +60,7 @@ def quantized(x: Array, scale: Array, zero: Array | None, dtype: np.dtype[Any]) 
         y = np.empty(x.shape, dtype)
         offset = 0 if zero is None else int(zero.item())
         x = np.ascontiguousarray(x)
-        network.quantize(x, y, scale.item(), offset, int(bounds.min), int(bounds.max))
+        quantize(x, y, scale.item(), offset, int(bounds.min), int(bounds.max))
         return y
     y = np.asarray(np.rint(x / scale))
     if zero is not None:
@@ -131,12 +131,30 @@ def _dynamic_quantize_linear(node: Node) -> _Run:
 # ---- products of integers ---------------------------------------------------------------------
 
 
-def _less(x: Array, zero: Array | None, shape: tuple[int, ...] = ()) -> Array:
-    """Return integers less their zero point in float64, which holds every sum of products."""
-    y = x.astype(np.float64)
+def _less(
+    x: Array, zero: Array | None, shape: tuple[int, ...] = (), dtype: Any = np.float64
+) -> Array:
+    """Return integers less their zero point, in float64 that holds every sum of products."""
+    y = x.astype(dtype)
     if zero is not None:
         y -= zero.reshape(shape) if zero.size > 1 else zero.reshape(())
     return y
+
+
+# So many products of two numbers of 9 bits add up to less than 2**24, which float32 holds.
+_EXACT_TERMS = 256
+
+
+def _exact_product(a: Array, b: Array) -> Array:
+    """Return a @ b of differences of bytes in int32, by float32 products of parts."""
+    if a.ndim == 0 or b.ndim == 0 or a.shape[-1] != b.shape[max(b.ndim - 2, 0)]:
+        raise ValueError(f"shapes {list(a.shape)} and {list(b.shape)} do not fit a product")
+    total: Any = 0
+    for first in range(0, max(a.shape[-1], 1), _EXACT_TERMS):
+        part = slice(first, first + _EXACT_TERMS)
+        right = b[part] if b.ndim == 1 else b[..., part, :]
+        total = total + np.asarray(product(a[..., part], right)).astype(np.int32)
+    return np.asarray(total)
 
 
 def _check_bytes(*arrays: Array | None) -> None:
@@ -154,9 +172,9 @@ def _row_points(zero: Array | None, a: Array) -> tuple[int, ...]:
 def _mat_mul_integer(node: Node) -> _Run:
     def run(a: Array, b: Array, a_zero: Array | None = None, b_zero: Array | None = None) -> Array:
         _check_bytes(a, b)
-        left = _less(a, a_zero, _row_points(a_zero, a))
-        right = _less(b, b_zero, b_zero.shape if b_zero is not None else ())
-        return np.asarray(np.matmul(left, right)).astype(np.int64).astype(np.int32)
+        left = _less(a, a_zero, _row_points(a_zero, a), np.float32)
+        right = _less(b, b_zero, b_zero.shape if b_zero is not None else (), np.float32)
+        return _exact_product(left, right)
 
     return run
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...kernels import network
+from ...kernels.network import gru, lstm
 from ..registry import Node, operator
 from .activations import FUNCTIONS
 from .attributes import delivered, flag, number, required_integer, text
@@ -264,7 +264,7 @@ def _compiled_gru(gates: Array, back: Array, late: Array, state: Array) -> Any:
     bias[:, rows - len(late) :] = late
     y = np.empty((n_steps, batch, len(late)), gates.dtype)
     start = np.ascontiguousarray(state)
-    network.gru(gates, np.ascontiguousarray(back), bias, start, np.empty_like(bias), y)
+    gru(gates, np.ascontiguousarray(back), bias, start, np.empty_like(bias), y)
     return y, [y[-1] if n_steps else start]
 
 
@@ -307,7 +307,7 @@ def _compiled_lstm(gates: Array, back: Array, state: Array, cell: Array) -> Any:
     """Return all states of an LSTM without extras, and the last state and cell."""
     y = np.empty((*gates.shape[:2], state.shape[1]), gates.dtype)
     start, cell = np.ascontiguousarray(state), np.array(cell, order="C")
-    network.lstm(gates, np.ascontiguousarray(back), start, cell, y)
+    lstm(gates, np.ascontiguousarray(back), start, cell, y)
     return y, [y[-1] if len(y) else start, cell]
 
 

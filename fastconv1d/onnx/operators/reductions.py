@@ -8,27 +8,29 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels import network
+from ...activations import half_of
+from ...kernels.network import softmax as softmax_of_rows
 from ..registry import Node, operator
 from .attributes import flag, integer, integers
 from .elementwise import divided
 from .sizes import axes_of, axis_of, integers_of, scalar_of
-from .types import Array, computed_wide, widened
+from .types import Array, computed_wide, narrowed, widened
 
 _Run = Callable[..., Any]
 _Axes = tuple[int, ...]
 
 
 def _sum(x: Array, axes: _Axes) -> Any:
-    return np.sum(x, axis=axes, keepdims=True, dtype=x.dtype)
+    return np.add.reduce(x, axis=axes, keepdims=True, dtype=x.dtype)
 
 
 def _mean(x: Array, axes: _Axes) -> Any:
-    total = _sum(x, axes)
+    total = np.asarray(_sum(x, axes))
     count = math.prod(x.shape[axis] for axis in axes)
     if x.dtype.kind in "iu":
         return divided(total, total.dtype.type(max(count, 1)))
-    return total / total.dtype.type(count)
+    total /= total.dtype.type(count)
+    return total
 
 
 def _log_sum_exp(x: Array, axes: _Axes) -> Any:
@@ -101,10 +103,11 @@ def _reduce(name: str) -> Callable[[Node], _Run]:
                 where: _Axes = ()
             else:
                 where = axes_of(chosen, x.ndim) if chosen else tuple(range(x.ndim))
-            result = computed_wide(lambda v: np.asarray(function(v, where)))(x)
-            if not keep:
-                result = result.squeeze(where)
-            return np.asarray(result)
+            if half_of(x.dtype):
+                result = narrowed(np.asarray(function(widened(x), where)), x.dtype)
+            else:
+                result = np.asarray(function(x, where))
+            return result if keep else result.squeeze(where)
 
         return run
 
@@ -172,7 +175,7 @@ def _is_compiled(x: Array, axis: int) -> bool:
 
 def _compiled_softmax(x: Array, logarithm: bool) -> Array:
     y = np.empty(x.shape, x.dtype)
-    network.softmax(np.ascontiguousarray(x), y, logarithm)
+    softmax_of_rows(np.ascontiguousarray(x), y, logarithm)
     return y
 
 

@@ -318,15 +318,18 @@ def _extended(x: Array, axis: int, before: int, after: int, mode: str) -> Array:
     length = x.shape[axis]
     if length == 0:
         raise ValueError(f"mode {mode!r} should have an element to repeat, got shape {x.shape}")
-    where = np.arange(-before, length + after)
+    around = np.concatenate([np.arange(-before, 0), np.arange(length, length + after)])
     if mode == "edge":
-        where = where.clip(0, length - 1)
+        where = around.clip(0, length - 1)
     elif mode == "wrap":
-        where %= length
+        where = around % length
+    elif length == 1:
+        where = around * 0
     else:
-        period = max(2 * (length - 1), 1)
-        where = np.abs((where + length - 1) % period - (length - 1)) if length > 1 else where * 0
-    return x.take(where, axis)
+        where = np.abs((around + length - 1) % (2 * (length - 1)) - (length - 1))
+    ahead = x.swapaxes(0, axis)
+    parts = [ahead[where[:before]], ahead, ahead[where[before:]]]
+    return np.concatenate([part.swapaxes(0, axis) for part in parts], axis)
 
 
 @operator("Pad", since=2, until=10)

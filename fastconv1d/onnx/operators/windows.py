@@ -14,6 +14,8 @@ from .attributes import flag, integers, text
 from .sizes import allowed
 from .types import Array
 
+# Shapes of which a node remembers where its windows lie: 8 us of a call.
+_MOST_KNOWN = 64
 _AUTO_PADS = ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID")
 
 
@@ -27,9 +29,18 @@ class Windows:
         self.pads = integers(node, "pads")
         self.auto_pad = text(node, "auto_pad", "NOTSET", _AUTO_PADS)
         self.ceil_mode = flag(node, "ceil_mode")
+        self._known: dict[Any, Placed] = {}
 
-    def over(self, sizes: Sequence[int], kernel: Sequence[int] | None = None) -> Placed:
+    def over(self, sizes: tuple[int, ...], kernel: tuple[int, ...] | None = None) -> Placed:
         """Return the windows over axes of these sizes; the kernel is the attribute's or given."""
+        key = sizes, kernel
+        if key not in self._known:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[key] = self._over(sizes, kernel)
+        return self._known[key]
+
+    def _over(self, sizes: tuple[int, ...], kernel: tuple[int, ...] | None) -> Placed:
         ndim = len(sizes)
         taps = self.kernel if self.kernel is not None else kernel
         if taps is None or (kernel is not None and list(kernel) != list(taps)):

@@ -263,19 +263,15 @@ def _apply(node: Convolution) -> Callable[..., Any]:
         return lambda x: inner(x.squeeze(axes))
     if node.rank == 1:
         return _one_dimension(node)
-    flat = [axis for axis in range(node.rank) if node.leaves(axis)]
-    if not (node.follows_length and node.transposed):
-        if len(flat) == node.rank:
-            return _pointwise(_along(node, node.rank - 1))
-        if len(flat) == node.rank - 1:
-            axis = next(axis for axis in range(node.rank) if axis not in flat)
-            if axis == 0 and node.rank == 2 and node.strides[0] == 1 and not node.transposed:
-                if not node.follows_length:
-                    return _columns(_along(node, 0))
-            return _rows(_along(node, axis), axis)
-    if len(flat) == node.rank - 1:
-        axis = next(axis for axis in range(node.rank) if axis not in flat)
-        return _rows(_along(node, axis), axis)
+    others = [axis for axis in range(node.rank) if not node.leaves(axis)]
+    if not others:
+        return _pointwise(_along(node, node.rank - 1))
+    strides = [*node.strides]
+    plain = not node.transposed and not node.follows_length and min(node.pads) >= 0
+    if node.rank == 2 and strides == [1, 1] and plain:
+        return _columns(_along(node, 0)) if others == [0] else _joined(node)
+    if len(others) == 1:
+        return _rows(_along(node, others[0]), others[0])
     return _unfolded_transposed(node) if node.transposed else _unfolded(node)
 
 
@@ -448,6 +444,42 @@ def _rows(node: Convolution, axis: int) -> Callable[[Array], Array]:
         y = apply(lines.reshape(int(np.prod(lines.shape[:-2])), *lines.shape[-2:]))
         y = y.reshape(*lines.shape[:-2], *y.shape[1:])
         return np.moveaxis(np.moveaxis(y, -2, 1), -1, 2 + axis)
+
+    return run
+
+
+def _joined(node: Convolution) -> Callable[[Array], Array]:
+    """A convolution of two dimensions of stride 1: along all rows, joined to one.
+
+    ``y[n, o, h*W + w] = sum of weight[o, c, i, k] * x[n, c, (h + i*d)*W + w + k*e]``: the rows i*d
+    further on are channels of their own, and the last positions of each row are dropped.
+    """
+    (down, right), (up, left) = node.dilations, node.pads[:2]
+    rows, taps = node.weight.shape[2:]
+    over = right * (taps - 1)
+    layer = _layer(replace(_squeezed_last(node), pads=[0, over]))
+
+    def run(x: Array) -> Array:
+        _checked_rank(x, 2)
+        n, channels, height, width = x.shape
+        wide, high = width + left + node.pads[3], height + up + node.pads[2]
+        out_height = high - down * (rows - 1)
+        if out_height < 1 or wide - over < 1:
+            raise ValueError(
+                f"Kernel size can't be greater than actual input size: padded ({high} x {wide}), "
+                f"kernel ({high - out_height + 1} x {over + 1})"
+            )
+        if any(node.pads):
+            padded = np.zeros((n, channels, high, wide), x.dtype)
+            padded[:, :, up : up + height, left : left + width] = x
+            x = padded
+        flat = x.reshape(n, channels, high * wide)
+        if rows > 1:
+            size = out_height * wide
+            parts = [flat[:, :, i * down * wide : i * down * wide + size] for i in range(rows)]
+            flat = np.stack(parts, 2).reshape(n, channels * rows, size)
+        y = layer(flat)
+        return y.reshape(n, -1, out_height, wide)[..., : wide - over]
 
     return run
 

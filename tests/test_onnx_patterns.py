@@ -623,3 +623,21 @@ def test_rest_takes_bodies_and_what_is_unknown_here():
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     with pytest.raises(OnnxError, match="without ONNX Runtime's optimizations"):
         from_onnx(model)
+
+
+def test_what_leaves_a_value_as_it_is():
+    nodes = [
+        ("Slice", ["x", "0:", "end", "2:"], ["a"]),
+        ("Cast", ["a"], ["b0"], {"to": TensorProto.FLOAT}),
+        ("Transpose", ["b0"], ["t"], {"perm": [0, 1, 2]}),
+        ("Concat", ["t"], ["d"], {"axis": 1}),
+        ("Conv", ["d", "w"], ["h"]),
+        ("Slice", ["h", "0:", "four", "1:"], ["s"]),
+        ("Relu", ["s"], ["y"]),
+    ]
+    four = {"four": np.array([4])}  # as many as there are channels
+    assert lowered(model_of(nodes, constants=four, shape=[None, 4, None]), X) == ["Conv"]
+    nodes[5] = ("Slice", ["h", "0:", "three", "1:"], ["s"])
+    three = {"three": np.array([3])}
+    steps = lowered(model_of(nodes, constants=three, shape=[None, 4, None]), X)
+    assert steps == ["Conv", "Slice", "Relu"]

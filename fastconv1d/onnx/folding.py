@@ -22,6 +22,7 @@ _RANDOM = {
     *("Multinomial", "Bernoulli"),
 }
 # Operators that move numbers and compute none.
+_NO_END = (1 << 31) - 1  # how exporters write a slice to the end
 _INT64 = onnx.TensorProto.INT64
 _MOVING = {"Cast", "Concat", "Gather", "Reshape", "Slice", "Squeeze", "Unsqueeze"}
 # What stands for sizes that are not known, in two runs: what they agree on depends on no such size.
@@ -64,7 +65,7 @@ class _Folder:
         """Whether the node's outputs are constants, or its input, which then is noted."""
         if node.domain:
             return False
-        if node.op in ("Identity", "Dropout") and self._passes_on(node):
+        if self._passes_on(node):
             if node.outputs[0] not in self.results:
                 self.names[node.outputs[0]] = node.inputs[0]
                 return True
@@ -115,11 +116,44 @@ class _Folder:
         return self._agreed(node.outputs[0], *runs)
 
     def _passes_on(self, node: Node) -> bool:
+        """Whether the node's output is its input."""
         if node.op == "Identity":
             return True
+        if node.op == "Transpose":
+            perm = node.attributes.get("perm")
+            return perm is not None and perm == sorted(perm)
+        if node.op == "Concat":
+            return len(node.inputs) == 1
+        kind = self.types.get(node.inputs[0], Type()) if node.inputs else Type()
+        if node.op == "Cast" and kind.dtype is not None:
+            made = self.types.get(node.outputs[0], Type()).dtype
+            return made == kind.dtype
+        if node.op == "Slice":
+            return self._takes_all(node, kind)
+        if node.op != "Dropout":
+            return False
         training = node.inputs[2] if len(node.inputs) > 2 else ""
         known = self.constants.get(training) if training else np.array(False)
         return known is not None and not known.any() and not any(node.outputs[1:])
+
+    def _takes_all(self, node: Node, kind: Type) -> bool:
+        """Whether a Slice leaves out nothing."""
+        lists = [self.constants.get(name) for name in node.inputs[1:] if name]
+        if kind.shape is None or len(lists) not in (3, 4) or len(lists) != len(node.inputs) - 1:
+            return False
+        if any(array is None for array in lists):
+            return False
+        starts, ends, axes = (array.reshape(-1).tolist() for array in lists[:3])  # type: ignore[union-attr]
+        if len(lists) == 4 and (lists[3] != 1).any():  # type: ignore[union-attr]
+            return False
+        for start, end, axis in zip(starts, ends, axes, strict=False):
+            if not -len(kind.shape) <= axis < len(kind.shape):
+                return False
+            size = kind.shape[axis]
+            whole = end >= (size if isinstance(size, int) else _NO_END)
+            if start != 0 or not whole:
+                return False
+        return len(starts) == len(ends) == len(axes)
 
     def _computed(self, node: Node) -> bool:
         inputs = [name for name in node.inputs if name]

@@ -302,6 +302,16 @@ def _matrix_product(layer: Any) -> Callable[..., Any]:
     return run
 
 
+class _NoNumbers(np.random.Generator):
+    """Draws nothing: a layer's first parameters, which the file's replace, would take seconds."""
+
+    def random(self, *args: Any, **kwargs: Any) -> Any:
+        return 0.0
+
+
+_NO_NUMBERS = _NoNumbers(np.random.PCG64(0))
+
+
 def _layer(node: Convolution) -> Any:
     weight, bias = node.weight, node.bias
     if half_of(weight.dtype):  # the kernels take 16-bit data with float32 parameters
@@ -318,6 +328,7 @@ def _layer(node: Convolution) -> Any:
         "pre_activation": node.before,
         "residual_position": node.position or "before",
         "layout": "NLC" if node.channels_last else "NCL",
+        "rng": _NO_NUMBERS,
     }
     if node.transposed:
         arguments["output_padding"] = node.output_padding[0]

@@ -294,10 +294,13 @@ def _type(tensor: Any) -> Type:
         dtype = None
     if not tensor.HasField("shape"):
         return Type(dtype)
-    dims = (
-        d.dim_value if d.HasField("dim_value") else d.dim_param or None for d in tensor.shape.dim
-    )
-    return Type(dtype, tuple(dims))
+    return Type(dtype, tuple(map(_size, tensor.shape.dim)))
+
+
+def _size(dim: Any) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return dim.dim_value if dim.dim_value >= 0 else None  # some files say -1 for any
+    return dim.dim_param or None
 
 
 def _captured(graph: Graph) -> list[str]:

@@ -328,7 +328,7 @@ def test_what_cannot_be_had_is_an_error_at_once(op, arrays, attributes):
         ("LSTM", {"hidden_size": 2, "activations": ["Sigmoid", "Nothing", "Tanh"]}),
         ("Resize", {"mode": "sharp"}),
         ("Gelu", {"approximate": "some"}),
-        ("SequenceEmpty", {}),
+        ("StringNormalizer", {}),
     ],
 )
 def test_bad_attributes_are_refused_by_name(op, attributes):

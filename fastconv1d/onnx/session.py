@@ -105,6 +105,15 @@ class InferenceSession:
         ------
         ValueError, TypeError
             If a name is missing or unknown, or a node does not take its input.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> from fastconv1d.onnx import InferenceSession, to_onnx
+        >>> session = InferenceSession(to_onnx(Conv1d(4, 8, 3)))
+        >>> session.run(["output"], {"input": np.ones((1, 4, 9), np.float32)})[0].shape
+        (1, 8, 7)
         """
         model = self._model
         wanted = [*(output_names or model.outputs)]
@@ -125,6 +134,13 @@ class InferenceSession:
         Returns
         -------
         list of NodeArg
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> from fastconv1d.onnx import InferenceSession, to_onnx
+        >>> [entry.name for entry in InferenceSession(to_onnx(Conv1d(4, 8, 3))).get_inputs()]
+        ['input']
         """
         return [_argument(name, self._model._types[name]) for name in self._model.inputs]
 
@@ -134,6 +150,13 @@ class InferenceSession:
         Returns
         -------
         list of NodeArg
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> from fastconv1d.onnx import InferenceSession, to_onnx
+        >>> [entry.name for entry in InferenceSession(to_onnx(Conv1d(4, 8, 3))).get_outputs()]
+        ['output']
         """
         return [_argument(name, self._model._types[name]) for name in self._model.outputs]
 

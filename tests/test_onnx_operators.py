@@ -350,4 +350,5 @@ def test_versions_of_an_operator_do_not_overlap():
 
 def test_every_operator_is_known_to_onnx():
     for domain, name in OPERATORS:
-        assert onnx.defs.get_schema(name, domain=domain) is not None
+        if domain != "com.microsoft":
+            assert onnx.defs.get_schema(name, domain=domain) is not None

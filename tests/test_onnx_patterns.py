@@ -619,10 +619,30 @@ def test_rest_takes_bodies_and_what_is_unknown_here():
     ]  # fmt: skip
     lowered(model_of(nodes), X, -X, rest="onnxruntime")
     model = model_of([CONV, ("FusedGelu", ["h"], ["y"])])
-    model.graph.node[1].domain, model.graph.node[1].op_type = "com.microsoft", "QuickGelu"
+    node = model.graph.node[1]
+    node.domain, node.op_type = "com.microsoft", "Inverse"
     model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
     with pytest.raises(OnnxError, match="without ONNX Runtime's optimizations"):
         from_onnx(model)
+
+
+@pytest.mark.parametrize(
+    ("op", "more", "attributes"),
+    [
+        ("Gelu", [], {}),
+        ("FastGelu", [], {}),
+        ("FastGelu", ["along"], {}),
+        ("BiasGelu", ["along"], {}),
+        ("QuickGelu", [], {"alpha": 1.5}),
+        ("SkipLayerNormalization", ["x", "along", "shift", "along"], {"epsilon": 1e-3}),
+    ],
+)
+def test_what_onnx_runtimes_optimizer_writes(op, more, attributes):
+    constants = {"along": random(11), "shift": random(11, seed=1)}
+    model = model_of([(op, ["x", *more], ["y"], attributes)], constants=constants)
+    model.graph.node[0].domain = "com.microsoft"
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    assert lowered(model, X, tolerance=1e-4) == [op]
 
 
 def test_what_leaves_a_value_as_it_is():

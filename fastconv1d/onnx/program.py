@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..modules import Conv1d, ConvTranspose1d
+from . import contrib as _contrib  # noqa: F401
 from . import operators as _operators  # noqa: F401  (which enters them in the table)
 from . import sequences as _sequences  # noqa: F401
 from .binding import LEAST_SPARE, Binding, Pool, Sizes, known_values

@@ -409,7 +409,7 @@ NETWORKS = {
 }  # fmt: skip
 # What torch's exporters cannot write, or not for any length or batch.
 FIXED_LENGTH = {"classifier", "rnn"}
-FIXED_BATCH = {("conformer", "classic")}
+FIXED_SIZES = {("conformer", "classic")}
 NOT_EXPORTED = {
     ("norm-7-Fn", "classic"),  # RMSNorm
     ("activation-24-Threshold", "classic"),
@@ -447,10 +447,11 @@ CASES = [
 @pytest.mark.parametrize(("name", "exporter"), CASES)
 def test_network(name, exporter):
     torch.manual_seed(0)
-    network, fixed = NETWORKS[name], name in FIXED_LENGTH
+    network = NETWORKS[name]
+    fixed = name in FIXED_LENGTH or (name, exporter) in FIXED_SIZES
     data = exported(network, torch.randn(2, C, LENGTH), exporter == "dynamo", fixed)
     model = from_onnx(data)
-    batches = (2, 2, 2) if (name, exporter) in FIXED_BATCH else (2, 1, 3)
+    batches = (2, 2, 2) if (name, exporter) in FIXED_SIZES else (2, 1, 3)
     for n, length in zip(batches, (LENGTH, LENGTH, LENGTH if fixed else 64), strict=True):
         x = torch.randn(n, C, length)
         with torch.no_grad():

@@ -661,3 +661,26 @@ def test_what_leaves_a_value_as_it_is():
     three = {"three": np.array([3])}
     steps = lowered(model_of(nodes, constants=three, shape=[None, 4, None]), X)
     assert steps == ["Conv", "Slice", "Relu"]
+
+
+@pytest.mark.parametrize("order", ["x first", "half last"])
+def test_gelu_of_16_bits(order):
+    """As of the stem of a speech model in float16: one convolution, of that dtype."""
+    nodes = [CONV, *gelu_erf(order)]
+    half = {
+        k: np.asarray(v).astype(np.float16) for k, v in CONSTANTS.items() if v.dtype.kind == "f"
+    }
+    model = model_of(nodes, constants=half)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    found = from_onnx(model)
+    y = found(X.astype(np.float16))
+    assert y.dtype == np.float16 and [step.node.op for step in found._steps] == ["Conv"]
+    wide = from_onnx(model_of(nodes))(X)
+    np.testing.assert_allclose(y.astype(np.float32), wide, atol=2e-2)
+    x = X.astype(np.float16)
+    alone = [(op, ["x" if n == "h" else n for n in ins], *o) for op, ins, *o in nodes[1:]]
+    model = model_of(alone, constants=half)
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    assert from_onnx(model)(x).dtype == np.float16

@@ -7,7 +7,8 @@ dimension has more than a point, otherwise over the unfolded rows of the others.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -200,7 +201,7 @@ class Convolution(Fused):
 
     def build(self) -> Callable[..., Any]:
         self.check()
-        with _as_errors_of(self):
+        with _errors_of(self):
             if self.position is None:
                 return _apply(self)
             if self.rank == 1 and not self.squeezed:
@@ -208,20 +209,15 @@ class Convolution(Fused):
             return _adding(self, _apply(replace(self, position=None, after=None)))
 
 
-class _as_errors_of:
+@contextmanager
+def _errors_of(node: Node) -> Iterator[None]:
     """Turn the errors of a layer's constructor into the node's."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        if isinstance(error, (ValueError, TypeError, OverflowError)) and not isinstance(
-            error, OnnxError
-        ):
-            raise self.node.error(str(error)) from error
+    try:
+        yield
+    except OnnxError:
+        raise
+    except (ValueError, TypeError, OverflowError) as error:
+        raise node.error(str(error)) from error
 
 
 def convolution_of(node: Node, weight: Array, bias: Array | None) -> Convolution:

@@ -191,8 +191,7 @@ _sine = Op("Sin", x * Constant("alpha"))
 )
 def _snake(view: View, node: Node, found: Match) -> Node | None:
     alpha, inverse = found.constants["alpha"], found.constants["inverse"]
-    factor = next(n for n in reversed(_matched(view, found)) if n.op in ("Mul", "Div"))
-    if any(n.op == "Div" for n in _matched(view, found)) and factor is not None:
+    if any(n.op == "Div" for n in _matched(view, found)):
         inverse = 1 / inverse
     channels = max(alpha.size, 1)
     per_channel = alpha.size == 1 or alpha.shape in ((channels, 1), (1, channels, 1))

@@ -295,3 +295,49 @@ def test_as_the_runtime(draw, seed):
             assert np.abs(y.astype(int) - wanted).max(initial=0) <= 1
         else:
             np.testing.assert_allclose(y, wanted, rtol=2e-4, atol=2e-5)
+
+
+def zeros(*shape, dtype=np.float32):
+    return np.zeros(shape, dtype)
+
+
+@pytest.mark.parametrize(
+    ("op", "inputs", "attributes", "n_outputs"),
+    [
+        ("Conv", [zeros(0, 3, 8), zeros(4, 3, 3)], {}, 1),
+        ("Conv", [zeros(0, 3, 8, 8), zeros(4, 3, 3, 3)], {}, 1),
+        ("Conv", [zeros(0, 3, 8, 8), zeros(4, 3, 1, 1)], {}, 1),
+        ("ConvTranspose", [zeros(0, 3, 8, 8), zeros(3, 4, 3, 3)], {}, 1),
+        ("MaxPool", [zeros(0, 3, 8)], {"kernel_shape": [2]}, 1),
+        ("AveragePool", [zeros(0, 3, 8)], {"kernel_shape": [2]}, 1),
+        ("GlobalAveragePool", [zeros(0, 3, 8)], {}, 1),
+        ("Softmax", [zeros(0, 3)], {}, 1),
+        ("Softmax", [zeros(3, 0)], {}, 1),
+        ("BatchNormalization", [zeros(0, 3, 8), *[zeros(3)] * 4], {}, 1),
+        ("LayerNormalization", [zeros(0, 8), zeros(8), zeros(8)], {}, 1),
+        ("MatMul", [zeros(0, 2, 3), zeros(3, 4)], {}, 1),
+        ("MatMul", [zeros(2, 0), zeros(0, 4)], {}, 1),
+        ("Gemm", [zeros(0, 3), zeros(3, 4), zeros(4)], {}, 1),
+        ("Concat", [zeros(0, 3), zeros(2, 3)], {"axis": 0}, 1),
+        ("Split", [zeros(0, 4)], {"axis": 1}, 2),
+        ("Pad", [zeros(0, 4), np.array([0, 1, 0, 1])], {}, 1),
+        ("Gather", [zeros(2, 4), zeros(0, dtype=np.int64)], {}, 1),
+        ("ScatterND", [zeros(2, 4), zeros(0, 2, dtype=np.int64), zeros(0)], {}, 1),
+        ("TopK", [zeros(0, 4), np.array([2])], {}, 2),
+        ("NonZero", [zeros(0, 3)], {}, 1),
+        ("CumSum", [zeros(3, 0), np.array(1)], {"exclusive": 1}, 1),
+        ("ReduceSum", [zeros(0, 3), np.array([0])], {}, 1),
+        ("ReduceMean", [zeros(0, 3)], {"axes": [1]}, 1),
+        ("Expand", [zeros(1, 3), np.array([0, 3])], {}, 1),
+        ("Tile", [zeros(2, 3), np.array([0, 1])], {}, 1),
+        ("Flatten", [zeros(0, 3, 4)], {}, 1),
+        ("Reshape", [zeros(0, 3, 4), np.array([-1, 12])], {}, 1),
+        ("PRelu", [zeros(0, 3), zeros(3)], {}, 1),
+    ],
+)
+def test_arrays_without_elements(op, inputs, attributes, n_outputs):
+    node, expected = session(op, inputs, attributes, 17, n_outputs)
+    found = apply(node_of(node, {"": 17}), *inputs)
+    for y, wanted in zip(found, expected, strict=True):
+        assert (y.dtype, y.shape) == (wanted.dtype, wanted.shape)
+        np.testing.assert_array_equal(y, wanted)

@@ -352,3 +352,70 @@ def test_every_operator_is_known_to_onnx():
     for domain, name in OPERATORS:
         if domain != "com.microsoft":
             assert onnx.defs.get_schema(name, domain=domain) is not None
+
+
+# ---- damaged nodes ----------------------------------------------------------------------------
+
+EXTREME = [-(2**62), -(2**31), -7, -1, 0, 1, 2, 3, 2**31, 2**62]
+
+
+def damaged_attribute(value, rng):
+    if isinstance(value, int):
+        return EXTREME[rng.integers(len(EXTREME))]
+    if isinstance(value, float):
+        return [np.nan, np.inf, -1e38, 0.0, 1e38, -1.0][rng.integers(6)]
+    if isinstance(value, str):
+        return ["", "other", "SAME_UPPER"][rng.integers(3)]
+    if isinstance(value, list) and value:
+        i = rng.integers(len(value))
+        changed = [*value[:i], damaged_attribute(value[i], rng), *value[i + 1 :]]
+        return [value[:-1], [*value, value[-1]], changed][rng.integers(3)]
+    return value
+
+
+def damaged_array(array, rng):
+    """Return the array with another shape or dtype, or one element out of the ordinary."""
+    kind = rng.integers(7)
+    if kind < 3 and array.size and array.dtype.kind in "iuf":
+        damaged = array.copy()
+        if array.dtype.kind == "f":
+            value = [np.nan, np.inf, -np.inf][rng.integers(3)]
+        else:
+            bounds = np.iinfo(array.dtype)
+            value = min(max(EXTREME[rng.integers(len(EXTREME))], bounds.min), bounds.max)
+        damaged.reshape(-1)[rng.integers(array.size)] = value
+        return damaged
+    other = np.float64 if array.dtype != np.float64 else np.int32
+    shapes = [array.reshape(-1), array[..., None], array[:0] if array.ndim else array]
+    return [*shapes, array.astype(other)][kind % 4]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of the cases themselves, and of casts
+def test_damaged_nodes_raise_errors_of_values_and_types_only():
+    cases = pytest.importorskip("onnx.backend.test.case.node").collect_testcases(None)
+    rng, count = np.random.default_rng(0), 0
+    for case in cases:
+        inputs = case.data_sets[0][0]
+        proto = case.model.graph.node[0]
+        numeric = all(isinstance(v, np.ndarray) and v.dtype.kind in "biufV" for v in inputs)
+        if len(case.model.graph.node) > 1 or not numeric:
+            continue
+        opsets = {
+            o.domain if o.domain != "ai.onnx" else "": o.version for o in case.model.opset_import
+        }
+        node = node_of(proto, opsets)
+        if find(node) is None or sum(map(bool, node.inputs)) != len(inputs):
+            continue
+        given = iter(inputs)
+        arrays = [next(given) if name else None for name in node.inputs]
+        if node.attributes and rng.integers(2):
+            name = list(node.attributes)[rng.integers(len(node.attributes))]
+            node.attributes[name] = damaged_attribute(node.attributes[name], rng)
+        elif inputs:
+            i = rng.choice([i for i, array in enumerate(arrays) if array is not None])
+            arrays[i] = damaged_array(arrays[i], rng)
+        try:
+            apply(node, *arrays)
+        except (ValueError, TypeError):
+            count += 1
+    assert count >= 200

@@ -99,20 +99,21 @@ cdef inline void _add_product(bint single, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k
 
 def lstm(cnp.ndarray gates not None, cnp.ndarray back not None, cnp.ndarray state not None, cnp.ndarray cell not None,
          cnp.ndarray y not None):
-    """All steps of an LSTM's direction: gates (T, N, 4H) from the inputs, back (4H, H), state and cell (N, H), y (T, N, H).
+    """All steps of one direction of an LSTM.
 
-    The gates lie in the order input, output, forget, new. gates is scratch, cell becomes the last one.
+    gates (T, N, 4H) from the inputs, back (4H, H), state and cell (N, H), y (T, N, H). The gates lie in the order
+    input, output, forget, new. gates is scratch, cell becomes the last one.
     """
     cdef const fc1d_kernels* kernels = _kernels(y)
     cdef bint single = cnp.PyArray_TYPE(y) == cnp.NPY_FLOAT32
-    cdef ptrdiff_t t, steps = y.shape[0], rows = y.shape[1], n = y.shape[2], size = cnp.PyArray_ITEMSIZE(y)
+    cdef ptrdiff_t _t, steps = y.shape[0], rows = y.shape[1], n = y.shape[2], size = cnp.PyArray_ITEMSIZE(y)
     cdef char* g = <char*> cnp.PyArray_DATA(gates)
     cdef char* h = <char*> cnp.PyArray_DATA(y)
     cdef const void* last = cnp.PyArray_DATA(state)
     cdef const void* r = cnp.PyArray_DATA(back)
     cdef void* c = cnp.PyArray_DATA(cell)
     with nogil:
-        for t in range(steps):
+        for _t in range(steps):
             _add_product(single, rows, 4 * n, n, last, r, g)
             kernels.lstm_rows(g, c, h, rows, n)
             last = h
@@ -122,13 +123,14 @@ def lstm(cnp.ndarray gates not None, cnp.ndarray back not None, cnp.ndarray stat
 
 def gru(cnp.ndarray gates not None, cnp.ndarray back not None, cnp.ndarray back_bias not None,
         cnp.ndarray state not None, cnp.ndarray pushes not None, cnp.ndarray y not None):
-    """All steps of a GRU's direction: gates (T, N, 3H), back (3H, H), back_bias (N, 3H), state (N, H), y (T, N, H).
+    """All steps of one direction of a GRU, with the reset after the product.
 
-    The gates lie in the order update, reset, new; the reset is after the product. pushes (N, 3H) is scratch.
+    gates (T, N, 3H) from the inputs, back (3H, H), back_bias (N, 3H), state (N, H), y (T, N, H). The gates lie in the
+    order update, reset, new. pushes (N, 3H) is scratch.
     """
     cdef const fc1d_kernels* kernels = _kernels(y)
     cdef bint single = cnp.PyArray_TYPE(y) == cnp.NPY_FLOAT32
-    cdef ptrdiff_t t, steps = y.shape[0], rows = y.shape[1], n = y.shape[2], size = cnp.PyArray_ITEMSIZE(y)
+    cdef ptrdiff_t _t, steps = y.shape[0], rows = y.shape[1], n = y.shape[2], size = cnp.PyArray_ITEMSIZE(y)
     cdef char* g = <char*> cnp.PyArray_DATA(gates)
     cdef char* h = <char*> cnp.PyArray_DATA(y)
     cdef const void* last = cnp.PyArray_DATA(state)
@@ -136,7 +138,7 @@ def gru(cnp.ndarray gates not None, cnp.ndarray back not None, cnp.ndarray back_
     cdef const void* bias = cnp.PyArray_DATA(back_bias)
     cdef void* p = cnp.PyArray_DATA(pushes)
     with nogil:
-        for t in range(steps):
+        for _t in range(steps):
             memcpy(p, bias, 3 * rows * n * size)
             _add_product(single, rows, 3 * n, n, last, r, p)
             kernels.gru_rows(g, p, last, h, rows, n)
@@ -192,7 +194,7 @@ def pool(cnp.ndarray x not None, cnp.ndarray y not None, rows, columns, bint lar
     # Whole vectors, of 16 elements at most, are written behind the columns and read behind the last window.
     cdef ptrdiff_t lanes = 16
     q.row_length = max(q.before + q.columns, (q.columns_out - 1) * q.step + (q.taps - 1) * q.dilation + 1)
-    q.row_length += lanes * (q.step + 1)
+    q.row_length += 3 * lanes
     cdef void* scratch = malloc(q.row_length * cnp.PyArray_ITEMSIZE(x))
     if scratch == NULL:
         raise MemoryError

@@ -290,8 +290,8 @@ static inline __attribute__((always_inline)) V NAME(pooled)(V a, V b, const int 
 #endif
 }
 
-/* LANES elements, `step` apart. */
-static inline __attribute__((always_inline)) V NAME(load_apart)(const T *p, const ptrdiff_t step)
+/* `count` elements, `step` apart; whole vectors are read for steps of 1 and 2. */
+static inline __attribute__((always_inline)) V NAME(load_apart)(const T *p, const ptrdiff_t step, ptrdiff_t count)
 {
     if (step == 1)
         return LOAD(p);
@@ -299,8 +299,8 @@ static inline __attribute__((always_inline)) V NAME(load_apart)(const T *p, cons
     if (step == 2)
         return SHUFFLE(LOAD(p), LOAD(p + LANES), EVEN);
 #endif
-    T lanes[LANES];
-    for (int i = 0; i < LANES; i++)
+    T lanes[LANES] = {0};
+    for (ptrdiff_t i = 0; i < count; i++)
         lanes[i] = p[i * step];
     return LOAD(lanes);
 }
@@ -309,9 +309,9 @@ static inline __attribute__((always_inline)) V NAME(load_apart)(const T *p, cons
 static inline __attribute__((always_inline)) void NAME(pool_columns)(const fc1d_pool *q, const T *row, T *y,
                                                                      const ptrdiff_t step, const int largest)
 {
-    EACH_PART(q->columns_out, V sum = NAME(load_apart)(row + v * step, step);
+    EACH_PART(q->columns_out, V sum = NAME(load_apart)(row + v * step, step, k);
               for (ptrdiff_t t = 1; t < q->taps; t++)
-                  sum = NAME(pooled)(sum, NAME(load_apart)(row + v * step + t * q->dilation, step), largest);
+                  sum = NAME(pooled)(sum, NAME(load_apart)(row + v * step + t * q->dilation, step, k), largest);
               PUT(y, sum);)
 }
 

@@ -24,7 +24,7 @@ def _split_heads(x: Array, count: int | None, what: str) -> Array:
 
 
 def _joined_heads(x: Array) -> Array:
-    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], -1)
+    return x.transpose(0, 2, 1, 3).reshape(x.shape[0], x.shape[2], x.shape[1] * x.shape[3])
 
 
 class _Mask:
@@ -144,7 +144,8 @@ def _by_shared_heads(left: Array, right: Array) -> Array:
     if left.shape[1] == right.shape[1]:
         return np.matmul(left, right)
     batch, n_heads, rows, width = left.shape
-    grouped = left.reshape(batch, right.shape[1], -1, width)
+    each = n_heads // max(right.shape[1], 1) * rows
+    grouped = left.reshape(batch, right.shape[1], each, width)
     return np.matmul(grouped, right).reshape(batch, n_heads, rows, right.shape[-1])
 
 
@@ -176,7 +177,13 @@ def _rotary_embedding(node: Node) -> _Run:
         if heads.ndim != 4:
             raise ValueError(f"X should have three or four dimensions, got {list(x.shape)}")
         size = given or heads.shape[3]
+        if cos.shape != sin.shape or cos.ndim != (3 if positions is None else 2):
+            raise ValueError(
+                f"the caches should have one shape, got {list(cos.shape)} and {list(sin.shape)}"
+            )
         if positions is not None:
+            if positions.dtype.kind not in "iu":
+                raise TypeError(f"position_ids should be integers, got dtype {positions.dtype}")
             if positions.size and not 0 <= positions.min() <= positions.max() < len(cos):
                 raise ValueError(f"position_ids should be in [0, {len(cos) - 1}]")
             cos, sin = cos[positions], sin[positions]

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..registry import Node, operator
 from .attributes import delivered, flag, integer, text
-from .sizes import allowed, axis_of, scalar_of
+from .sizes import allowed, axis_of, scalar_of, whole_of
 from .types import Array, check_same, widened
 
 _Run = Callable[..., Any]
@@ -177,6 +177,8 @@ def _tensor_scatter(node: Node) -> _Run:
                 f"update of shape {list(update.shape)} does not fit into {list(past.shape)}"
             )
         first = np.zeros(past.shape[0], np.int64) if starts is None else starts
+        if first.dtype.kind not in "iu":
+            raise TypeError(f"write_indices should be integers, got dtype {first.dtype}")
         if first.shape != past.shape[:1]:
             raise ValueError(f"write_indices should have one value a batch, got {first.shape}")
         positions = first[:, None] + np.arange(count)
@@ -198,7 +200,7 @@ def _one_hot(node: Node) -> _Run:
     axis = integer(node, "axis", -1)
 
     def run(indices: Array, depth: Array, values: Array) -> Array:
-        size = int(scalar_of(depth, "depth"))
+        size = whole_of(depth, "depth")
         if values.shape != (2,):
             raise ValueError(f"values should be two, got shape {list(values.shape)}")
         where = axis_of(axis, indices.ndim + 1)
@@ -298,7 +300,7 @@ def _top_k(node: Node) -> _Run:
     flag(node, "sorted", True)  # any order is right where none is asked for
 
     def run(x: Array, k: Array) -> tuple[Array, Array]:
-        return _top(x, int(scalar_of(k, "k")), axis_of(axis, x.ndim), largest)
+        return _top(x, whole_of(k, "k"), axis_of(axis, x.ndim), largest)
 
     return delivered(node, run)
 
@@ -341,11 +343,14 @@ def _non_max_suppression(node: Node) -> _Run:
         overlap: Array | None = None,
         least: Array | None = None,
     ) -> Array:
-        count = 0 if most is None else int(scalar_of(most, "max_output_boxes_per_class"))
+        count = 0 if most is None else whole_of(most, "max_output_boxes_per_class")
         limit = 0.0 if overlap is None else scalar_of(overlap, "iou_threshold")
         threshold = None if least is None else scalar_of(least, "score_threshold")
-        if boxes.ndim != 3 or boxes.shape[2] != 4 or scores.ndim != 3:
-            raise ValueError("boxes should have shape (N, B, 4), scores (N, classes, B)")
+        if boxes.ndim != 3 or scores.ndim != 3 or boxes.shape != (len(scores), scores.shape[2], 4):
+            raise ValueError(
+                "boxes should have shape (N, B, 4) and scores (N, classes, B), "
+                f"got {list(boxes.shape)} and {list(scores.shape)}"
+            )
         kept = []
         for batch, corners in enumerate(_corners(boxes, centered)):
             for label, row in enumerate(scores[batch]):

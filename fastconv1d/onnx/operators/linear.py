@@ -104,8 +104,8 @@ def correlated(x: Array, w: Array, places: Placed, groups: int) -> Array:
         return _by_taps(x, w, places, groups)
     kernels = np.ascontiguousarray(w.reshape(groups, w.shape[0] // groups, -1))
     if all(axis.taps == axis.stride == 1 for axis in places):
-        flat = x.reshape(x.shape[0], groups, kernels.shape[2], -1)
-        return np.matmul(kernels, flat).reshape(x.shape[0], -1, *places.counts)
+        flat = x.reshape(x.shape[0], groups, kernels.shape[2], math.prod(places.counts))
+        return np.matmul(kernels, flat).reshape(x.shape[0], w.shape[0], *places.counts)
     y = np.empty((x.shape[0], w.shape[0], *places.counts), x.dtype)
     grouped = x.reshape(x.shape[0], groups, x.shape[1] // groups, *x.shape[2:])
     windows = places.view(grouped)
@@ -114,7 +114,7 @@ def correlated(x: Array, w: Array, places: Placed, groups: int) -> Array:
     order = (0, 1, 2, *range(3 + n_axes, 3 + 2 * n_axes), *range(3, 3 + n_axes))
     windows = windows.transpose(order)
     rows = max(_BLOCK // max(math.prod(kernels.shape[::2]) * math.prod(places.counts[1:]), 1), 1)
-    targets = y.reshape(x.shape[0], groups, -1, *places.counts)
+    targets = y.reshape(x.shape[0], groups, w.shape[0] // groups, *places.counts)
     for first in range(0, places.counts[0], rows):
         part = (Ellipsis, slice(first, first + rows)) + (slice(None),) * (n_axes - 1)
         for image in range(x.shape[0]):
@@ -248,8 +248,9 @@ class _Transposed:
         ]
         full = [max(size, 0) for size in full]
         kernels = w.reshape(groups, w.shape[0] // groups, -1).swapaxes(1, 2)
-        flat = x.reshape(n, groups, x.shape[1] // groups, -1)
-        products = np.matmul(kernels, flat).reshape(n, -1, *w.shape[2:], *x.shape[2:])
+        flat = x.reshape(n, groups, x.shape[1] // groups, math.prod(x.shape[2:]))
+        products = np.matmul(kernels, flat)
+        products = products.reshape(n, groups * w.shape[1], *w.shape[2:], *x.shape[2:])
         y = np.zeros(allowed((n, products.shape[1], *full), x.dtype), x.dtype)
         for tap in np.ndindex(*w.shape[2:]):
             steps = zip(tap, x.shape[2:], axes, strict=True)

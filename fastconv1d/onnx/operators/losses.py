@@ -27,6 +27,8 @@ def _loss(node: Node) -> Callable[[Array, Array, Array | None], Array]:
                 f"target should have one class for each sample of {list(logs.shape)}, "
                 f"got shape {list(target.shape)}"
             )
+        if target.dtype.kind not in "iu":
+            raise TypeError(f"target should be integers, got dtype {target.dtype}")
         n_classes = logs.shape[1]
         counted = np.ones(target.shape, bool) if ignored is None else target != ignored
         classes = np.where(counted, target, 0)

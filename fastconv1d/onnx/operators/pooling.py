@@ -191,6 +191,8 @@ def _max_unpool(node: Node) -> _Run:
             raise ValueError(f"indices should have shape {list(x.shape)}")
         ndim = x.ndim - 2
         strides, pads = windows.strides or [1] * ndim, windows.pads or [0] * 2 * ndim
+        if not len(kernel) == len(strides) == ndim or len(pads) != 2 * ndim:
+            raise ValueError(f"kernel_shape, strides and pads should be for {ndim} axes")
         sizes = tuple(
             (size - 1) * strides[i] + kernel[i] - pads[i] - pads[i + ndim]
             for i, size in enumerate(x.shape[2:])

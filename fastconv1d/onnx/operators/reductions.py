@@ -13,7 +13,7 @@ from ...kernels.network import softmax as softmax_of_rows
 from ..registry import Node, operator
 from .attributes import flag, integer, integers
 from .elementwise import divided
-from .sizes import axes_of, axis_of, integers_of, scalar_of
+from .sizes import axes_of, axis_of, integers_of, whole_of
 from .types import Array, computed_wide, narrowed, widened
 
 _Run = Callable[..., Any]
@@ -123,7 +123,7 @@ def _running(function: _Run) -> Callable[[Node], _Run]:
         exclusive, backward = flag(node, "exclusive"), flag(node, "reverse")
 
         def run(x: Array, axis: Array) -> Array:
-            where = axis_of(scalar_of(axis, "axis"), x.ndim)
+            where = axis_of(whole_of(axis, "axis"), x.ndim)
             ahead = np.moveaxis(x, where, 0)
             ahead = ahead[::-1] if backward else ahead
             if exclusive:

@@ -176,9 +176,9 @@ def _from_scales(x: Array, axes: Sequence[int], scales: Sequence[float]) -> dict
 def _from_sizes(x: Array, axes: Sequence[int], sizes: list[int], policy: str) -> dict[int, _Axis]:
     if len(sizes) != len(axes) or min(sizes, default=0) < 0:
         raise ValueError(f"sizes should be {len(axes)} of 0 or more, got {sizes}")
-    if any(x.shape[axis] == 0 for axis in axes):
+    if any(x.shape[axis] == 0 != size for size, axis in zip(sizes, axes, strict=True)):
         raise ValueError(f"the resized axes should have a position, got shape {list(x.shape)}")
-    scales = [size / x.shape[axis] for size, axis in zip(sizes, axes, strict=True)]
+    scales = [size / max(x.shape[axis], 1) for size, axis in zip(sizes, axes, strict=True)]
     if policy != "stretch":
         scale = min(scales) if policy == "not_larger" else max(scales)
         scales = [scale] * len(axes)
@@ -273,11 +273,11 @@ def _grid_sample(node: Node) -> _Run:
                 f"a grid of shape {list(grid.shape)} does not fit an input of {list(x.shape)}"
             )
         places = [
-            _denormalized(at.reshape(len(x), -1), size, corners, pads, clamped)
+            _denormalized(at.reshape(len(x), math.prod(at.shape[1:])), size, corners, pads, clamped)
             for at, size in zip(np.moveaxis(grid, -1, 0)[::-1], x.shape[2:], strict=True)
         ]
         taps = [_sample_taps(at, mode) for at in places]
-        flat = x.reshape(*x.shape[:2], -1)
+        flat = x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
         total = np.zeros((*x.shape[:2], places[0].shape[1]), x.dtype)
         if x.size == 0:
             return total.reshape(*x.shape[:2], *grid.shape[1:-1])

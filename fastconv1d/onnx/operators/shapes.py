@@ -10,7 +10,7 @@ import numpy as np
 
 from ..registry import Node, operator
 from .attributes import flag, integer, integers, number, required_integer, text
-from .sizes import allowed, axes_of, axis_of, integers_of, scalar_of
+from .sizes import allowed, axes_of, axis_of, integers_of, scalar_of, whole_of
 from .types import Array, check_same, element_dtype
 
 _Run = Callable[..., Any]
@@ -239,8 +239,8 @@ def _range(node: Node) -> _Run:
             scalar_of(v, name)
             for v, name in zip((start, limit, delta), ("start", "limit", "delta"), strict=True)
         )
-        if step == 0 or not all(map(math.isfinite, (first, end, step))):
-            raise ValueError(f"start, limit, delta should be finite, delta not 0, got {step}")
+        if step == 0 or not math.isfinite((end - first) / step):
+            raise ValueError(f"(limit - start)/delta should be finite, got delta {step}")
         (count,) = allowed([max(math.ceil((end - first) / step), 0)], start.dtype)
         dtype = start.dtype
         if dtype.kind in "iu":
@@ -273,7 +273,7 @@ def _trilu(node: Node) -> _Run:
     upper = flag(node, "upper", True)
 
     def run(x: Array, k: Array | None = None) -> Array:
-        diagonal = 0 if k is None else scalar_of(k, "k")
+        diagonal = 0 if k is None else whole_of(k, "k")
         if x.ndim < 2:
             raise ValueError(f"the input should have two dimensions, got shape {list(x.shape)}")
         diagonal = max(min(diagonal, x.shape[-1] + 1), -x.shape[-2] - 1)

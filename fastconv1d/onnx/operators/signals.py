@@ -10,7 +10,7 @@ import numpy as np
 
 from ..registry import Node, operator
 from .attributes import flag, integer
-from .sizes import allowed, axis_of, scalar_of
+from .sizes import allowed, axis_of, scalar_of, whole_of
 from .types import Array, check_float, computed_wide, element_dtype
 
 _Run = Callable[..., Any]
@@ -69,7 +69,7 @@ def _dft_of_axis(node: Node) -> _Run:
 
     def run(x: Array, length: Array | None = None) -> Array:
         check_float(x)
-        size = None if length is None else int(scalar_of(length, "dft_length"))
+        size = None if length is None else whole_of(length, "dft_length")
         return _transformed(x, size, _signal_axis(axis, x.ndim), inverse, one_sided)
 
     return computed_wide(run)
@@ -81,8 +81,8 @@ def _dft(node: Node) -> _Run:
 
     def run(x: Array, length: Array | None = None, axis: Array | None = None) -> Array:
         check_float(x)
-        size = None if length is None else int(scalar_of(length, "dft_length"))
-        where = -2 if axis is None else int(scalar_of(axis, "axis"))
+        size = None if length is None else whole_of(length, "dft_length")
+        where = -2 if axis is None else whole_of(axis, "axis")
         return _transformed(x, size, _signal_axis(where, x.ndim), inverse, one_sided)
 
     return computed_wide(run)
@@ -96,13 +96,13 @@ def _stft(node: Node) -> _Run:
         x: Array, step: Array, window: Array | None = None, length: Array | None = None
     ) -> Array:
         check_float(x)
-        hop = int(scalar_of(step, "frame_step"))
+        hop = whole_of(step, "frame_step")
         if x.ndim == 2:
             x = x[..., None]
         if x.ndim != 3:
             raise ValueError(f"signal should have shape (N, L, 1 or 2), got {list(x.shape)}")
         if length is not None:
-            size = int(scalar_of(length, "frame_length"))
+            size = whole_of(length, "frame_length")
         else:
             size = x.shape[1] if window is None else len(window)
         if hop < 1 or not 1 <= size <= x.shape[1]:
@@ -134,6 +134,9 @@ def _spectra(frames: Array, one_sided: bool) -> Array:
 # ---- windows ----------------------------------------------------------------------------------
 
 
+_LONGEST_WINDOW = 1 << 24  # six minutes of 48 kHz
+
+
 def _window(coefficients: tuple[float, ...]) -> Callable[[Node], _Run]:
     """Return the builder of a window that is a sum of cosines."""
 
@@ -142,8 +145,9 @@ def _window(coefficients: tuple[float, ...]) -> Callable[[Node], _Run]:
         periodic = flag(node, "periodic", True)
 
         def run(size: Array) -> Array:
-            length = int(scalar_of(size, "size"))
-            (length,) = allowed([length], np.dtype(np.float64))
+            length = whole_of(size, "size")
+            if not 0 <= length <= _LONGEST_WINDOW:
+                raise ValueError(f"size should be in [0, {_LONGEST_WINDOW}], got {length}")
             period = length if periodic else length - 1
             phase = np.arange(length) * (2 * math.pi / max(period, 1))
             terms = ((-1) ** k * a * np.cos(k * phase) for k, a in enumerate(coefficients))
@@ -164,10 +168,9 @@ def _mel_weight_matrix(node: Node) -> _Run:
     dtype = element_dtype(node, integer(node, "output_datatype", 1))
 
     def run(bins: Array, length: Array, rate: Array, lower: Array, upper: Array) -> Array:
-        n_bins, size, sample_rate, low, high = (
-            scalar_of(v, "each input") for v in (bins, length, rate, lower, upper)
-        )
-        if min(n_bins, size, sample_rate) < 1 or not -700 < low <= high:
+        n_bins, size, sample_rate = (whole_of(v, "each input") for v in (bins, length, rate))
+        low, high = (float(scalar_of(v, "each edge")) for v in (lower, upper))
+        if min(n_bins, size, sample_rate) < 1 or not -700 < low <= high < math.inf:
             raise ValueError("the numbers should be positive, lower_edge_hertz below the upper")
         rows, columns = allowed([size // 2 + 1, n_bins], np.dtype(np.float64))
         low, high = (2595 * math.log10(1 + edge / 700) for edge in (low, high))

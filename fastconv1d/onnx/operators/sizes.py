@@ -64,3 +64,11 @@ def scalar_of(values: NDArray[Any], what: str) -> Any:
     if values.size != 1:
         raise ValueError(f"{what} should be one value, got shape {list(values.shape)}")
     return values.item()
+
+
+def whole_of(values: NDArray[Any], what: str) -> int:
+    """Return the only element of an input as an integer."""
+    value = scalar_of(values, what)
+    if not math.isfinite(value):
+        raise ValueError(f"{what} should be finite, got {value}")
+    return int(value)

@@ -18,11 +18,20 @@ def _index(position: Array) -> int:
     return int(position.reshape(-1)[0])
 
 
+def _checked(sequence: list[Array], position: Array) -> int:
+    place = _index(position)
+    if not -len(sequence) <= place < len(sequence):
+        raise ValueError(f"position {place} is not in a sequence of {len(sequence)}")
+    return place
+
+
 @operator("SplitToSequence", since=11)
 def _split(node: Node) -> _Run:
     axis, keeps = node.attributes.get("axis", 0), node.attributes.get("keepdims", 1)
 
     def run(x: Array, sizes: Array | None = None) -> list[Array]:
+        if not -x.ndim <= axis < x.ndim:
+            raise ValueError(f"axis {axis} is none of an input of size {list(x.shape)}")
         length = x.shape[axis]
         if sizes is None:
             parts = np.split(x, range(1, length), axis)
@@ -38,7 +47,10 @@ def _split(node: Node) -> _Run:
 
 @operator("SequenceAt", since=11)
 def _at(node: Node) -> _Run:
-    return lambda sequence, position: sequence[_index(position)]
+    def run(sequence: list[Array], position: Array) -> Array:
+        return sequence[_checked(sequence, position)]
+
+    return run
 
 
 @operator("SequenceConstruct", since=11)
@@ -73,7 +85,7 @@ def _insert(node: Node) -> _Run:
 def _erase(node: Node) -> _Run:
     def run(sequence: list[Array], position: Array | None = None) -> list[Array]:
         found = [*sequence]
-        del found[-1 if position is None else _index(position)]
+        del found[-1 if position is None else _checked(sequence, position)]
         return found
 
     return run

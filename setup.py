@@ -105,6 +105,7 @@ SIMD_HEADERS = [
         "gradient",
         "half",
         "minimal",
+        "network",
         "pointwise",
         "rows",
         "step",
@@ -140,7 +141,8 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-extensions = [kernel(name) for name in ("workers", "pages", "unfold", "gemm", "blas_engine")]
+NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network"
+extensions = [kernel(name) for name in NAMES]
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 OPENMP = kernel("openmp", (), OPENMP_FLAGS, OPENMP_LINK_FLAGS)
 extensions.append(OPENMP)

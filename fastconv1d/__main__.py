@@ -1,4 +1,4 @@
-"""The command line: ``fastconv1d demo | bench | info``, or ``python -m fastconv1d ...``."""
+"""The command line: ``fastconv1d demo | bench | check | info``, or ``python -m fastconv1d ...``."""
 
 import argparse
 import io
@@ -28,7 +28,7 @@ def _path(text: str) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """Return the argument parser of the three commands."""
+    """Return the argument parser of the commands."""
     parser = argparse.ArgumentParser(
         prog="fastconv1d", description="1-D convolutions of NumPy arrays on the CPU."
     )
@@ -81,6 +81,22 @@ def build_parser() -> argparse.ArgumentParser:
         "--from-json",
         action="store_true",
         help="with --report: make its pages again from DIR/report.json without measuring",
+    )
+
+    check = commands.add_parser("check", help="does an ONNX model run here, and is it right?")
+    check.add_argument("model", metavar="MODEL.onnx")
+    check.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE.npy", help="an input's values"
+    )
+    check.add_argument(
+        "--shape",
+        action="append",
+        default=[],
+        metavar="NAME=1,80,400",
+        help="the size of a random input (default: the model's, 1 and 64 where that is open)",
+    )
+    check.add_argument(
+        "--rest", choices=("onnxruntime",), help="what computes the rest beside convolutions"
     )
 
     commands.add_parser("info", help="print versions, CPU, instruction set, BLAS and threads")
@@ -136,6 +152,13 @@ def _run(argv: list[str]) -> int:
         from .bench import run_bench
 
         return run_bench(args, argv)
+    if args.command == "check":
+        try:
+            from .onnx.check import run_check
+        except ImportError as error:
+            print(f"check needs onnx: {error}", file=sys.stderr)
+            return 2
+        return run_check(args.model, args.input, args.shape, args.rest)
     from .config import show_config
 
     show_config()

@@ -159,6 +159,10 @@ cdef int _n_isas = fc1d_supported(_isas, 4)
 cdef const fc1d_isa* _isa = _isas[0]
 
 
+cdef const void* isa_in_use() noexcept nogil:
+    return _isa
+
+
 def compiler():
     """The compiler that built this."""
     return (<bytes> FC1D_COMPILER_NAME + <bytes> FC1D_COMPILER).decode()

@@ -93,3 +93,17 @@ cdef void _gemm_block(
     else:
         cython_blas.zgemm(
             trans_b, trans_a, &bn, &bm, &bk, &one, pb, &bldb, pa, &blda, &one, c, &bldc)
+
+
+# c[n] += B[n, k] @ a[k] of reals, B row-major: half of what a product of matrices takes for one row.
+cdef void gemv_add(
+    Py_ssize_t n, Py_ssize_t k, const num_t *a, const num_t *b, num_t *c,
+) noexcept nogil:
+    cdef blas_int bn = <blas_int> n, bk = <blas_int> k, step = 1
+    cdef num_t one = 1
+    if num_t is float:
+        cython_blas.sgemv(b"T", &bk, &bn, &one, <num_t *> b, &bk, <num_t *> a, &step, &one, c, &step)
+    elif num_t is double:
+        cython_blas.dgemv(b"T", &bk, &bn, &one, <num_t *> b, &bk, <num_t *> a, &step, &one, c, &step)
+    else:
+        gemm_add(True, 1, n, k, a, k, b, k, c, n)

@@ -141,6 +141,26 @@ typedef struct {
     int residual_last;
 } fc1d_filter;
 
+/* Rows that are brought to mean 0 and variance 1; network.h has the formula. */
+typedef struct {
+    const void *x, *scale, *shift; /* scale and shift may be NULL */
+    void *y;
+    ptrdiff_t n_rows, n, span, channels;
+    double epsilon;
+    int centered;
+} fc1d_norm;
+
+/* Windows over the rows and columns of planes: output (o, i) reads input rows o*row_step + k*row_dilation - row_before
+ * and columns i*step + k*dilation - before. row_length is what vectors of windows reach over. */
+typedef struct {
+    const void *x;
+    void *y;
+    ptrdiff_t planes, rows, columns, rows_out, columns_out;
+    ptrdiff_t row_taps, row_step, row_dilation, row_before;
+    ptrdiff_t taps, step, dilation, before, row_length;
+    int largest;
+} fc1d_pool;
+
 typedef struct {
     void (*run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
@@ -156,6 +176,17 @@ typedef struct {
                         ptrdiff_t channels, double residual_scale, int residual_last);
     void (*split_row)(const fc1d_filter *q, ptrdiff_t channel, void *scratch);
     void (*join_row)(const fc1d_filter *q, ptrdiff_t channel, void *scratch);
+    /* layers between convolutions, see network.h: rows of n elements */
+    void (*softmax_rows)(const void *x, void *y, ptrdiff_t n_rows, ptrdiff_t n, int logarithm);
+    void (*standardize_rows)(const fc1d_norm *q);
+    void (*lstm_rows)(const void *gates, void *cells, void *states, ptrdiff_t n_rows, ptrdiff_t n);
+    void (*gru_rows)(const void *gates, const void *pushes, const void *before, void *states, ptrdiff_t n_rows,
+                     ptrdiff_t n);
+    void (*quantize)(const void *x, void *y, ptrdiff_t n, double scale, ptrdiff_t zero, ptrdiff_t low, ptrdiff_t high,
+                     int size);
+    void (*erf_rows)(const void *x, void *y, ptrdiff_t n);
+    void (*convert)(const void *from, void *to, ptrdiff_t n, int half, int widen);
+    void (*pool)(const fc1d_pool *q, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */

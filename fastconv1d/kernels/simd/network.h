@@ -1,0 +1,356 @@
+/* Layers between convolutions, row by row: softmax, normalizations, recurrent cells, quantization; included by template.h.
+ *
+ * The last elements of a row go through the same vector instructions, in a vector of their own.
+ */
+
+/* `count` elements of a row as a vector, the lanes behind them `fill`. */
+static inline V NAME(load_part)(const T *p, ptrdiff_t count, T fill)
+{
+    T lanes[LANES];
+    for (int i = 0; i < LANES; i++)
+        lanes[i] = i < count ? p[i] : fill;
+    return LOAD(lanes);
+}
+
+static inline void NAME(store_part)(T *p, V v, ptrdiff_t count)
+{
+    T lanes[LANES];
+    STORE(lanes, v);
+    memcpy(p, lanes, (size_t)count * sizeof(T));
+}
+
+/* Statements for each vector of a row of n elements: `v` is its first element, `k` how many there are. */
+#define EACH_PART(n, ...)                                                                                              \
+    for (ptrdiff_t v = 0; v < (n); v += LANES) {                                                                       \
+        const ptrdiff_t k = (n) - v < LANES ? (n) - v : LANES;                                                         \
+        __VA_ARGS__                                                                                                    \
+    }
+#define GET(p, fill) (k == LANES ? LOAD((p) + v) : NAME(load_part)((p) + v, k, fill))
+#define PUT(p, value)                                                                                                  \
+    do {                                                                                                               \
+        if (k == LANES)                                                                                                \
+            STORE((p) + v, value);                                                                                     \
+        else                                                                                                           \
+            NAME(store_part)((p) + v, value, k);                                                                       \
+    } while (0)
+
+static inline T NAME(sum_of)(V v)
+{
+    T lanes[LANES], sum = 0;
+    STORE(lanes, v);
+    for (int i = 0; i < LANES; i++)
+        sum += lanes[i];
+    return sum;
+}
+
+/* e^v for v <= 0, -inf or NaN. */
+static inline V NAME(exp_of)(V v)
+{
+#if LANES > 1 && FLOAT32
+    NAME(mask) n;
+    const V zero = {0}, low = zero - 87.0f;
+    const V m = NAME(exponential)(SELECT(v < low, low, v), &n), scale = (V)((n + 127) << 23);
+    return SELECT(v < low, zero, m * scale + scale);
+#else
+    T lanes[LANES];
+    STORE(lanes, v);
+    for (int i = 0; i < LANES; i++)
+        lanes[i] = (T)exp(lanes[i]);
+    return LOAD(lanes);
+#endif
+}
+
+static inline V NAME(larger)(V a, V b)
+{
+#if LANES > 1
+    return SELECT(a < b, b, a);
+#else
+    return a < b ? b : a;
+#endif
+}
+
+static inline V NAME(smaller)(V a, V b)
+{
+#if LANES > 1
+    return SELECT(b < a, b, a);
+#else
+    return b < a ? b : a;
+#endif
+}
+
+static inline T NAME(largest_of)(V v)
+{
+    T lanes[LANES], top;
+    STORE(lanes, v);
+    top = lanes[0];
+    for (int i = 1; i < LANES; i++)
+        top = top < lanes[i] ? lanes[i] : top;
+    return top;
+}
+
+/* One row of softmax, n >= LANES: the last vector overlaps the one before it, and counts what is new in it. */
+static void NAME(softmax_row)(const T *x, T *y, ptrdiff_t n, int logarithm)
+{
+    const ptrdiff_t end = n - LANES, rest = n % LANES;
+    V most = LOAD(x + end), sum = {0};
+    for (ptrdiff_t v = 0; v < end; v += LANES)
+        most = NAME(larger)(most, LOAD(x + v));
+    const T top = NAME(largest_of)(most);
+    ptrdiff_t v = 0;
+    for (; v <= end; v += LANES) {
+        const V e = NAME(exp_of)(LOAD(x + v) - top);
+        sum = sum + e;
+        if (!logarithm)
+            STORE(y + v, e);
+    }
+    V last = {0};
+    if (rest) {
+        T lanes[LANES];
+        last = NAME(exp_of)(LOAD(x + end) - top);
+        STORE(lanes, last);
+        for (ptrdiff_t i = 0; i < LANES - rest; i++)
+            lanes[i] = 0;
+        sum = sum + LOAD(lanes);
+    }
+    const T total = NAME(sum_of)(sum), factor = 1 / total, shift = top + (T)log(total);
+    if (logarithm) {
+        for (v = 0; v < end; v += LANES)
+            STORE(y + v, LOAD(x + v) - shift);
+        STORE(y + end, LOAD(x + end) - shift);
+        return;
+    }
+    for (v = 0; v <= end; v += LANES)
+        STORE(y + v, LOAD(y + v) * factor);
+    if (rest)
+        STORE(y + end, last * factor);
+}
+
+/* y = e^x / sum(e^x) of each row, or its logarithm; x and y are not the same. */
+static void NAME(softmax_rows)(const void *from, void *to, ptrdiff_t n_rows, ptrdiff_t n, int logarithm)
+{
+    const T *x = (const T *)from;
+    T *y = (T *)to;
+    for (ptrdiff_t row = 0; row < n_rows; row++, x += n, y += n) {
+        if (n >= LANES) {
+            NAME(softmax_row)(x, y, n, logarithm);
+            continue;
+        }
+        T padded[LANES], result[LANES];
+        for (ptrdiff_t i = 0; i < LANES; i++)
+            padded[i] = i < n ? x[i] : (T)-INFINITY;
+        NAME(softmax_row)(padded, result, LANES, logarithm);
+        memcpy(y, result, (size_t)n * sizeof(T));
+    }
+}
+
+/* Vectors that are added in T before their sum goes on in float64. */
+#define SUM_VECTORS 64
+
+/* The sum of (x - mean)^power over a row, power 1 or 2. */
+static double NAME(sum_row)(const T *x, ptrdiff_t n, T mean, int power)
+{
+    double total = 0;
+    for (ptrdiff_t first = 0; first < n; first += SUM_VECTORS * LANES) {
+        const ptrdiff_t here = n - first < SUM_VECTORS * LANES ? n - first : SUM_VECTORS * LANES;
+        const T *p = x + first;
+        V sum = {0};
+        if (power == 1)
+            EACH_PART(here, sum = sum + GET(p, 0);)
+        else
+            EACH_PART(here, const V d = GET(p, mean) - mean; sum = sum + d * d;)
+        total += NAME(sum_of)(sum);
+    }
+    return total;
+}
+
+/* y = (x - mean)/sqrt(variance + epsilon) * scale + shift of each row, mean 0 if not centered. With span 0 scale and shift
+ * have n elements; otherwise one for `span` elements, of `channels` in turn, as a row of several channels has them.
+ * scale and shift may be NULL. */
+static void NAME(standardize_rows)(const fc1d_norm *q)
+{
+    const T *scale = (const T *)q->scale, *shift = (const T *)q->shift;
+    const ptrdiff_t n = q->n, span = q->span ? q->span : n;
+    for (ptrdiff_t row = 0; row < q->n_rows; row++) {
+        const T *x = (const T *)q->x + row * n;
+        T *y = (T *)q->y + row * n;
+        const T mean = q->centered ? (T)(NAME(sum_row)(x, n, 0, 1) / (double)n) : 0;
+        const T factor = (T)(1 / sqrt(NAME(sum_row)(x, n, mean, 2) / (double)n + q->epsilon));
+        if (q->span == 0 && scale) {
+            if (shift)
+                EACH_PART(n, PUT(y, (GET(x, 0) - mean) * factor * GET(scale, 0) + GET(shift, 0));)
+            else
+                EACH_PART(n, PUT(y, (GET(x, 0) - mean) * factor * GET(scale, 0));)
+            continue;
+        }
+        for (ptrdiff_t first = 0, i = row * (n / span); first < n; first += span, i++) {
+            const T a = scale ? factor * scale[i % q->channels] : factor, b = shift ? shift[i % q->channels] : 0;
+            const T *px = x + first;
+            T *py = y + first;
+            EACH_PART(span, PUT(py, (GET(px, 0) - mean) * a + b);)
+        }
+    }
+}
+
+#define SIGMOID(v) NAME(curve)(v, FC1D_SIGMOID, 0, 0)
+#define TANH(v) NAME(curve)(v, FC1D_TANH, 0, 0)
+
+/* One step of rows of LSTM cells: gates input, output, forget, new, of n elements each. */
+static void NAME(lstm_rows)(const void *gates, void *cells, void *states, ptrdiff_t n_rows, ptrdiff_t n)
+{
+    const T *g = (const T *)gates;
+    T *c = (T *)cells, *h = (T *)states;
+    for (ptrdiff_t row = 0; row < n_rows; row++, g += 4 * n, c += n, h += n)
+        EACH_PART(n, const V enter = SIGMOID(GET(g, 0)), leave = SIGMOID(GET(g + n, 0)), keep = SIGMOID(GET(g + 2 * n, 0));
+                  const V cell = keep * GET(c, 0) + enter * TANH(GET(g + 3 * n, 0)); PUT(c, cell);
+                  PUT(h, leave * TANH(cell));)
+}
+
+/* One step of rows of GRU cells: gates update, reset, new from the inputs, and from the last states. */
+static void NAME(gru_rows)(const void *gates, const void *pushes, const void *before, void *states, ptrdiff_t n_rows,
+                           ptrdiff_t n)
+{
+    const T *g = (const T *)gates, *p = (const T *)pushes, *last = (const T *)before;
+    T *h = (T *)states;
+    for (ptrdiff_t row = 0; row < n_rows; row++, g += 3 * n, p += 3 * n, last += n, h += n)
+        EACH_PART(n, const V update = SIGMOID(GET(g, 0) + GET(p, 0)), reset = SIGMOID(GET(g + n, 0) + GET(p + n, 0));
+                  const V new_ = TANH(GET(g + 2 * n, 0) + reset * GET(p + 2 * n, 0));
+                  PUT(h, new_ + update * (GET(last, 0) - new_));)
+}
+
+/* y = round(x/scale) + zero in [low, high], half to even, stored in 1 or 2 bytes. */
+static void NAME(quantize)(const void *from, void *to, ptrdiff_t n, double scale, ptrdiff_t zero, ptrdiff_t low,
+                           ptrdiff_t high, int size)
+{
+    const T *x = (const T *)from, s = (T)scale;
+    const T magic = FLOAT32 ? (T)12582912.0 : (T)0x1.8p52; /* 1.5 * 2^(bits - 1): adding it rounds to an integer */
+    const V least = (V){0} + (T)(low - zero), most = (V){0} + (T)(high - zero);
+    TINT offset;
+    memcpy(&offset, &magic, sizeof(offset));
+    offset = (TINT)zero - offset;
+    EACH_PART(
+        n, const V q = NAME(smaller)(NAME(larger)(GET(x, 0) / s, least), most) + magic; TINT lanes[LANES];
+        uint8_t bytes[LANES]; uint16_t pairs[LANES]; memcpy(lanes, &q, sizeof(lanes));
+        for (int i = 0; i < LANES; i++) pairs[i] = (uint16_t)(lanes[i] + offset);
+        for (int i = 0; i < LANES; i++) bytes[i] = (uint8_t)pairs[i];
+        memcpy((uint8_t *)to + v * size, size == 1 ? (const void *)bytes : (const void *)pairs, (size_t)(k * size));)
+}
+#if LANES > 1 && FLOAT32
+/* erf: x*P(x*x) up to 1, beyond it 1 - e^-Q(|x|), Q fitted up to 4, where erf is 1. Below 3 ulp. */
+static inline V NAME(erf_of)(V x)
+{
+    const V zero = {0}, one = zero + 1.0f, a = NAME(absolute)(x), s = x * x;
+    V p = s * 7.847259e-05f - 0.0008008189f;
+    p = p * s + 0.005188099f;
+    p = p * s - 0.026853692f;
+    p = p * s + 0.112835824f;
+    p = p * s - 0.37612626f;
+    p = p * s + 1.1283791f;
+    const V b = NAME(smaller)(a, zero + 4.0f);
+    V q = b * -0.00018737525f + 0.00295714f;
+    q = q * b - 0.021874882f;
+    q = q * b + 0.10318146f;
+    q = q * b + 0.6380612f;
+    q = q * b + 1.1271381f;
+    q = q * b + 0.0003297907f;
+    const V far = (V)((NAME(mask))(one - NAME(exp_of)(zero - q)) | ((NAME(mask))x & ~0x7fffffff));
+    return SELECT(a > one, far, x * p);
+}
+#endif
+
+static void NAME(erf_rows)(const void *from, void *to, ptrdiff_t n)
+{
+    const T *x = (const T *)from;
+    T *y = (T *)to;
+#if LANES > 1 && FLOAT32
+    EACH_PART(n, PUT(y, NAME(erf_of)(GET(x, 0)));)
+#else
+    for (ptrdiff_t i = 0; i < n; i++)
+        y[i] = (T)erf(x[i]);
+#endif
+}
+
+/* To or from 16 bits. */
+static void NAME(convert)(const void *from, void *to, ptrdiff_t n, int half, int widen)
+{
+    if (widen)
+        NAME(widen)((T *)to, (const uint16_t *)from, n, half);
+    else
+        NAME(narrow)((uint16_t *)to, (const T *)from, n, half);
+}
+
+/* The larger of two, NaN before all, or their sum. */
+static inline __attribute__((always_inline)) V NAME(pooled)(V a, V b, const int largest)
+{
+    if (!largest)
+        return a + b;
+#if LANES > 1
+    return SELECT((b > a) | (b != b), b, a);
+#else
+    return b > a || b != b ? b : a;
+#endif
+}
+
+/* `count` elements, `step` apart; whole vectors are read for steps of 1 and 2. */
+static inline __attribute__((always_inline)) V NAME(load_apart)(const T *p, const ptrdiff_t step, ptrdiff_t count)
+{
+    if (step == 1)
+        return LOAD(p);
+#if LANES > 1
+    if (step == 2)
+        return SHUFFLE(LOAD(p), LOAD(p + LANES), EVEN);
+#endif
+    T lanes[LANES] = {0};
+    for (ptrdiff_t i = 0; i < count; i++)
+        lanes[i] = p[i * step];
+    return LOAD(lanes);
+}
+
+/* One row of outputs from the row that holds the largest or the sums of its input rows. */
+static inline __attribute__((always_inline)) void NAME(pool_columns)(const fc1d_pool *q, const T *row, T *y,
+                                                                     const ptrdiff_t step, const int largest)
+{
+    EACH_PART(q->columns_out, V sum = NAME(load_apart)(row + v * step, step, k);
+              for (ptrdiff_t t = 1; t < q->taps; t++)
+                  sum = NAME(pooled)(sum, NAME(load_apart)(row + v * step + t * q->dilation, step, k), largest);
+              PUT(y, sum);)
+}
+
+static inline __attribute__((always_inline)) void NAME(pool_planes)(const fc1d_pool *q, T *row, const int largest)
+{
+    const T none = largest ? (T)-INFINITY : 0;
+    const T *x = (const T *)q->x;
+    T *y = (T *)q->y;
+    for (ptrdiff_t i = 0; i < q->row_length; i++) /* what lies beside the columns stays so */
+        row[i] = none;
+    for (ptrdiff_t plane = 0; plane < q->planes; plane++, x += q->rows * q->columns)
+        for (ptrdiff_t o = 0; o < q->rows_out; o++, y += q->columns_out) {
+            const ptrdiff_t start = o * q->row_step - q->row_before;
+            EACH_PART(q->columns, V sum = (V){0} + none;
+                      for (ptrdiff_t t = 0, r = start; t < q->row_taps; t++, r += q->row_dilation)
+                          if (r >= 0 && r < q->rows)
+                              sum = NAME(pooled)(sum, GET(x + r * q->columns, none), largest);
+                      STORE(row + q->before + v, sum);)
+            if (q->step == 1)
+                NAME(pool_columns)(q, row, y, 1, largest);
+            else if (q->step == 2)
+                NAME(pool_columns)(q, row, y, 2, largest);
+            else
+                NAME(pool_columns)(q, row, y, q->step, largest);
+        }
+}
+
+/* The largest or the sum of the windows of each plane; scratch has row_length elements. */
+static void NAME(pool)(const fc1d_pool *q, void *scratch)
+{
+    if (q->largest)
+        NAME(pool_planes)(q, (T *)scratch, 1);
+    else
+        NAME(pool_planes)(q, (T *)scratch, 0);
+}
+
+#undef SIGMOID
+#undef TANH
+#undef EACH_PART
+#undef GET
+#undef PUT
+#undef SUM_VECTORS

@@ -1,0 +1,229 @@
+"""The callable that a model becomes."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import ArrayLike, NDArray
+
+from .program import Program
+from .read import Graph, Type, load, read_model
+from .registry import OnnxError
+from .rest import checked
+
+
+class OnnxModel:
+    """A graph as a function of its inputs; `from_onnx` makes it.
+
+    It may be called by several threads at a time.
+
+    Parameters
+    ----------
+    graph : Graph
+        As `read_model` returns it.
+    rest : 'onnxruntime', optional
+        As `from_onnx` takes it.
+
+    Attributes
+    ----------
+    inputs, outputs : list of str
+        Their names in the graph.
+
+    Raises
+    ------
+    OnnxError
+        If nodes cannot be computed here; the text names all of them.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d
+    >>> from fastconv1d.onnx import from_onnx, to_onnx
+    >>> model = from_onnx(to_onnx(Conv1d(4, 8, 3)))
+    >>> len(model.inputs), len(model.outputs)
+    (1, 1)
+    """
+
+    def __init__(self, graph: Graph, rest: str | None = None) -> None:
+        self.inputs, self.outputs = [*graph.inputs], [*graph.outputs]
+        self._types = {name: graph.types.get(name, Type()) for name in self.inputs + self.outputs}
+        self._program = Program(graph, rest)
+        self._steps = self._program.steps
+
+    def __call__(self, *inputs: ArrayLike, out: Any = None) -> Any:
+        """Compute the outputs.
+
+        Parameters
+        ----------
+        *inputs : array_like
+            In the order of `inputs`.
+        out : ndarray or sequence of ndarray, optional
+            Where to write the outputs, in the order of `outputs`; None where one is to be new.
+
+        Returns
+        -------
+        ndarray, or tuple of ndarray where the graph has several outputs
+            New arrays, or those of `out`.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the number of inputs is wrong, or a node does not take its input; the text names it.
+        """
+        if len(inputs) != len(self.inputs):
+            raise ValueError(f"the graph takes the inputs {self.inputs}, got {len(inputs)}")
+        values = {name: as_value(v) for name, v in zip(self.inputs, inputs, strict=True)}
+        found = self.compute(values, self.outputs)
+        targets = [out] if isinstance(out, np.ndarray) else out
+        if targets is not None:
+            found = _written(found, [*targets], self.outputs)
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def compute(self, values: dict[str, NDArray[Any]], wanted: list[str]) -> list[NDArray[Any]]:
+        """Return some outputs for inputs under their names.
+
+        Parameters
+        ----------
+        values : dict of str to ndarray
+            All inputs; the dict itself is left as it is.
+        wanted : list of str
+            Names of outputs.
+
+        Returns
+        -------
+        list of ndarray
+            That share no memory with the inputs, nor with each other.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If an input has not the declared size, or a node does not take its input.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> from fastconv1d.onnx import from_onnx, to_onnx
+        >>> model = from_onnx(to_onnx(Conv1d(4, 8, 3)))
+        >>> [y] = model.compute({"input": np.ones((1, 4, 9), np.float32)}, ["output"])
+        >>> y.shape
+        (1, 8, 7)
+        """
+        for name in self.inputs:
+            _check_shape(name, values[name], self._types[name])
+        results = dict(zip(self.outputs, self._program.run(dict(values)), strict=True))
+        owned = [value for value in values.values() if isinstance(value, np.ndarray)]
+        found: list[Any] = []
+        for name in wanted:
+            value = results[name]
+            if isinstance(value, list):  # a sequence
+                found.append([np.array(part) for part in value])
+                continue
+            array = np.asarray(value)
+            if not array.flags.writeable or any(np.may_share_memory(array, o) for o in owned):
+                array = np.array(array)
+            owned.append(array)
+            found.append(array)
+        return found
+
+
+def as_value(value: Any) -> Any:
+    """Return an input as an array; a list of arrays is a sequence."""
+    if isinstance(value, list) and value and all(isinstance(v, np.ndarray) for v in value):
+        return value
+    return np.asarray(value)
+
+
+def _check_shape(name: str, value: Any, kind: Type) -> None:
+    """Raise if an input has not the size that the graph was lowered for."""
+    shape = kind.shape
+    if shape is None or (
+        len(shape) == value.ndim
+        and all(
+            not isinstance(size, int) or size == n
+            for size, n in zip(shape, value.shape, strict=True)
+        )
+    ):
+        return
+    raise ValueError(f"the input {name!r} should have the size {[*shape]}, got {list(value.shape)}")
+
+
+def _written(found: list[NDArray[Any]], targets: list[Any], names: list[str]) -> list[NDArray[Any]]:
+    if len(targets) != len(found):
+        raise ValueError(f"out should have {len(found)} arrays, for {names}, got {len(targets)}")
+    for name, array, target in zip(names, found, targets, strict=True):
+        if target is None:
+            continue
+        if not isinstance(target, np.ndarray):
+            raise TypeError(f"out should be an ndarray, got {type(target).__name__}")
+        if target.shape != array.shape or target.dtype != array.dtype:
+            raise ValueError(
+                f"out for {name!r} should be an array of size {list(array.shape)} and dtype "
+                f"{array.dtype}, got {list(target.shape)} and {target.dtype}"
+            )
+    kept = []
+    for array, target in zip(found, targets, strict=True):
+        if target is not None:
+            np.copyto(target, array)
+        kept.append(array if target is None else target)
+    return kept
+
+
+def from_onnx(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto, *, rest: str | None = None
+) -> OnnxModel:
+    """Read an ONNX model of convolutions and what lies between them.
+
+    Parameters
+    ----------
+    model : str, os.PathLike, bytes or onnx.ModelProto
+        A path, or what such a file holds. Data in other files are found from a path alone.
+    rest : 'onnxruntime', optional
+        Compute with ONNX Runtime what does not surround a convolution: for models that are half
+        transformer, or that hold operators which this library has not. Its sessions take the
+        number of threads that `fastconv1d.get_num_threads` gives now.
+
+    Returns
+    -------
+    OnnxModel
+        A callable with the graph's inputs and outputs.
+
+    Raises
+    ------
+    OnnxError
+        A ValueError: if the model is not valid, or nodes or attributes are not supported; the text
+        names all of them. Or if `rest` needs a package that is not installed.
+    ValueError
+        If `rest` is another value.
+    OSError
+        If the file cannot be read.
+
+    Notes
+    -----
+    The graph is lowered once: what depends on constants alone is computed; weights are packed;
+    norms, paddings, activations and additions beside a convolution become part of it; element-wise
+    nodes that follow each other are computed block by block.
+
+    References
+    ----------
+    https://onnx.ai/onnx/operators/
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import Conv1d, ReLU, Sequential
+    >>> from fastconv1d.onnx import from_onnx, to_onnx
+    >>> net = Sequential(Conv1d(2, 3, 5, padding=2), ReLU())
+    >>> model = from_onnx(to_onnx(net))
+    >>> x = np.ones((1, 2, 10), np.float32)
+    >>> bool((model(x) == net(x)).all())
+    True
+    """
+    rest = checked(rest)
+    proto = load(model)
+    try:
+        return OnnxModel(read_model(proto), rest)
+    except RecursionError as error:
+        raise OnnxError("the bodies of its nodes are nested too deeply") from error

@@ -1,0 +1,167 @@
+"""ONNX Runtime's interface over this library."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import onnx
+from numpy.typing import ArrayLike, NDArray
+
+from .model import OnnxModel, as_value, from_onnx
+from .read import Type
+
+_TYPES = {
+    "float32": "float",
+    "float64": "double",
+    "complex64": "complex64",
+    "complex128": "complex128",
+    "object": "string",
+}
+
+
+class NodeArg(NamedTuple):
+    """An input or output as ONNX Runtime describes it.
+
+    Attributes
+    ----------
+    name : str
+    shape : list
+        Integers; names, or None, where the size is not fixed.
+    type : str
+        Such as 'tensor(float)'.
+    """
+
+    name: str
+    shape: list[int | str | None] | None
+    type: str
+
+
+class InferenceSession:
+    """A model with the interface of ``onnxruntime.InferenceSession``.
+
+    Parameters
+    ----------
+    path_or_bytes : str, os.PathLike, bytes or onnx.ModelProto
+        As `from_onnx` takes it.
+    sess_options, providers, provider_options : optional
+        Accepted and ignored, for code that was written for ONNX Runtime; so are other keywords.
+    rest : 'onnxruntime', optional
+        As `from_onnx` takes it.
+
+    Raises
+    ------
+    OnnxError, OSError
+        As `from_onnx`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import Conv1d
+    >>> from fastconv1d.onnx import InferenceSession, to_onnx
+    >>> session = InferenceSession(to_onnx(Conv1d(4, 8, 3)).SerializeToString())
+    >>> session.get_inputs()[0]
+    NodeArg(name='input', shape=['N', 4, 'L'], type='tensor(float)')
+    >>> [y] = session.run(None, {"input": np.ones((1, 4, 9), np.float32)})
+    >>> y.shape
+    (1, 8, 7)
+    """
+
+    def __init__(
+        self,
+        path_or_bytes: str | os.PathLike[str] | bytes | onnx.ModelProto,
+        sess_options: Any = None,
+        providers: Any = None,
+        provider_options: Any = None,
+        *,
+        rest: str | None = None,
+        **ignored: Any,
+    ) -> None:
+        self._model: OnnxModel = from_onnx(path_or_bytes, rest=rest)
+
+    def run(
+        self,
+        output_names: Sequence[str] | None,
+        input_feed: Mapping[str, ArrayLike],
+        run_options: Any = None,
+    ) -> list[NDArray[Any]]:
+        """Compute outputs.
+
+        Parameters
+        ----------
+        output_names : sequence of str or None
+            None, or an empty one, for all.
+        input_feed : mapping of str to array_like
+            Every input under its name.
+        run_options : optional
+            Ignored.
+
+        Returns
+        -------
+        list of ndarray
+
+        Raises
+        ------
+        ValueError, TypeError
+            If a name is missing or unknown, or a node does not take its input.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> from fastconv1d.onnx import InferenceSession, to_onnx
+        >>> session = InferenceSession(to_onnx(Conv1d(4, 8, 3)))
+        >>> session.run(["output"], {"input": np.ones((1, 4, 9), np.float32)})[0].shape
+        (1, 8, 7)
+        """
+        model = self._model
+        wanted = [*(output_names or model.outputs)]
+        unknown = [name for name in wanted if name not in model.outputs]
+        unknown += [name for name in input_feed if name not in model.inputs]
+        missing = [name for name in model.inputs if name not in input_feed]
+        if unknown or missing:
+            raise ValueError(
+                f"the graph has the inputs {model.inputs} and outputs {model.outputs}; "
+                f"missing are {missing}, unknown {unknown}"
+            )
+        values = {name: as_value(input_feed[name]) for name in model.inputs}
+        return model.compute(values, wanted)
+
+    def get_inputs(self) -> list[NodeArg]:
+        """Return the inputs: their names, shapes and types.
+
+        Returns
+        -------
+        list of NodeArg
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> from fastconv1d.onnx import InferenceSession, to_onnx
+        >>> [entry.name for entry in InferenceSession(to_onnx(Conv1d(4, 8, 3))).get_inputs()]
+        ['input']
+        """
+        return [_argument(name, self._model._types[name]) for name in self._model.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        """Return the outputs: their names, shapes and types.
+
+        Returns
+        -------
+        list of NodeArg
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> from fastconv1d.onnx import InferenceSession, to_onnx
+        >>> [entry.name for entry in InferenceSession(to_onnx(Conv1d(4, 8, 3))).get_outputs()]
+        ['output']
+        """
+        return [_argument(name, self._model._types[name]) for name in self._model.outputs]
+
+
+def _argument(name: str, kind: Type) -> NodeArg:
+    dtype = "undefined" if kind.dtype is None else kind.dtype.name
+    shape = None if kind.shape is None else [*kind.shape]
+    return NodeArg(name, shape, f"tensor({_TYPES.get(dtype, dtype)})")

@@ -163,14 +163,14 @@ def test_no_tensor_is_copied(monkeypatch):
 
     class Spy:
         def __init__(self, *args):
-            self.layer = bridge.direct_engine.PreparedLayer(*args)
+            self.layer = bridge.layers.direct_engine.PreparedLayer(*args)
 
         def __call__(self, x, *args):
             y = self.layer(x, *args)
             seen.extend([x, y])
             return y
 
-    monkeypatch.setattr(bridge, "PreparedLayer", Spy)
+    monkeypatch.setattr(bridge.layers, "PreparedLayer", Spy)
     x = torch.randn(2, 4, 20)
     with torch.no_grad():
         y = layer(x)
@@ -529,7 +529,7 @@ def test_threads_are_the_smaller_number():
         for torch_threads, own, expected in ((1, 4, 1), (3, 2, 2), (2, 2, 2)):
             torch.set_num_threads(torch_threads)
             with fastconv1d.num_threads(own):
-                assert bridge._num_threads() == expected
+                assert bridge.operators.num_threads() == expected
     finally:
         torch.set_num_threads(before)
 
@@ -609,7 +609,7 @@ def test_the_memory_of_large_outputs_is_used_again():
         np.testing.assert_array_equal(kept[:, 3:4], part.numpy())
         del third
         close(fast(x[:, :, :17000]), model(x[:, :, :17000]))
-        assert sum(block.nbytes for block in bridge._spare) <= bridge._LARGE.stop
+        assert sum(block.nbytes for block in bridge.memory._spare) <= bridge.memory._LARGE.stop
     transposed = nn.ConvTranspose1d(2, 16, 4, stride=2, padding=1, output_padding=1).eval()
     fast, _ = accelerate(transposed)
     with torch.no_grad():

@@ -96,7 +96,7 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-extensions = [kernel(name) for name in ("pool", "unfold", "gemm", "blas_engine")]
+extensions = [kernel(name) for name in ("pool", "unfold", "gemm", "blas_engine", "bits")]
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 
 setup(

@@ -5,8 +5,9 @@ Imported on request, as ``import fastconv1d.torch``; torch is an optional depend
 
 from .exchange import Report, accelerate
 from .layers import FastConv1d, FastConvTranspose1d, _Pack
+from .watch import disabled
 
-__all__ = ["FastConv1d", "FastConvTranspose1d", "Report", "accelerate"]
+__all__ = ["FastConv1d", "FastConvTranspose1d", "Report", "accelerate", "disabled"]
 
-for _public in (FastConv1d, FastConvTranspose1d, Report, accelerate, _Pack):
+for _public in (FastConv1d, FastConvTranspose1d, Report, accelerate, disabled, _Pack):
     _public.__module__ = __name__  # where pickles look for them

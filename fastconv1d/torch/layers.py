@@ -2,33 +2,98 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import weakref
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.autograd import forward_ad
+from torch.autograd import profiler
+from torch.nn import functional as F  # also for torch.jit.script, see _Fast
 from torch.nn.utils import parametrizations, parametrize
 
 from .. import minimal, planner
 from ..activations import Steps
 from ..kernels import direct_engine
+from ..kernels.bits import fingerprint
 from ..kernels.direct_engine import PreparedLayer
 from ..minimal import MinimalLayer
-from .memory import large_output
-from .operators import DTYPES, FUNCTIONS, KERNELS, OPERATORS, Operators, num_threads
+from .memory import LEAST, large_output
+from .operators import (
+    DTYPES,
+    FUNCTIONS,
+    KERNELS,
+    OPERATORS,
+    Operators,
+    as_array,
+    check_dtypes,
+    check_layer,
+    num_threads,
+)
+from .watch import is_plain, profiling, torch_exports, torch_watches
 
 _WeightNorm = getattr(parametrizations, "_WeightNorm", None)  # a pure function of its two originals
 _MODES = {"zeros": 0, "reflect": 1, "replicate": 2, "circular": 3}
+_MOST = 1 << 24  # beyond, torch's own integers of 32 bits have results of their own
+# Bytes of weights whose bits are looked at in each call, 0.6 us. In a call of so many positions
+# those of larger ones are, too: 0.15 ns for a float32 and then 0.7 % of the time; otherwise of so
+# many elements, 0.1 us.
+SMALL = 16 << 10
+LONG = 1024
+SAMPLES = 16
+# What layers leave to torch: NumPy has no such tensor, the operators refuse it, no memory.
+_UNFIT = (TypeError, ValueError, RuntimeError, MemoryError)
+
+
+class _Geometry(NamedTuple):
+    """What a layer's attributes say, once they are known to be what torch would accept."""
+
+    stride: int
+    left: int
+    right: int
+    dilation: int
+    groups: int
+    mode: str
+    output_padding: int
+
+    def of_primitive(self) -> tuple[int, int, int, int]:
+        """The stride, left padding, dilation and groups, as the operators take them."""
+        return self.stride, self.left, self.dilation, self.groups
+
+
+def _integer(value: Any) -> int | None:
+    """The int of what torch takes for an int without further ado, otherwise None."""
+    if type(value) is int or isinstance(value, np.integer):
+        return int(value)
+    return None
+
+
+def _single(value: Any) -> int | None:
+    """The same for what torch takes for one dimension's."""
+    if isinstance(value, (tuple, list)):
+        value = value[0] if len(value) == 1 else None
+    return _integer(value)
 
 
 class _Pack:
-    """A packed layer and what it was packed from. Copies and pickles of it are empty."""
+    """A packed layer and what it was packed from. Copies and pickles of it are empty.
 
-    key: tuple[Any, ...] | None = None
-    layer: PreparedLayer | MinimalLayer | None
-    views: tuple[NDArray[Any], ...]  # which also keep the addresses in the key from being reused
-    samples: list[float]
+    It keeps no tensor and no memory of one: when the storage of a parameter goes, the pack goes.
+    """
+
+    layer: PreparedLayer | MinimalLayer | None = None  # None: torch computes
+    geometry = _Geometry(1, 0, 0, 1, 1, "zeros", 0)
+    dtype: np.dtype[Any] | None = None
+    c_out = span = 0
+    gain = 0.0  # the output has at most so many times the bytes of the input
+    attributes: tuple[Any, ...] = ()  # as they were read, the same objects
+    bits: int | None = None  # None: nothing is packed
+    whole = True  # compare all bits in each call
+    sampled = 0
+    storages: tuple[weakref.ref[Any], ...] = ()
+    versions: tuple[int, ...] = ()
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Pack, ()
@@ -36,15 +101,85 @@ class _Pack:
     def __deepcopy__(self, memo: dict[int, Any]) -> _Pack:
         return _Pack()
 
+    def remember(self, parts: tuple[Tensor, ...], arrays: tuple[NDArray[Any], ...]) -> None:
+        """Remember what the parameters are, to recognise them in later calls."""
+        forget = functools.partial(_forget, weakref.ref(self))
+        storages = tuple(weakref.ref(part.untyped_storage(), forget) for part in parts)
+        self.whole = (
+            sum(array.nbytes for array in arrays) <= SMALL
+            or any(part.is_inference() for part in parts)  # they have no version
+            or any(storage() is None for storage in storages)  # a torch that keeps no such objects
+        )
+        self.storages = storages
+        if not self.whole:
+            self.versions = tuple(part._version for part in parts)
+            self.sampled = fingerprint(arrays, SAMPLES)
+        self.bits = fingerprint(arrays)
 
-def _samples(views: tuple[NDArray[Any], ...]) -> list[float]:
-    """Three values of each, which writes to all of a tensor through ``.data`` will change."""
-    return [view.item(i) for view in views for i in (0, view.size // 2, view.size - 1)]
+    def forget(self) -> None:
+        """Free the packed weight."""
+        self.layer, self.bits, self.whole = None, None, True
+
+    def recognises(
+        self, parts: tuple[Tensor, ...], arrays: tuple[NDArray[Any], ...], x: NDArray[Any]
+    ) -> bool:
+        """Whether the parameters are those that were packed, as far as a call can afford to see."""
+        positions = x.shape[-1] * (x.shape[0] if x.ndim == 3 else 1) // self.geometry.stride
+        if self.whole or positions >= LONG:
+            return bool(self.bits == fingerprint(arrays))
+        for part, storage, version in zip(parts, self.storages, self.versions, strict=False):
+            if part.untyped_storage() is not storage() or part._version != version:
+                return False
+        return bool(self.sampled == fingerprint(arrays, SAMPLES))
 
 
-class _Fast(nn.Module):
-    """What both layers share: who computes a call, and the pack of a layer in eval mode."""
+def _forget(pack: weakref.ref[_Pack], _: Any) -> None:
+    alive = pack()
+    if alive is not None:
+        alive.forget()
 
+
+def _plain_array(tensor: Tensor) -> Any:
+    """The array on the memory of a plain tensor; TypeError for any other."""
+    if not is_plain(tensor) or not tensor.is_cpu:
+        raise TypeError
+    return tensor.numpy(force=True)
+
+
+class _EqualToTorchs(type):
+    """The class of the layers' classes, which are equal to torch's, though not the same.
+
+    Tools look layers up by ``type(module)``: torch.ao.quantization and its fuse_modules, counters
+    of operations, functions for `torch.nn.Module.apply`.
+    """
+
+    def __eq__(cls, other: object) -> bool:
+        return _looked_up(cls) is _looked_up(other)
+
+    def __hash__(cls) -> int:
+        return type.__hash__(_looked_up(cls))
+
+
+def _looked_up(cls: Any) -> Any:
+    return cls.__dict__.get("torchs", cls) if isinstance(cls, _EqualToTorchs) else cls
+
+
+def _own(function: Any) -> Any:
+    """A method of torch's, as long as nobody replaced it before it was read here."""
+    return function if function.__module__ == "torch.nn.modules.conv" else None
+
+
+class _Fast(nn.Module, metaclass=_EqualToTorchs):
+    """What both layers share: who computes a call, and the pack of a layer in eval mode.
+
+    A class of its own names torch's class (``torchs``), the method of it that a call goes through
+    (``asked``, with torch's function ``asked_function``), and which primitive it is.
+    """
+
+    torchs: type
+    asked: str
+    asked_function: Any
+    is_scatter: bool
     algorithm = "auto"
     _pack = _Pack()  # the empty one; a packed layer has its own
 
@@ -69,150 +204,259 @@ class _Fast(nn.Module):
         self.__dict__.pop("_pack", None)
         return super().train(mode)
 
+    def _apply(self: Any, *args: Any, **kwargs: Any) -> Any:
+        self.__dict__.pop("_pack", None)
+        return super()._apply(*args, **kwargs)
+
     def _parameter(self, name: str) -> Tensor | None:
         parameters = self._parameters
         return parameters[name] if name in parameters else getattr(self, name)
 
-    def _sources(self: Any) -> tuple[Tensor, ...]:
-        """What decides the weight: itself, or the parts of a weight norm; none if unknown."""
-        if "weight" in self._parameters:
-            return (self._parameters["weight"],)
+    def _norm(self: Any) -> Any:
+        """The weight norm that makes the weight of its two originals, if that is all there is."""
         if parametrize.is_parametrized(self, "weight"):
             steps = self.parametrizations["weight"]
-            if len(steps) == 1 and type(steps[0]) is _WeightNorm:
-                return steps.original0, steps.original1
-        return ()
+            cached = getattr(
+                parametrize, "_cache_enabled", 0
+            )  # then the weight may be an older one
+            if len(steps) == 1 and type(steps[0]) is _WeightNorm and not cached:
+                return steps[0]
+        return None
+
+    def _is_torchs(self: Any) -> bool:
+        """Whether a call is what torch's class does: nobody replaced the method it goes through."""
+        cls, asked = type(self), self.asked
+        return asked not in self.__dict__ and getattr(cls, asked) is cls.asked_function is not None
 
     def _forward(self: Any, input: Tensor, output_size: Any = None) -> Tensor | None:
-        """The output, or None where torch should compute it."""
-        bias = self._parameter("bias")
+        """The output, or None where torch should compute it or raise."""
         if torch.compiler.is_compiling():
-            weight = self._parameter("weight")
+            if torch_exports() or torch.is_autocast_enabled("cpu") or not self._is_torchs():
+                return None
+            weight, bias = self._parameter("weight"), self._parameter("bias")
             return self._differentiable(OPERATORS, input, weight, bias, output_size)
-        if _torch_watches():
+        if torch_watches() or not is_plain(input) or not self._is_torchs():
             return None
-        sources = self._sources()
-        if torch.is_grad_enabled() and (
-            input.requires_grad
-            or (bias is not None and bias.requires_grad)
-            or any(source.requires_grad for source in sources or (self._parameter("weight"),))
-        ):
-            weight = self._parameter("weight")
-            return self._differentiable(FUNCTIONS, input, weight, bias, output_size)
-        if output_size is not None:
-            weight = self._parameter("weight")
-            return self._differentiable(KERNELS, input, weight, bias, output_size)
+        if profiling():
+            name = "scatter" if self.is_scatter else "correlate"
+            with profiler.record_function(f"fastconv1d::{name}"):
+                return self._eager(input, output_size)
+        return self._eager(input, output_size)
+
+    def _eager(self: Any, input: Tensor, output_size: Any) -> Tensor | None:
+        parameters = self._parameters
+        bias = parameters["bias"] if "bias" in parameters else self.bias
+        weight, norm = None, None
+        if "weight" in parameters:
+            weight = parameters["weight"]
+            parts = (weight,) if bias is None else (weight, bias)
+        else:
+            norm = self._norm()
+            if norm is None:
+                weight = self.weight
+                parts = (weight,)
+            else:
+                parts = tuple(self.parametrizations["weight"].parameters())
+            parts = parts if bias is None else (*parts, bias)
+        needs_gradients = torch.is_grad_enabled() and (
+            input.requires_grad or any(part.requires_grad for part in parts)
+        )
         try:
-            array = input.detach().numpy()
-            layer = self._prepared(sources, bias)
-        except (TypeError, RuntimeError):  # a device, dtype or layout that NumPy does not have
-            return None
-        if layer is None:
+            if not needs_gradients and output_size is None:
+                return self._without_gradients(input, parts, weight, norm, bias)
+            weight = self.weight if weight is None else weight
+            if is_plain(weight) and (bias is None or is_plain(bias)):
+                ops = FUNCTIONS if needs_gradients else KERNELS
+                return self._differentiable(ops, input, weight, bias, output_size)
+        except _UNFIT:
+            pass
+        return None
+
+    def _without_gradients(
+        self: Any,
+        input: Tensor,
+        parts: tuple[Tensor, ...],
+        weight: Tensor | None,
+        norm: Any,
+        bias: Tensor | None,
+    ) -> Tensor | None:
+        x, arrays, pack = _plain_array(input), tuple(map(_plain_array, parts)), self._pack
+        if not (
+            self._attributes_are(pack.attributes, norm)
+            and (
+                pack.bits == fingerprint(arrays)
+                if pack.whole
+                else pack.recognises(parts, arrays, x)
+            )
+        ):
+            weight = self.weight if weight is None else weight
+            pack = self._packed(input, parts, arrays, weight, norm, bias)
+        layer = pack.layer
+        if layer is None or x.dtype is not pack.dtype:
             return None
         large = None
-        if array.ndim == 3:
-            shape = (array.shape[0], self.out_channels, self._length(array.shape[2]))
-            large = large_output(shape, array.dtype)
-        output = layer(array, num_threads, None, large)
+        if x.nbytes * pack.gain >= LEAST and x.ndim == 3:
+            length = self._length(x.shape[2], pack.geometry, pack.span)
+            large = large_output((x.shape[0], pack.c_out, length), x.dtype)
+        output = layer(x, num_threads, None, large)
         if output is None:
             return None
         return torch.from_numpy(output if large is None else large)
 
-    def _prepared(
-        self: Any, sources: tuple[Tensor, ...], bias: Tensor | None
-    ) -> PreparedLayer | MinimalLayer | None:
-        key = None
-        if sources and not self.training and not any(s.is_inference() for s in sources):
-            key = (
-                *((source.data_ptr(), source._version) for source in sources),
-                None if bias is None else (bias.data_ptr(), bias._version),
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.groups,
-                self.padding_mode,
-                self.output_padding,
-                self.algorithm,
-            )
-            pack = self._pack
-            if pack.key == key and pack.samples == _samples(pack.views):
-                return pack.layer
-        weight = self._parameter("weight").detach().numpy()
-        biases = None if bias is None else bias.detach().numpy()
-        layer = self._packed(weight, biases, self.algorithm if key is not None else "auto")
-        if key is not None and weight.size:
-            pack = _Pack()
-            parts = (*sources, bias) if bias is not None else sources
-            pack.views = tuple(part.detach().numpy() for part in parts)
-            pack.key, pack.layer, pack.samples = key, layer, _samples(pack.views)
-            self.__dict__["_pack"] = pack
-        return layer
-
     def _packed(
-        self: Any, weight: Any, bias: Any, algorithm: str
+        self: Any,
+        input: Tensor,
+        parts: tuple[Tensor, ...],
+        arrays: tuple[NDArray[Any], ...],
+        weight: Tensor,
+        norm: Any,
+        bias: Tensor | None,
+    ) -> _Pack:
+        """A new pack, kept in eval mode; an empty one where torch should compute or raise."""
+        pack = _Pack()
+        w, b = as_array(weight), None if bias is None else as_array(bias)
+        geometry = self._geometry(w.shape[2]) if w.ndim == 3 and is_plain(weight) else None
+        if geometry is None or 0 in w.shape:
+            return pack
+        check_dtypes(w, w, b)
+        x = input.shape if input.dim() == 3 else (1, *input.shape)
+        sizes = x, w.shape, None if b is None else b.shape
+        check_layer(self.is_scatter, *sizes, *(*geometry.of_primitive(), 1))
+        algorithm = "auto" if self.training else self.algorithm
+        pack.layer = self._prepared(w, b, geometry, algorithm)
+        pack.geometry, pack.dtype = geometry, w.dtype
+        pack.c_out = w.shape[1] * geometry.groups if self.is_scatter else w.shape[0]
+        pack.span = geometry.dilation * (w.shape[2] - 1) + 1
+        longest = pack.span + geometry.left + geometry.right + geometry.stride + 1
+        pack.gain = longest * pack.c_out / x[1]
+        attributes = self._attributes(norm)
+        if not (self.training or any(isinstance(value, list) for value in attributes)):
+            pack.attributes = attributes
+            pack.remember(parts, arrays)
+            self.__dict__["_pack"] = pack
+        return pack
+
+    def _attributes(self: Any, norm: Any) -> tuple[Any, ...]:
+        return (
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.groups,
+            self.padding_mode,
+            self.output_padding,
+            self.algorithm,
+            norm,
+            None if norm is None else norm.dim,
+            None if self.padding_mode == "zeros" else self._margins(),
+        )
+
+    def _attributes_are(self: Any, a: tuple[Any, ...], norm: Any) -> bool:
+        """Whether they are the same objects: 1, 1.0 and True are equal, but not to torch."""
+        return bool(
+            a
+            and self.stride is a[0]
+            and self.padding is a[1]
+            and self.dilation is a[2]
+            and self.groups is a[3]
+            and self.padding_mode is a[4]
+            and self.output_padding is a[5]
+            and self.algorithm is a[6]
+            and norm is a[7]
+            and (norm is None or norm.dim == a[8])
+            and (a[9] is None or self._margins() == a[9])
+        )
+
+    def _prepared(
+        self: Any, weight: NDArray[Any], bias: NDArray[Any] | None, g: _Geometry, algorithm: str
     ) -> PreparedLayer | MinimalLayer | None:
-        stride, dilation, pads = self.stride[0], self.dilation[0], self._pads()
-        if weight.dtype.char not in "fd" or (bias is not None and bias.dtype != weight.dtype):
-            return None
+        pads = g.left, g.right
         engine = planner.choose_engine(
-            "auto", weight.dtype.char, weight.shape, stride, dilation, pads, self.transposed
+            "auto",
+            weight.dtype.char,
+            weight.shape,
+            g.stride,
+            g.dilation,
+            pads,
+            self.is_scatter,
         )
         if engine is not direct_engine:
             return None
         if (
             algorithm == "winograd"
-            and not self.transposed
-            and self.padding_mode == "zeros"
-            and minimal.suited(weight.shape, weight.dtype, stride, dilation, self.groups)
+            and not self.is_scatter
+            and g.mode == "zeros"
+            and minimal.suited(weight.shape, weight.dtype, g.stride, g.dilation, g.groups)
         ):
-            return MinimalLayer(weight, bias, dilation, pads[0], pads[1], Steps())
+            kept = None if bias is None else bias.copy()
+            return MinimalLayer(weight, kept, g.dilation, *pads, Steps())
         return PreparedLayer(
             weight,
             bias,
-            stride,
-            dilation,
-            self.groups,
-            _MODES[self.padding_mode],
+            g.stride,
+            g.dilation,
+            g.groups,
+            _MODES[g.mode],
             *pads,
-            self.output_padding[0],
-            self.transposed,
+            g.output_padding,
+            self.is_scatter,
         )
-
-    def _pads(self: Any) -> tuple[int, int]:
-        if isinstance(self.padding, str):
-            total = self.dilation[0] * (self.kernel_size[0] - 1) if self.padding == "same" else 0
-            return total // 2, total - total // 2
-        return self.padding[0], self.padding[0]
 
     def _differentiable(
         self: Any, ops: Operators, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any
     ) -> Tensor | None:
         """The output through operators, or None where torch should compute it or raise."""
-        parameters = (weight,) if bias is None else (weight, bias)
-        batched = x.dim() == 3
-        if (
-            (not batched and x.dim() != 2)
-            or x.shape[-2] != self.in_channels
-            or torch.is_autocast_enabled("cpu")
-            or any(
-                t.dtype not in DTYPES or t.dtype != x.dtype or t.device.type != "cpu"
-                for t in (x, *parameters)
-            )
-        ):
+        if x.dim() == 2:
+            y = self._differentiable(ops, x.unsqueeze(0), weight, bias, output_size)
+            return None if y is None else y.squeeze(0)
+        if x.dim() != 3 or weight.dim() != 3 or x.device.type != "cpu" or x.shape[2] == 0:
             return None
-        y = self._operate(ops, x if batched else x.unsqueeze(0), weight, bias, output_size)
-        return y if batched or y is None else y.squeeze(0)
+        geometry = self._geometry(weight.shape[2])
+        if geometry is None or 0 in weight.shape:
+            return None
+        operands = self._operands(x, weight, bias, geometry, output_size)
+        if operands is None or (ops is OPERATORS and not _fit(self.is_scatter, *operands)):
+            return None
+        return ops.scatter(*operands) if self.is_scatter else ops.correlate(*operands)
+
+    def _margins(self: Any) -> tuple[Any, ...]:
+        """What torch pads with, in a padding mode, on the left and on the right."""
+        right_first = self._reversed_padding_repeated_twice
+        return tuple(right_first) if isinstance(right_first, (list, tuple)) else ()
 
 
-def _torch_watches() -> bool:
-    """Whether torch has to see a convolution of its own, or should compute in another dtype."""
-    return (
-        torch.is_autocast_enabled("cpu")
-        or torch._C._get_tracing_state() is not None
-        or forward_ad._current_level >= 0
-        or torch._C._functorch.peek_interpreter_stack() is not None
-        or torch._C._len_torch_dispatch_stack() > 0
-    )
+def _fit(is_scatter: bool, x: Tensor, w: Tensor, b: Tensor | None, *numbers: int) -> bool:
+    """Whether an operator in a graph will take its operands, which raises too late for torch."""
+    try:
+        check_dtypes(x, w, b)
+        check_layer(is_scatter, x.shape, w.shape, None if b is None else b.shape, *numbers)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _geometry_of(
+    stride: int | None,
+    left: int | None,
+    right: int | None,
+    dilation: int | None,
+    groups: int | None,
+    mode: str,
+    output_padding: int | None,
+) -> _Geometry | None:
+    """The geometry, if all are there and in the ranges that torch accepts."""
+    if (
+        stride is None
+        or left is None
+        or right is None
+        or dilation is None
+        or groups is None
+        or output_padding is None
+        or not (0 < stride <= _MOST and 0 < dilation <= _MOST and 0 < groups <= _MOST)
+        or not (0 <= left <= _MOST and 0 <= right <= _MOST)
+        or not (output_padding == 0 or 0 < output_padding < max(stride, dilation))
+    ):
+        return None
+    return _Geometry(stride, left, right, dilation, groups, mode, output_padding)
 
 
 class FastConv1d(_Fast, nn.Conv1d):
@@ -223,6 +467,11 @@ class FastConv1d(_Fast, nn.Conv1d):
     *args, **kwargs
         As for `torch.nn.Conv1d`.
 
+    Notes
+    -----
+    The class is equal to `torch.nn.Conv1d` (``==``, ``in``, as a key), so that tools that look
+    layers up by ``type(module)`` find it; it is not the same (``is``).
+
     Examples
     --------
     >>> import torch
@@ -231,6 +480,11 @@ class FastConv1d(_Fast, nn.Conv1d):
     >>> layer(torch.zeros(2, 4, 20)).shape
     torch.Size([2, 8, 20])
     """
+
+    torchs = nn.Conv1d
+    asked = "_conv_forward"
+    asked_function = _own(nn.Conv1d._conv_forward)
+    is_scatter = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer, as `torch.nn.Conv1d` does.
@@ -259,25 +513,52 @@ class FastConv1d(_Fast, nn.Conv1d):
         output = self._forward(input)
         return super().forward(input) if output is None else output
 
-    def _operate(
-        self: Any, ops: Operators, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any
-    ) -> Tensor | None:
-        left, right = self._pads()
-        if self.padding_mode != "zeros":
-            if x.shape[2] <= max(left, right):  # torch has the rule and the error
-                return None
-            x = nn.functional.pad(x, (left, right), mode=self.padding_mode)
-            left = right = 0
-        stride, dilation = self.stride[0], self.dilation[0]
-        spare = x.shape[2] + left + right - dilation * (self.kernel_size[0] - 1) - 1
-        if spare < 0:
+    def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
+        stride, dilation = _single(self.stride), _single(self.dilation)
+        groups, mode, padding = _integer(self.groups), self.padding_mode, self.padding
+        left: int | None
+        right: int | None
+        if not isinstance(mode, str) or mode not in _MODES:
             return None
-        length = spare // stride + 1
-        return ops.correlate(x, weight, bias, stride, left, dilation, self.groups, length)
+        if mode != "zeros":
+            margins = self._margins()
+            if len(margins) != 2:
+                return None
+            left, right = _integer(margins[0]), _integer(margins[1])
+        elif padding == "same":
+            if stride != 1 or dilation is None:
+                return None
+            left = dilation * (kernel_size - 1) // 2
+            right = dilation * (kernel_size - 1) - left
+        elif padding == "valid":
+            left = right = 0
+        else:
+            left = right = _single(padding)
+        return _geometry_of(stride, left, right, dilation, groups, mode, 0)
 
-    def _length(self: Any, length: int) -> int:
-        span = self.dilation[0] * (self.kernel_size[0] - 1) + 1
-        return (length + sum(self._pads()) - span) // self.stride[0] + 1
+    def _length(self: Any, length: int, geometry: _Geometry, span: int) -> int:
+        return (length + geometry.left + geometry.right - span) // geometry.stride + 1
+
+    def _operands(
+        self: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: _Geometry,
+        output_size: Any,
+    ) -> tuple[Any, ...] | None:
+        """What correlate takes, or None where torch should raise."""
+        if geometry.mode != "zeros":
+            left, right = geometry.left, geometry.right
+            if x.dtype not in DTYPES or x.shape[2] <= max(left, right):  # torch has the rules
+                return None
+            x = F.pad(x, (left, right), mode=geometry.mode)
+            geometry = geometry._replace(left=0, right=0)
+        span = geometry.dilation * (weight.shape[2] - 1) + 1
+        if x.shape[2] + geometry.left + geometry.right < span:
+            return None
+        length = self._length(x.shape[2], geometry, span)
+        return x, weight, bias, *geometry.of_primitive(), length
 
 
 class FastConvTranspose1d(_Fast, nn.ConvTranspose1d):
@@ -288,6 +569,11 @@ class FastConvTranspose1d(_Fast, nn.ConvTranspose1d):
     *args, **kwargs
         As for `torch.nn.ConvTranspose1d`.
 
+    Notes
+    -----
+    The class is equal to `torch.nn.ConvTranspose1d` (``==``, ``in``, as a key), so that tools that
+    look layers up by ``type(module)`` find it; it is not the same (``is``).
+
     Examples
     --------
     >>> import torch
@@ -296,6 +582,11 @@ class FastConvTranspose1d(_Fast, nn.ConvTranspose1d):
     >>> layer(torch.zeros(2, 4, 20)).shape
     torch.Size([2, 8, 42])
     """
+
+    torchs = nn.ConvTranspose1d
+    asked = "_output_padding"
+    asked_function = _own(nn.ConvTranspose1d._output_padding)
+    is_scatter = True
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Apply the layer, as `torch.nn.ConvTranspose1d` does.
@@ -326,21 +617,43 @@ class FastConvTranspose1d(_Fast, nn.ConvTranspose1d):
         output = self._forward(input, output_size)
         return super().forward(input, output_size) if output is None else output
 
-    def _operate(
-        self: Any, ops: Operators, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any
-    ) -> Tensor | None:
-        stride, dilation, pad = self.stride[0], self.dilation[0], self.padding[0]
-        output_padding = self.output_padding[0]
+    def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
+        if self.padding_mode != "zeros" or not isinstance(self.padding, tuple):
+            return None
+        stride, padding, dilation, output_padding = map(
+            _single, (self.stride, self.padding, self.dilation, self.output_padding)
+        )
+        groups = _integer(self.groups)
+        return _geometry_of(stride, padding, padding, dilation, groups, "zeros", output_padding)
+
+    def _length(self: Any, length: int, geometry: _Geometry, span: int) -> int:
+        shortest = (length - 1) * geometry.stride - geometry.left - geometry.right + span
+        return shortest + geometry.output_padding
+
+    def _operands(
+        self: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        geometry: _Geometry,
+        output_size: Any,
+    ) -> tuple[Any, ...] | None:
+        """What scatter takes, or None where torch should raise."""
         if output_size is not None:
-            output_padding = self._output_padding(
+            asked = self._output_padding(
                 x, output_size, self.stride, self.padding, self.kernel_size, 1, self.dilation
             )[0]
-        length = self._length(x.shape[2]) - self.output_padding[0] + output_padding
-        if length < 1 or output_padding >= max(stride, dilation):
+            changed = _geometry_of(*geometry[:-1], _integer(asked))
+            if changed is None:
+                return None
+            geometry = changed
+        span = geometry.dilation * (weight.shape[2] - 1) + 1
+        length = self._length(x.shape[2], geometry, span)
+        if length < 1:
             return None
-        return ops.scatter(x, weight, bias, stride, pad, dilation, self.groups, length)
+        return x, weight, bias, *geometry.of_primitive(), length
 
-    def _length(self: Any, length: int) -> int:
-        span = self.dilation[0] * (self.kernel_size[0] - 1) + 1
-        shortest = (length - 1) * self.stride[0] - 2 * self.padding[0] + span
-        return shortest + self.output_padding[0]
+
+for _layer in (FastConv1d, FastConvTranspose1d):
+    # torch.jit.script compiles the source that it finds here, torch's
+    setattr(_layer.forward, "__wrapped__", _layer.torchs.forward)  # noqa: B010

@@ -1,4 +1,4 @@
-"""The three operators that do the work, and their gradients.
+"""The three operators that do the work, their checks, and their gradients.
 
 They are closed under differentiation: the gradients of each are made of the other two, so that any
 order of derivative runs here. With ``g`` a gradient, and ``correlate`` the forward of Conv1d::
@@ -7,8 +7,11 @@ order of derivative runs here. With ``g`` a gradient, and ``correlate`` the forw
     scatter(x, w):          by x correlate(g, w)    by w weight_gradient(x, g)
     weight_gradient(h, x):  by h correlate(x, g)    by x scatter(h, g)
 
-In eager mode they are `torch.autograd.Function`; compiled and exported graphs hold the custom
-operators ``torch.ops.fastconv1d.correlate``, ``scatter`` and ``weight_gradient``.
+`KERNELS` check the operands of each call, `check_layer` and `check_gradient`, before the engines
+get a pointer, and raise TypeError or ValueError. In eager mode `FUNCTIONS` differentiate them; the
+gradients are `_GRADIENTS`, which leave to torch's operations what torch watches or what is not for
+the kernels (hooks may exchange saved tensors). Compiled graphs hold `OPERATORS`,
+``torch.ops.fastconv1d.correlate``, ``scatter`` and ``weight_gradient``.
 """
 
 from __future__ import annotations
@@ -20,14 +23,14 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.nn import functional as F
 
 from .. import config, planner
+from .watch import is_plain, torch_watches_gradients
 
 DTYPES = (torch.float32, torch.float64)
-
-
-def num_threads() -> int:
-    return min(torch.get_num_threads(), config.get_num_threads())
+_DTYPES = frozenset((*DTYPES, np.dtype(np.float32), np.dtype(np.float64)))
+_FAR = 1 << 40  # as the direct engine: sums and products of positions stay within 64 bits
 
 
 class Operators(NamedTuple):
@@ -38,8 +41,112 @@ class Operators(NamedTuple):
     weight_gradient: Callable[..., Tensor]
 
 
-def _array(tensor: Tensor) -> Any:
-    return tensor.numpy(force=True)
+# ---- what the kernels take ----------------------------------------------------------------------
+
+
+Shape = tuple[int, ...]
+
+
+def check_layer(
+    transposed: bool,
+    input: Shape,
+    weight: Shape,
+    bias: Shape | None,
+    stride: int,
+    pad_left: int,
+    dilation: int,
+    groups: int,
+    length: int,
+) -> None:
+    """Raise ValueError for shapes and numbers that correlate, or scatter, does not take."""
+    if len(input) != 3 or len(weight) != 3:
+        raise ValueError(
+            "input and weight should have 3 dimensions, got input of size "
+            f"{list(input)} and weight of size {list(weight)}"
+        )
+    _check_numbers(stride, pad_left, dilation, groups, weight[2])
+    first, second, _ = weight
+    c_in, c_out = (first, second * groups) if transposed else (second * groups, first)
+    if first % groups or input[1] != c_in:
+        raise ValueError(
+            f"given groups={groups} and weight of size {list(weight)}, expected groups to divide "
+            f"{first} and input{list(input)} to have {c_in} channels"
+        )
+    if bias is not None and bias != (c_out,):
+        raise ValueError(
+            f"expected bias to be 1-dimensional with {c_out} elements, got bias of size "
+            f"{list(bias)}"
+        )
+    if isinstance(length, int) and not 0 <= length < _FAR // stride:
+        raise ValueError(f"length should be from 0 to 2**40 // stride, got length={length}")
+
+
+def check_gradient(
+    grad_output: Shape,
+    input: Shape,
+    kernel_size: int,
+    stride: int,
+    pad_left: int,
+    dilation: int,
+    groups: int,
+) -> None:
+    """Raise ValueError for shapes and numbers that weight_gradient does not take."""
+    if len(grad_output) != 3 or len(input) != 3 or grad_output[0] != input[0]:
+        raise ValueError(
+            "grad_output and input should have 3 dimensions, of which the first agree, got "
+            f"grad_output of size {list(grad_output)} and input of size {list(input)}"
+        )
+    _check_numbers(stride, pad_left, dilation, groups, kernel_size)
+    if grad_output[1] % groups or input[1] % groups:
+        raise ValueError(
+            f"groups={groups} should divide the channels, got grad_output of size "
+            f"{list(grad_output)} and input of size {list(input)}"
+        )
+
+
+def _check_numbers(
+    stride: int, pad_left: int, dilation: int, groups: int, kernel_size: int
+) -> None:
+    if not (
+        0 < stride < _FAR
+        and 0 < dilation < _FAR
+        and 0 <= pad_left < _FAR
+        and 0 < groups < _FAR
+        and 0 < kernel_size <= _FAR // dilation
+    ):
+        raise ValueError(
+            "stride, dilation, groups and kernel_size should be positive, pad_left not negative, "
+            f"and dilation * kernel_size at most 2**40, got stride={stride}, pad_left={pad_left}, "
+            f"dilation={dilation}, groups={groups}, kernel_size={kernel_size}"
+        )
+
+
+def check_dtypes(first: Any, second: Any, third: Any) -> None:
+    """Raise TypeError unless tensors, or arrays, are of one of the two dtypes; None is none."""
+    if first.dtype not in _DTYPES or (
+        second.dtype != first.dtype or (third is not None and third.dtype != first.dtype)
+    ):
+        got = ", ".join(str(each.dtype) for each in (first, second, third) if each is not None)
+        raise TypeError(f"all operands should be float32, or all float64, got {got}")
+
+
+# ---- computed here ------------------------------------------------------------------------------
+
+
+def num_threads() -> int:
+    """Return the threads of a call: the smaller of torch's number and the library's."""
+    return min(torch.get_num_threads(), config.get_num_threads())
+
+
+def as_array(tensor: Tensor) -> Any:
+    """Return the array on a tensor's memory, or a copy where the kernels could not read that.
+
+    Raises TypeError for what NumPy does not have, such as another layout.
+    """
+    if not tensor.is_cpu:
+        raise TypeError(f"tensors should be on the CPU, got one on {tensor.device}")
+    array = tensor.numpy(force=True)
+    return array if array.flags.aligned else array.copy()
 
 
 def _engine(
@@ -60,9 +167,14 @@ def _correlate(
     groups: int,
     length: int,
 ) -> Tensor:
-    x, w, b = _array(input), _array(weight), None if bias is None else _array(bias)
+    x, w, b = as_array(input), as_array(weight), None if bias is None else as_array(bias)
+    check_dtypes(x, w, b)
+    numbers = stride, pad_left, dilation, groups, length
+    check_layer(False, x.shape, w.shape, None if b is None else b.shape, *numbers)
     y = np.empty((x.shape[0], w.shape[0], length), x.dtype)
-    if y.size:
+    if not (x.size and w.size):
+        y[...] = 0 if b is None else b[:, np.newaxis]
+    elif y.size:
         engine = _engine(w.shape, x, stride, dilation, pad_left, False)
         deterministic = config.execution()[1]
         engine.correlate(
@@ -81,9 +193,14 @@ def _scatter(
     groups: int,
     length: int,
 ) -> Tensor:
-    x, w, b = _array(input), _array(weight), None if bias is None else _array(bias)
+    x, w, b = as_array(input), as_array(weight), None if bias is None else as_array(bias)
+    check_dtypes(x, w, b)
+    numbers = stride, pad_left, dilation, groups, length
+    check_layer(True, x.shape, w.shape, None if b is None else b.shape, *numbers)
     y = np.empty((x.shape[0], w.shape[1] * groups, length), x.dtype)
-    if y.size:
+    if not (x.size and w.size):
+        y[...] = 0 if b is None else b[:, np.newaxis]
+    elif y.size:
         engine = _engine(w.shape, x, stride, dilation, pad_left, True)
         deterministic = config.execution()[1]
         engine.scatter(x, w, b, y, stride, dilation, pad_left, groups, num_threads(), deterministic)
@@ -99,9 +216,13 @@ def _weight_gradient(
     dilation: int,
     groups: int,
 ) -> Tensor:
-    g, x = _array(grad_output), _array(input)
+    g, x = as_array(grad_output), as_array(input)
+    check_dtypes(g, x, None)
+    check_gradient(g.shape, x.shape, kernel_size, stride, pad_left, dilation, groups)
     dw = np.empty((g.shape[1], x.shape[1] // groups, kernel_size), x.dtype)
-    if dw.size:
+    if not (g.size and x.size):
+        dw[...] = 0
+    elif dw.size:
         engine = _engine(dw.shape, x, stride, dilation, pad_left, False)
         deterministic = config.execution()[1]
         engine.weight_gradient(
@@ -111,6 +232,71 @@ def _weight_gradient(
 
 
 KERNELS = Operators(_correlate, _scatter, _weight_gradient)
+
+
+# ---- the same of torch's operations, which every mode and transform of torch understands ---------
+
+
+def _torch_correlate(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    pad_left: int,
+    dilation: int,
+    groups: int,
+    length: int,
+) -> Tensor:
+    x = _padded(input, weight.shape[2], stride, pad_left, dilation, length)
+    return F.conv1d(x, weight, bias, stride, 0, dilation, groups)
+
+
+def _torch_scatter(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: int,
+    pad_left: int,
+    dilation: int,
+    groups: int,
+    length: int,
+) -> Tensor:
+    y = F.conv_transpose1d(input, weight, None, stride, 0, 0, groups, dilation)
+    y = F.pad(y, (-pad_left, length + pad_left - y.shape[2]))
+    return y if bias is None else y + bias[:, None]
+
+
+def _torch_weight_gradient(
+    grad_output: Tensor,
+    input: Tensor,
+    kernel_size: int,
+    stride: int,
+    pad_left: int,
+    dilation: int,
+    groups: int,
+) -> Tensor:
+    x = _padded(input, kernel_size, stride, pad_left, dilation, grad_output.shape[2])
+    w = x.new_empty((grad_output.shape[1], x.shape[1] // groups, kernel_size))
+    geometry = [stride], [0], [dilation], False, [0], groups
+    mask = [False, True, False]
+    gradient: Tensor = torch.ops.aten.convolution_backward(
+        grad_output, x, w, None, *geometry, mask
+    )[1]
+    return gradient
+
+
+def _padded(
+    x: Tensor, kernel_size: int, stride: int, pad_left: int, dilation: int, length: int
+) -> Tensor:
+    """Padded, or cut, to what windows at `length` positions read."""
+    reach = (length - 1) * stride + dilation * (kernel_size - 1) + 1
+    return F.pad(x, (pad_left, reach - pad_left - x.shape[2]))
+
+
+_TORCHS = Operators(_torch_correlate, _torch_scatter, _torch_weight_gradient)
+
+
+# ---- gradients ----------------------------------------------------------------------------------
 
 
 def _save_layer(ctx: Any, inputs: tuple[Any, ...], output: Any = None) -> None:
@@ -165,7 +351,7 @@ def _function(
 
         @staticmethod
         def backward(ctx: Any, *gradients: Any) -> Any:
-            return backward(FUNCTIONS, ctx, *gradients)
+            return backward(_GRADIENTS, ctx, *gradients)
 
     Operator.__name__ = Operator.__qualname__ = f"Fast{kernel.__name__}"
     return Operator.apply
@@ -177,6 +363,27 @@ FUNCTIONS = Operators(
     _function(_weight_gradient, _save_gradient, _weight_gradient_backward),
 )
 
+
+def _checked(
+    function: Callable[..., Tensor], torchs: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    def operator(*operands: Any) -> Tensor:
+        if not torch_watches_gradients() and is_plain(operands[0]) and is_plain(operands[1]):
+            try:
+                return function(*operands)
+            except (TypeError, ValueError, RuntimeError):  # not what the kernels take
+                pass
+        with torch.autocast("cpu", enabled=False):  # as torch's own backward passes
+            return torchs(*operands)
+
+    return operator
+
+
+_GRADIENTS = Operators(*map(_checked, FUNCTIONS, _TORCHS))
+
+
+# ---- what compiled graphs hold ------------------------------------------------------------------
+
 _LAYER_SCHEMA = (
     "(Tensor input, Tensor weight, Tensor? bias, int stride, int pad_left, int dilation, "
     "int groups, SymInt length) -> Tensor"
@@ -187,6 +394,29 @@ _GRADIENT_SCHEMA = (
 )
 
 
+def _fake_layer(transposed: bool) -> Callable[..., Tensor]:
+    def fake(x: Tensor, w: Tensor, b: Tensor | None, *numbers: Any) -> Tensor:
+        _check_fakes(x, w, b)
+        check_layer(transposed, x.shape, w.shape, None if b is None else b.shape, *numbers)
+        *_, groups, length = numbers
+        return x.new_empty((x.shape[0], w.shape[1] * groups if transposed else w.shape[0], length))
+
+    return fake
+
+
+def _fake_gradient(g: Tensor, x: Tensor, kernel_size: int, *numbers: Any) -> Tensor:
+    _check_fakes(g, x, None)
+    check_gradient(g.shape, x.shape, kernel_size, *numbers)
+    return x.new_empty((g.shape[1], x.shape[1] // numbers[-1], kernel_size))
+
+
+def _check_fakes(first: Tensor, second: Tensor, third: Tensor | None) -> None:
+    check_dtypes(first, second, third)
+    for tensor in (first, second, third):
+        if tensor is not None and tensor.device != first.device:
+            raise TypeError(f"tensors should be on {first.device}, got one on {tensor.device}")
+
+
 def _operator(
     kernel: Callable[..., Tensor],
     schema: str,
@@ -194,7 +424,7 @@ def _operator(
     save: Callable[..., None],
     backward: Callable[..., Any],
 ) -> Any:
-    """The operator that compiled and exported graphs hold."""
+    """The operator that compiled graphs hold."""
     name = kernel.__name__.lstrip("_")
     operator = torch.library.custom_op(
         f"fastconv1d::{name}", kernel, mutates_args=(), schema=schema, device_types="cpu"
@@ -207,28 +437,12 @@ def _operator(
 
 
 OPERATORS = Operators(
-    _operator(
-        _correlate,
-        _LAYER_SCHEMA,
-        lambda x, w, b, s, p, d, groups, length: x.new_empty((x.shape[0], w.shape[0], length)),
-        _save_layer,
-        _correlate_backward,
-    ),
-    _operator(
-        _scatter,
-        _LAYER_SCHEMA,
-        lambda x, w, b, s, p, d, groups, length: x.new_empty(
-            (x.shape[0], w.shape[1] * groups, length)
-        ),
-        _save_layer,
-        _scatter_backward,
-    ),
+    _operator(_correlate, _LAYER_SCHEMA, _fake_layer(False), _save_layer, _correlate_backward),
+    _operator(_scatter, _LAYER_SCHEMA, _fake_layer(True), _save_layer, _scatter_backward),
     _operator(
         _weight_gradient,
         _GRADIENT_SCHEMA,
-        lambda g, x, kernel_size, s, p, d, groups: x.new_empty(
-            (g.shape[1], x.shape[1] // groups, kernel_size)
-        ),
+        _fake_gradient,
         _save_gradient,
         _weight_gradient_backward,
     ),

@@ -96,7 +96,7 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-extensions = [kernel(name) for name in ("pool", "unfold", "gemm", "blas_engine", "bits")]
+extensions = [kernel(name) for name in ("pool", "unfold", "gemm", "blas_engine", "operands")]
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 
 setup(

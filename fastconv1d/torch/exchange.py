@@ -3,42 +3,17 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from .layers import FastConv1d, FastConvTranspose1d
-from .operators import DTYPES
+from .report import Report, described, reason_elsewhere, reason_to_leave
 
 _Module = TypeVar("_Module", bound=nn.Module)
-_FAST: dict[type, type] = {nn.Conv1d: FastConv1d, nn.ConvTranspose1d: FastConvTranspose1d}
-
-
-class Report(NamedTuple):
-    """What `accelerate` did.
-
-    Attributes
-    ----------
-    replaced : list of str
-        The names of the modules replaced.
-    left : dict of str to str
-        The names of the convolutions left to torch, with the reason.
-
-    Examples
-    --------
-    >>> from fastconv1d.torch import Report
-    >>> print(Report(["encoder"], {"head": "its parameters are on cuda:0"}))
-    1 replaced, 1 left
-    head: its parameters are on cuda:0
-    """
-
-    replaced: list[str]
-    left: dict[str, str]
-
-    def __str__(self) -> str:
-        lines = [f"{len(self.replaced)} replaced, {len(self.left)} left"]
-        return "\n".join(lines + [f"{name}: {reason}" for name, reason in self.left.items()])
+_FAST: dict[type, Any] = {nn.Conv1d: FastConv1d, nn.ConvTranspose1d: FastConvTranspose1d}
+_ADDED = ("algorithm", "_pack", "__module__")  # to the attributes of an exchanged module
 
 
 def accelerate(
@@ -108,16 +83,69 @@ def accelerate(
     if not inplace:
         model = copy.deepcopy(model, _derived(model))
     replaced, left = [], {}
+    layers = {}
     for name, module in model.named_modules():
         if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
-            reason = _reason_to_leave(module)
+            reason = reason_to_leave(module, _own_class(module))
             if reason is None:
-                _exchange_class(module)
-                module.algorithm = algorithm  # type: ignore[assignment]
+                _exchange_class(module, algorithm)
                 replaced.append(name)
-            else:
-                left[name] = reason
-    return model, Report(replaced, left)
+                layers[name] = described(module)
+        else:
+            reason = reason_elsewhere(module)
+        if reason is not None:
+            left[name] = reason
+    report = Report(replaced, left)
+    report.layers = layers
+    return model, report
+
+
+def restore(model: _Module, inplace: bool = False) -> _Module:
+    """Give the layers that `accelerate` exchanged back to torch: its exact inverse.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, or a layer itself.
+    inplace : bool, default False
+        Change the model itself instead of a deep copy.
+
+    Returns
+    -------
+    torch.nn.Module
+        The copy, or the model itself, whose layers are `torch.nn.Conv1d` and
+        `torch.nn.ConvTranspose1d` again. Parameters, state dict, hooks and names stay, and nothing
+        of fastconv1d is left in it or its pickles.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not a module.
+
+    Notes
+    -----
+    Layers that were made as `FastConv1d` and `FastConvTranspose1d` become torch's, too; classes
+    derived from these stay as they are.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastconv1d.torch import accelerate, restore
+    >>> fast, _ = accelerate(torch.nn.Conv1d(4, 8, 3))
+    >>> type(restore(fast)) is torch.nn.Conv1d
+    True
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model should be a torch.nn.Module, got {type(model).__name__}")
+    if not inplace:
+        model = copy.deepcopy(model, _derived(model))
+    for module in model.modules():
+        own = _own_class(module)
+        if own is FastConv1d or own is FastConvTranspose1d:
+            for name in _ADDED:
+                module.__dict__.pop(name, None)
+            module.__class__ = _class_of(module, own.torchs)
+    return model
 
 
 def _derived(model: nn.Module) -> dict[int, Any]:
@@ -130,31 +158,26 @@ def _derived(model: nn.Module) -> dict[int, Any]:
     }
 
 
-def _own_class(module: nn.Module) -> type:
+def _own_class(module: nn.Module) -> Any:
     """The class of a module, or what it was before a parametrisation made its own."""
     if parametrize.is_parametrized(module):
         return type(module).__bases__[0]
     return type(module)
 
 
-def _reason_to_leave(module: nn.Module) -> str | None:
-    own = _own_class(module)
-    if own not in (*_FAST, *_FAST.values()):
-        return f"{own.__module__}.{own.__qualname__} is a subclass, whose forward may be another"
-    if "forward" in module.__dict__:
-        return "its forward is an attribute of the instance"
-    for parameter in (*module.parameters(), *module.buffers()):
-        if parameter.device.type != "cpu":
-            return f"its parameters are on {parameter.device}"
-        if parameter.dtype not in DTYPES:
-            return f"its parameters are {parameter.dtype}"
-    return None
+def _exchange_class(module: Any, algorithm: str) -> None:
+    fast = _FAST.get(_own_class(module))
+    if fast is not None and not isinstance(module, fast):
+        module.__class__ = _class_of(module, fast)
+        # torch.fx takes modules whose module is torch's as they are, and looks into others
+        module.__dict__["__module__"] = fast.torchs.__module__
+    module.algorithm = algorithm
 
 
-def _exchange_class(module: nn.Module) -> None:
-    own = _own_class(module)
-    fast = _FAST.get(own, own)
-    if own is not type(module):  # a class that torch made for this parametrised instance
-        body = {k: v for k, v in vars(type(module)).items() if k not in ("__dict__", "__weakref__")}
-        fast = type(f"Parametrized{fast.__name__}", (fast,), body)
-    module.__class__ = fast
+def _class_of(module: nn.Module, own: type) -> type:
+    """The class that a module gets in the place of its own, or of what that was parametrised."""
+    made = type(module)
+    if made is _own_class(module):
+        return own
+    body = {k: v for k, v in vars(made).items() if k not in ("__dict__", "__weakref__")}
+    return type(own)(f"Parametrized{own.__name__}", (own,), body)

@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import profiler
-from torch.nn import functional as F  # also for torch.jit.script, see _Fast
+from torch.nn import functional as F  # also for torch.jit.script, see Fast
 from torch.nn.utils import parametrizations, parametrize
 
 from .. import minimal, planner
 from ..activations import Steps
 from ..kernels import direct_engine
-from ..kernels.bits import fingerprint
 from ..kernels.direct_engine import PreparedLayer
+from ..kernels.operands import fingerprint
 from ..minimal import MinimalLayer
 from .memory import LEAST, large_output
 from .operators import (
@@ -27,10 +27,10 @@ from .operators import (
     KERNELS,
     OPERATORS,
     Operators,
-    as_array,
     check_dtypes,
     check_layer,
     num_threads,
+    operands,
 )
 from .watch import is_plain, profiling, torch_exports, torch_watches
 
@@ -52,28 +52,26 @@ class _Geometry(NamedTuple):
 
     stride: int
     left: int
-    right: int
     dilation: int
-    groups: int
+    groups: int  # up to here as the operators take them
+    right: int
     mode: str
     output_padding: int
 
-    def of_primitive(self) -> tuple[int, int, int, int]:
-        """The stride, left padding, dilation and groups, as the operators take them."""
-        return self.stride, self.left, self.dilation, self.groups
+
+def _integer(value: Any) -> int:
+    """The int of what torch takes for an int without further ado, otherwise -1."""
+    if type(value) is int:
+        return value
+    return int(value) if isinstance(value, np.integer) else -1
 
 
-def _integer(value: Any) -> int | None:
-    """The int of what torch takes for an int without further ado, otherwise None."""
-    if type(value) is int or isinstance(value, np.integer):
-        return int(value)
-    return None
-
-
-def _single(value: Any) -> int | None:
+def _single(value: Any) -> int:
     """The same for what torch takes for one dimension's."""
+    if type(value) is tuple and len(value) == 1 and type(value[0]) is int:
+        return value[0]
     if isinstance(value, (tuple, list)):
-        value = value[0] if len(value) == 1 else None
+        return _integer(value[0]) if len(value) == 1 else -1
     return _integer(value)
 
 
@@ -84,16 +82,17 @@ class _Pack:
     """
 
     layer: PreparedLayer | MinimalLayer | None = None  # None: torch computes
-    geometry = _Geometry(1, 0, 0, 1, 1, "zeros", 0)
+    geometry = _Geometry(1, 0, 1, 1, 0, "zeros", 0)
     dtype: np.dtype[Any] | None = None
     c_out = span = 0
     gain = 0.0  # the output has at most so many times the bytes of the input
     attributes: tuple[Any, ...] = ()  # as they were read, the same objects
     bits: int | None = None  # None: nothing is packed
-    whole = True  # compare all bits in each call
+    whole = True  # all bits are compared in each call
+    long = 0  # or in calls of an input of so many elements
     sampled = 0
     storages: tuple[weakref.ref[Any], ...] = ()
-    versions: tuple[int, ...] = ()
+    large: tuple[tuple[int, int, weakref.ref[Any]], ...] = ()  # which, versions, storages
 
     def __reduce__(self) -> tuple[type, tuple[()]]:
         return _Pack, ()
@@ -104,16 +103,16 @@ class _Pack:
     def remember(self, parts: tuple[Tensor, ...], arrays: tuple[NDArray[Any], ...]) -> None:
         """Remember what the parameters are, to recognise them in later calls."""
         forget = functools.partial(_forget, weakref.ref(self))
-        storages = tuple(weakref.ref(part.untyped_storage(), forget) for part in parts)
+        self.storages = tuple(weakref.ref(part.untyped_storage(), forget) for part in parts)
+        large = [i for i, array in enumerate(arrays) if array.nbytes > SMALL]
         self.whole = (
-            sum(array.nbytes for array in arrays) <= SMALL
-            or any(part.is_inference() for part in parts)  # they have no version
-            or any(storage() is None for storage in storages)  # a torch that keeps no such objects
+            not large
+            or any(parts[i].is_inference() for i in large)  # they have no version
+            or any(storage() is None for storage in self.storages)  # a torch that keeps no such
         )
-        self.storages = storages
         if not self.whole:
-            self.versions = tuple(part._version for part in parts)
-            self.sampled = fingerprint(arrays, SAMPLES)
+            self.large = tuple((i, parts[i]._version, self.storages[i]) for i in large)
+            self.sampled = fingerprint(arrays, SMALL, SAMPLES)
         self.bits = fingerprint(arrays)
 
     def forget(self) -> None:
@@ -124,13 +123,12 @@ class _Pack:
         self, parts: tuple[Tensor, ...], arrays: tuple[NDArray[Any], ...], x: NDArray[Any]
     ) -> bool:
         """Whether the parameters are those that were packed, as far as a call can afford to see."""
-        positions = x.shape[-1] * (x.shape[0] if x.ndim == 3 else 1) // self.geometry.stride
-        if self.whole or positions >= LONG:
+        if self.whole or x.size >= self.long or len(parts) != len(self.storages):
             return bool(self.bits == fingerprint(arrays))
-        for part, storage, version in zip(parts, self.storages, self.versions, strict=False):
-            if part.untyped_storage() is not storage() or part._version != version:
+        for i, version, storage in self.large:
+            if parts[i]._version != version or parts[i].untyped_storage() is not storage():
                 return False
-        return bool(self.sampled == fingerprint(arrays, SAMPLES))
+        return bool(self.sampled == fingerprint(arrays, SMALL, SAMPLES))
 
 
 def _forget(pack: weakref.ref[_Pack], _: Any) -> None:
@@ -169,7 +167,7 @@ def _own(function: Any) -> Any:
     return function if function.__module__ == "torch.nn.modules.conv" else None
 
 
-class _Fast(nn.Module, metaclass=_EqualToTorchs):
+class Fast(nn.Module, metaclass=_EqualToTorchs):
     """What both layers share: who computes a call, and the pack of a layer in eval mode.
 
     A class of its own names torch's class (``torchs``), the method of it that a call goes through
@@ -213,15 +211,13 @@ class _Fast(nn.Module, metaclass=_EqualToTorchs):
         return parameters[name] if name in parameters else getattr(self, name)
 
     def _norm(self: Any) -> Any:
-        """The weight norm that makes the weight of its two originals, if that is all there is."""
-        if parametrize.is_parametrized(self, "weight"):
-            steps = self.parametrizations["weight"]
-            cached = getattr(
-                parametrize, "_cache_enabled", 0
-            )  # then the weight may be an older one
-            if len(steps) == 1 and type(steps[0]) is _WeightNorm and not cached:
-                return steps[0]
-        return None
+        """The parametrisation of the weight if that is a weight norm alone, otherwise None."""
+        steps = self._modules.get("parametrizations")
+        steps = None if steps is None else steps._modules.get("weight")
+        cached = getattr(parametrize, "_cache_enabled", 0)  # then the weight may be an older one
+        if steps is None or cached or len(steps._modules) != 1 or len(steps._parameters) != 2:
+            return None
+        return steps if type(steps._modules["0"]) is _WeightNorm else None
 
     def _is_torchs(self: Any) -> bool:
         """Whether a call is what torch's class does: nobody replaced the method it goes through."""
@@ -256,10 +252,12 @@ class _Fast(nn.Module, metaclass=_EqualToTorchs):
                 weight = self.weight
                 parts = (weight,)
             else:
-                parts = tuple(self.parametrizations["weight"].parameters())
+                parts = tuple(norm._parameters.values())
             parts = parts if bias is None else (*parts, bias)
         needs_gradients = torch.is_grad_enabled() and (
-            input.requires_grad or any(part.requires_grad for part in parts)
+            input.requires_grad
+            or parts[0].requires_grad
+            or any(part.requires_grad for part in parts)
         )
         try:
             if not needs_gradients and output_size is None:
@@ -314,19 +312,19 @@ class _Fast(nn.Module, metaclass=_EqualToTorchs):
     ) -> _Pack:
         """A new pack, kept in eval mode; an empty one where torch should compute or raise."""
         pack = _Pack()
-        w, b = as_array(weight), None if bias is None else as_array(bias)
-        geometry = self._geometry(w.shape[2]) if w.ndim == 3 and is_plain(weight) else None
+        _, w, b = operands(weight, weight, bias)
+        geometry = self.geometry(w.shape[2]) if w.ndim == 3 and is_plain(weight) else None
         if geometry is None or 0 in w.shape:
             return pack
-        check_dtypes(w, w, b)
         x = input.shape if input.dim() == 3 else (1, *input.shape)
         sizes = x, w.shape, None if b is None else b.shape
-        check_layer(self.is_scatter, *sizes, *(*geometry.of_primitive(), 1))
+        check_layer(self.is_scatter, *sizes, *(*geometry[:4], 1))
         algorithm = "auto" if self.training else self.algorithm
         pack.layer = self._prepared(w, b, geometry, algorithm)
         pack.geometry, pack.dtype = geometry, w.dtype
         pack.c_out = w.shape[1] * geometry.groups if self.is_scatter else w.shape[0]
         pack.span = geometry.dilation * (w.shape[2] - 1) + 1
+        pack.long = LONG * geometry.stride * x[1]
         longest = pack.span + geometry.left + geometry.right + geometry.stride + 1
         pack.gain = longest * pack.c_out / x[1]
         attributes = self._attributes(norm)
@@ -346,7 +344,7 @@ class _Fast(nn.Module, metaclass=_EqualToTorchs):
             self.output_padding,
             self.algorithm,
             norm,
-            None if norm is None else norm.dim,
+            None if norm is None else norm._modules["0"].dim,
             None if self.padding_mode == "zeros" else self._margins(),
         )
 
@@ -362,33 +360,35 @@ class _Fast(nn.Module, metaclass=_EqualToTorchs):
             and self.output_padding is a[5]
             and self.algorithm is a[6]
             and norm is a[7]
-            and (norm is None or norm.dim == a[8])
+            and (norm is None or norm._modules["0"].dim == a[8])
             and (a[9] is None or self._margins() == a[9])
         )
+
+    def chosen(self: Any, weight: NDArray[Any], g: _Geometry, algorithm: str) -> str:
+        """Who computes calls without gradients: 'direct', 'winograd', or 'torch'."""
+        pads, scatter = (g.left, g.right), self.is_scatter
+        shape, dtype = weight.shape, weight.dtype
+        layer = shape, g.stride, g.dilation, pads, scatter
+        if planner.choose_engine("auto", dtype.char, *layer) is not direct_engine:
+            return "torch"
+        if (
+            algorithm == "winograd"
+            and g.mode == "zeros"
+            and not scatter
+            and minimal.suited(shape, dtype, g.stride, g.dilation, g.groups)
+        ):
+            return "winograd"
+        return "direct"
 
     def _prepared(
         self: Any, weight: NDArray[Any], bias: NDArray[Any] | None, g: _Geometry, algorithm: str
     ) -> PreparedLayer | MinimalLayer | None:
-        pads = g.left, g.right
-        engine = planner.choose_engine(
-            "auto",
-            weight.dtype.char,
-            weight.shape,
-            g.stride,
-            g.dilation,
-            pads,
-            self.is_scatter,
-        )
-        if engine is not direct_engine:
+        engine = self.chosen(weight, g, algorithm)
+        if engine == "torch":
             return None
-        if (
-            algorithm == "winograd"
-            and not self.is_scatter
-            and g.mode == "zeros"
-            and minimal.suited(weight.shape, weight.dtype, g.stride, g.dilation, g.groups)
-        ):
+        if engine == "winograd":
             kept = None if bias is None else bias.copy()
-            return MinimalLayer(weight, kept, g.dilation, *pads, Steps())
+            return MinimalLayer(weight, kept, g.dilation, g.left, g.right, Steps())
         return PreparedLayer(
             weight,
             bias,
@@ -396,7 +396,8 @@ class _Fast(nn.Module, metaclass=_EqualToTorchs):
             g.dilation,
             g.groups,
             _MODES[g.mode],
-            *pads,
+            g.left,
+            g.right,
             g.output_padding,
             self.is_scatter,
         )
@@ -408,10 +409,11 @@ class _Fast(nn.Module, metaclass=_EqualToTorchs):
         if x.dim() == 2:
             y = self._differentiable(ops, x.unsqueeze(0), weight, bias, output_size)
             return None if y is None else y.squeeze(0)
-        if x.dim() != 3 or weight.dim() != 3 or x.device.type != "cpu" or x.shape[2] == 0:
+        if x.dim() != 3 or weight.dim() != 3:
             return None
-        geometry = self._geometry(weight.shape[2])
-        if geometry is None or 0 in weight.shape:
+        shape = weight.shape
+        geometry = self.geometry(shape[2])
+        if geometry is None or 0 in shape:
             return None
         operands = self._operands(x, weight, bias, geometry, output_size)
         if operands is None or (ops is OPERATORS and not _fit(self.is_scatter, *operands)):
@@ -426,6 +428,8 @@ class _Fast(nn.Module, metaclass=_EqualToTorchs):
 
 def _fit(is_scatter: bool, x: Tensor, w: Tensor, b: Tensor | None, *numbers: int) -> bool:
     """Whether an operator in a graph will take its operands, which raises too late for torch."""
+    if x.device.type != "cpu":
+        return False
     try:
         check_dtypes(x, w, b)
         check_layer(is_scatter, x.shape, w.shape, None if b is None else b.shape, *numbers)
@@ -435,31 +439,22 @@ def _fit(is_scatter: bool, x: Tensor, w: Tensor, b: Tensor | None, *numbers: int
 
 
 def _geometry_of(
-    stride: int | None,
-    left: int | None,
-    right: int | None,
-    dilation: int | None,
-    groups: int | None,
-    mode: str,
-    output_padding: int | None,
+    stride: int, left: int, dilation: int, groups: int, right: int, mode: str, output_padding: int
 ) -> _Geometry | None:
-    """The geometry, if all are there and in the ranges that torch accepts."""
+    """The geometry, if all is in the ranges that torch accepts; -1 never is."""
     if (
-        stride is None
-        or left is None
-        or right is None
-        or dilation is None
-        or groups is None
-        or output_padding is None
-        or not (0 < stride <= _MOST and 0 < dilation <= _MOST and 0 < groups <= _MOST)
-        or not (0 <= left <= _MOST and 0 <= right <= _MOST)
-        or not (output_padding == 0 or 0 < output_padding < max(stride, dilation))
+        0 < stride <= _MOST
+        and 0 <= left <= _MOST
+        and 0 <= right <= _MOST
+        and 0 < dilation <= _MOST
+        and 0 < groups <= _MOST
+        and (output_padding == 0 or 0 < output_padding < max(stride, dilation))
     ):
-        return None
-    return _Geometry(stride, left, right, dilation, groups, mode, output_padding)
+        return _Geometry(stride, left, dilation, groups, right, mode, output_padding)
+    return None
 
 
-class FastConv1d(_Fast, nn.Conv1d):
+class FastConv1d(Fast, nn.Conv1d):
     """`torch.nn.Conv1d` computed by fastconv1d; see `accelerate`.
 
     Parameters
@@ -513,20 +508,18 @@ class FastConv1d(_Fast, nn.Conv1d):
         output = self._forward(input)
         return super().forward(input) if output is None else output
 
-    def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
+    def geometry(self: Any, kernel_size: int) -> _Geometry | None:
         stride, dilation = _single(self.stride), _single(self.dilation)
         groups, mode, padding = _integer(self.groups), self.padding_mode, self.padding
-        left: int | None
-        right: int | None
-        if not isinstance(mode, str) or mode not in _MODES:
-            return None
         if mode != "zeros":
+            if not isinstance(mode, str) or mode not in _MODES:
+                return None
             margins = self._margins()
             if len(margins) != 2:
                 return None
             left, right = _integer(margins[0]), _integer(margins[1])
         elif padding == "same":
-            if stride != 1 or dilation is None:
+            if stride != 1:
                 return None
             left = dilation * (kernel_size - 1) // 2
             right = dilation * (kernel_size - 1) - left
@@ -534,7 +527,7 @@ class FastConv1d(_Fast, nn.Conv1d):
             left = right = 0
         else:
             left = right = _single(padding)
-        return _geometry_of(stride, left, right, dilation, groups, mode, 0)
+        return _geometry_of(stride, left, dilation, groups, right, mode, 0)
 
     def _length(self: Any, length: int, geometry: _Geometry, span: int) -> int:
         return (length + geometry.left + geometry.right - span) // geometry.stride + 1
@@ -554,14 +547,14 @@ class FastConv1d(_Fast, nn.Conv1d):
                 return None
             x = F.pad(x, (left, right), mode=geometry.mode)
             geometry = geometry._replace(left=0, right=0)
-        span = geometry.dilation * (weight.shape[2] - 1) + 1
-        if x.shape[2] + geometry.left + geometry.right < span:
+        l_in = x.shape[2]
+        length = self._length(l_in, geometry, geometry.dilation * (weight.shape[2] - 1) + 1)
+        if l_in == 0 or length < 1:
             return None
-        length = self._length(x.shape[2], geometry, span)
-        return x, weight, bias, *geometry.of_primitive(), length
+        return x, weight, bias, *geometry[:4], length
 
 
-class FastConvTranspose1d(_Fast, nn.ConvTranspose1d):
+class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
     """`torch.nn.ConvTranspose1d` computed by fastconv1d; see `accelerate`.
 
     Parameters
@@ -617,14 +610,14 @@ class FastConvTranspose1d(_Fast, nn.ConvTranspose1d):
         output = self._forward(input, output_size)
         return super().forward(input, output_size) if output is None else output
 
-    def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
+    def geometry(self: Any, kernel_size: int) -> _Geometry | None:
         if self.padding_mode != "zeros" or not isinstance(self.padding, tuple):
             return None
         stride, padding, dilation, output_padding = map(
             _single, (self.stride, self.padding, self.dilation, self.output_padding)
         )
         groups = _integer(self.groups)
-        return _geometry_of(stride, padding, padding, dilation, groups, "zeros", output_padding)
+        return _geometry_of(stride, padding, dilation, groups, padding, "zeros", output_padding)
 
     def _length(self: Any, length: int, geometry: _Geometry, span: int) -> int:
         shortest = (length - 1) * geometry.stride - geometry.left - geometry.right + span
@@ -647,11 +640,11 @@ class FastConvTranspose1d(_Fast, nn.ConvTranspose1d):
             if changed is None:
                 return None
             geometry = changed
-        span = geometry.dilation * (weight.shape[2] - 1) + 1
-        length = self._length(x.shape[2], geometry, span)
-        if length < 1:
+        l_in = x.shape[2]
+        length = self._length(l_in, geometry, geometry.dilation * (weight.shape[2] - 1) + 1)
+        if l_in == 0 or length < 1:
             return None
-        return x, weight, bias, *geometry.of_primitive(), length
+        return x, weight, bias, *geometry[:4], length
 
 
 for _layer in (FastConv1d, FastConvTranspose1d):

@@ -21,11 +21,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.autograd import Function
 from torch.nn import functional as F
 
 from .. import config, planner
+from ..kernels.operands import are_real
 from .watch import is_plain, torch_watches_gradients
 
 DTYPES = (torch.float32, torch.float64)
@@ -138,15 +140,18 @@ def num_threads() -> int:
     return min(torch.get_num_threads(), config.get_num_threads())
 
 
-def as_array(tensor: Tensor) -> Any:
-    """Return the array on a tensor's memory, or a copy where the kernels could not read that.
-
-    Raises TypeError for what NumPy does not have, such as another layout.
-    """
-    if not tensor.is_cpu:
-        raise TypeError(f"tensors should be on the CPU, got one on {tensor.device}")
-    array = tensor.numpy(force=True)
-    return array if array.flags.aligned else array.copy()
+def operands(
+    first: Tensor, second: Tensor, third: Tensor | None
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None]:
+    """The arrays of tensors, of one dtype that the kernels have; TypeError for others."""
+    if not (first.is_cpu and second.is_cpu and (third is None or third.is_cpu)):
+        raise TypeError("all operands should be on the CPU")
+    x, w = first.numpy(force=True), second.numpy(force=True)
+    b = None if third is None else third.numpy(force=True)
+    if are_real(x, w, b):
+        return x, w, b
+    check_dtypes(x, w, b)
+    return x.copy(), w.copy(), None if b is None else b.copy()  # aligned
 
 
 def _engine(
@@ -167,15 +172,14 @@ def _correlate(
     groups: int,
     length: int,
 ) -> Tensor:
-    x, w, b = as_array(input), as_array(weight), None if bias is None else as_array(bias)
-    check_dtypes(x, w, b)
-    numbers = stride, pad_left, dilation, groups, length
-    check_layer(False, x.shape, w.shape, None if b is None else b.shape, *numbers)
-    y = np.empty((x.shape[0], w.shape[0], length), x.dtype)
+    x, w, b = operands(input, weight, bias)
+    x_shape, w_shape, b_shape = x.shape, w.shape, None if b is None else b.shape
+    check_layer(False, x_shape, w_shape, b_shape, stride, pad_left, dilation, groups, length)
+    y = np.empty((x_shape[0], w_shape[0], length), x.dtype)
     if not (x.size and w.size):
         y[...] = 0 if b is None else b[:, np.newaxis]
     elif y.size:
-        engine = _engine(w.shape, x, stride, dilation, pad_left, False)
+        engine = _engine(w_shape, x, stride, dilation, pad_left, False)
         deterministic = config.execution()[1]
         engine.correlate(
             x, w, b, y, stride, dilation, pad_left, 0, groups, num_threads(), deterministic
@@ -193,15 +197,14 @@ def _scatter(
     groups: int,
     length: int,
 ) -> Tensor:
-    x, w, b = as_array(input), as_array(weight), None if bias is None else as_array(bias)
-    check_dtypes(x, w, b)
-    numbers = stride, pad_left, dilation, groups, length
-    check_layer(True, x.shape, w.shape, None if b is None else b.shape, *numbers)
-    y = np.empty((x.shape[0], w.shape[1] * groups, length), x.dtype)
+    x, w, b = operands(input, weight, bias)
+    x_shape, w_shape, b_shape = x.shape, w.shape, None if b is None else b.shape
+    check_layer(True, x_shape, w_shape, b_shape, stride, pad_left, dilation, groups, length)
+    y = np.empty((x_shape[0], w_shape[1] * groups, length), x.dtype)
     if not (x.size and w.size):
         y[...] = 0 if b is None else b[:, np.newaxis]
     elif y.size:
-        engine = _engine(w.shape, x, stride, dilation, pad_left, True)
+        engine = _engine(w_shape, x, stride, dilation, pad_left, True)
         deterministic = config.execution()[1]
         engine.scatter(x, w, b, y, stride, dilation, pad_left, groups, num_threads(), deterministic)
     return torch.from_numpy(y)
@@ -216,8 +219,7 @@ def _weight_gradient(
     dilation: int,
     groups: int,
 ) -> Tensor:
-    g, x = as_array(grad_output), as_array(input)
-    check_dtypes(g, x, None)
+    g, x, _ = operands(grad_output, input, None)
     check_gradient(g.shape, x.shape, kernel_size, stride, pad_left, dilation, groups)
     dw = np.empty((g.shape[1], x.shape[1] // groups, kernel_size), x.dtype)
     if not (g.size and x.size):
@@ -365,12 +367,12 @@ FUNCTIONS = Operators(
 
 
 def _checked(
-    function: Callable[..., Tensor], torchs: Callable[..., Tensor]
+    function: Callable[..., Tensor], kernel: Callable[..., Tensor], torchs: Callable[..., Tensor]
 ) -> Callable[..., Tensor]:
     def operator(*operands: Any) -> Tensor:
         if not torch_watches_gradients() and is_plain(operands[0]) and is_plain(operands[1]):
-            try:
-                return function(*operands)
+            try:  # a Function takes 5 us
+                return function(*operands) if torch.is_grad_enabled() else kernel(*operands)
             except (TypeError, ValueError, RuntimeError):  # not what the kernels take
                 pass
         with torch.autocast("cpu", enabled=False):  # as torch's own backward passes
@@ -379,7 +381,7 @@ def _checked(
     return operator
 
 
-_GRADIENTS = Operators(*map(_checked, FUNCTIONS, _TORCHS))
+_GRADIENTS = Operators(*map(_checked, FUNCTIONS, KERNELS, _TORCHS))
 
 
 # ---- what compiled graphs hold ------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""A number for the bits of arrays, to see whether somebody wrote to them."""
+"""What is asked of arrays on memory that is not the library's: may a kernel read them, did somebody write to them."""
 cimport numpy as cnp
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
@@ -55,11 +55,20 @@ cdef uint64_t _mixed_samples(uint64_t h, cnp.ndarray array, Py_ssize_t samples) 
     return h
 
 
-def fingerprint(tuple arrays not None, Py_ssize_t samples=0):
+def are_real(cnp.ndarray x not None, cnp.ndarray w not None, b=None):
+    """Whether arrays, of which the last may be None, are aligned, native and all float32 or all float64."""
+    cdef int typenum = cnp.PyArray_TYPE(x)
+    cdef cnp.ndarray bias = w if b is None else b
+    return ((typenum == cnp.NPY_FLOAT32 or typenum == cnp.NPY_FLOAT64)
+            and cnp.PyArray_TYPE(w) == typenum and cnp.PyArray_TYPE(bias) == typenum
+            and cnp.PyArray_ISBEHAVED_RO(x) and cnp.PyArray_ISBEHAVED_RO(w) and cnp.PyArray_ISBEHAVED_RO(bias))
+
+
+def fingerprint(tuple arrays not None, Py_ssize_t small=-1, Py_ssize_t samples=16):
     """Return a number of 64 bits that follows from the arrays' types, shapes, strides and bits.
 
-    Any change of a single element changes it for certain, others but for one in 2**64, unless they were made to. With
-    ``samples`` only as many elements of each array are looked at.
+    Any change of a single element changes it for certain, others but for one in 2**64, unless they were made to. Of
+    arrays of more than ``small`` bytes, if that is given, only ``samples`` elements are looked at.
     """
     cdef uint64_t h = <uint64_t> len(arrays)
     cdef cnp.ndarray array
@@ -72,7 +81,7 @@ def fingerprint(tuple arrays not None, Py_ssize_t samples=0):
             h = _mixed(_mixed(h, <uint64_t> array.shape[axis]), <uint64_t> array.strides[axis])
         if cnp.PyArray_SIZE(array) == 0:
             continue
-        if samples:
+        if 0 <= small < cnp.PyArray_NBYTES(array):
             h = _mixed_samples(h, array, samples)
             continue
         if not cnp.PyArray_ISONESEGMENT(array):

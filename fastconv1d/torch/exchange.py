@@ -6,14 +6,12 @@ import copy
 from typing import Any, TypeVar
 
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from .layers import FastConv1d, FastConvTranspose1d
+from .layers import FastConv1d, FastConvTranspose1d, class_of, give_back, own_class
 from .report import Report, described, reason_elsewhere, reason_to_leave
 
 _Module = TypeVar("_Module", bound=nn.Module)
 _FAST: dict[type, Any] = {nn.Conv1d: FastConv1d, nn.ConvTranspose1d: FastConvTranspose1d}
-_ADDED = ("algorithm", "_pack", "__module__")  # to the attributes of an exchanged module
 
 
 def accelerate(
@@ -86,7 +84,7 @@ def accelerate(
     layers = {}
     for name, module in model.named_modules():
         if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
-            reason = reason_to_leave(module, _own_class(module))
+            reason = reason_to_leave(module, own_class(module))
             if reason is None:
                 _exchange_class(module, algorithm)
                 replaced.append(name)
@@ -140,11 +138,7 @@ def restore(model: _Module, inplace: bool = False) -> _Module:
     if not inplace:
         model = copy.deepcopy(model, _derived(model))
     for module in model.modules():
-        own = _own_class(module)
-        if own is FastConv1d or own is FastConvTranspose1d:
-            for name in _ADDED:
-                module.__dict__.pop(name, None)
-            module.__class__ = _class_of(module, own.torchs)
+        give_back(module)
     return model
 
 
@@ -158,26 +152,10 @@ def _derived(model: nn.Module) -> dict[int, Any]:
     }
 
 
-def _own_class(module: nn.Module) -> Any:
-    """The class of a module, or what it was before a parametrisation made its own."""
-    if parametrize.is_parametrized(module):
-        return type(module).__bases__[0]
-    return type(module)
-
-
 def _exchange_class(module: Any, algorithm: str) -> None:
-    fast = _FAST.get(_own_class(module))
+    fast = _FAST.get(own_class(module))
     if fast is not None and not isinstance(module, fast):
-        module.__class__ = _class_of(module, fast)
+        module.__class__ = class_of(module, fast)
         # torch.fx takes modules whose module is torch's as they are, and looks into others
         module.__dict__["__module__"] = fast.torchs.__module__
     module.algorithm = algorithm
-
-
-def _class_of(module: nn.Module, own: type) -> type:
-    """The class that a module gets in the place of its own, or of what that was parametrised."""
-    made = type(module)
-    if made is _own_class(module):
-        return own
-    body = {k: v for k, v in vars(made).items() if k not in ("__dict__", "__weakref__")}
-    return type(own)(f"Parametrized{own.__name__}", (own,), body)

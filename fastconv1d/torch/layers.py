@@ -202,6 +202,11 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
         self.__dict__.pop("_pack", None)
         return super().train(mode)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "qconfig" and value is not None:  # torch quantises nothing but its own classes
+            give_back(self)
+
     def _apply(self: Any, *args: Any, **kwargs: Any) -> Any:
         self.__dict__.pop("_pack", None)
         return super()._apply(*args, **kwargs)
@@ -650,3 +655,28 @@ class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
 for _layer in (FastConv1d, FastConvTranspose1d):
     # torch.jit.script compiles the source that it finds here, torch's
     setattr(_layer.forward, "__wrapped__", _layer.torchs.forward)  # noqa: B010
+
+
+def own_class(module: nn.Module) -> Any:
+    """The class of a module, or what it was before a parametrisation made its own."""
+    if parametrize.is_parametrized(module):
+        return type(module).__bases__[0]
+    return type(module)
+
+
+def class_of(module: nn.Module, own: type) -> type:
+    """The class that a module gets in the place of its own, or of what that was parametrised."""
+    made = type(module)
+    if made is own_class(module):
+        return own
+    body = {k: v for k, v in vars(made).items() if k not in ("__dict__", "__weakref__")}
+    return type(own)(f"Parametrized{own.__name__}", (own,), body)
+
+
+def give_back(module: nn.Module) -> None:
+    """Make a layer torch's again, if it is one of these two classes."""
+    own = own_class(module)
+    if own is FastConv1d or own is FastConvTranspose1d:
+        for name in ("algorithm", "_pack", "__module__"):
+            module.__dict__.pop(name, None)
+        module.__class__ = class_of(module, own.torchs)

@@ -85,7 +85,7 @@ CONV_CHANGES = {
         for name in ("stride", "padding", "dilation", "output_padding", "kernel_size", "groups")
         for value in (
             2, [2], (2,), (1, 1), (), -1, (-1,), 0, np.int64(2), (np.int64(2),), 1.0, (1.0,), True,
-            (True,), "same", "valid", "x", None, 2**31, (2**62,),
+            (True,), "same", "valid", "x", None, 2**40, (2**62,),
         )
     },
     **{

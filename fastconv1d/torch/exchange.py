@@ -38,9 +38,8 @@ def accelerate(
     model : torch.nn.Module
         The copy, or the model itself.
     report : Report
-        ``report.replaced`` lists the names of modules, ``report.left`` maps the names of
-        convolutions that stay torch's to the reason. Calls of `torch.nn.functional.conv1d` are not
-        seen.
+        ``report.replaced`` lists the names of modules, ``report.left`` maps the names of those
+        with convolutions that stay torch's to the reason and what helps.
 
     Raises
     ------
@@ -53,14 +52,17 @@ def accelerate(
     -----
     Threads: the smaller of `torch.get_num_threads` and `fastconv1d.get_num_threads`.
 
-    Calls that torch should see or compute stay torch's: on other devices and dtypes, under
-    autocast, in forward-mode AD, `torch.func` transforms, `torch.jit.trace` and dispatch modes.
-    `torch.compile` and `torch.export` see a custom operator.
+    Calls that torch should see or compute stay torch's: on other devices, dtypes, layouts and
+    classes of tensors, under autocast, in forward-mode AD, `torch.func` transforms,
+    `torch.jit.trace`, `torch.export`, dispatch and function modes, and in `disabled` blocks; also
+    whatever does not fit, so that errors are torch's own. `torch.compile` sees custom operators.
+    `restore` is the inverse.
 
-    Without gradients a layer in eval mode keeps its packed weight until the parameter's version,
-    its address or one of a few sampled values changes, or ``train()`` or ``eval()`` is called. A
-    write through ``.data`` or a NumPy view has no version: after one that changes few values, call
-    ``eval()``.
+    Without gradients a layer in eval mode keeps its packed weight as long as its attributes and
+    parameters stay as they are. Parameters of up to 16 KiB are compared bit by bit in each call,
+    larger ones in calls of at least 1,024 output positions. In shorter calls these are known by
+    their storage, version and 16 of their elements: a write through ``.data``, a NumPy view or
+    another process to a part of them goes unseen there until ``eval()`` is called.
 
     Examples
     --------
@@ -157,5 +159,5 @@ def _exchange_class(module: Any, algorithm: str) -> None:
     if fast is not None and not isinstance(module, fast):
         module.__class__ = class_of(module, fast)
         # torch.fx takes modules whose module is torch's as they are, and looks into others
-        module.__dict__["__module__"] = fast.torchs.__module__
+        module.__dict__["__module__"] = fast._torchs.__module__
     module.algorithm = algorithm

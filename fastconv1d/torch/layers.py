@@ -159,7 +159,7 @@ class _EqualToTorchs(type):
 
 
 def _looked_up(cls: Any) -> Any:
-    return cls.__dict__.get("torchs", cls) if isinstance(cls, _EqualToTorchs) else cls
+    return cls.__dict__.get("_torchs", cls) if isinstance(cls, _EqualToTorchs) else cls
 
 
 def _own(function: Any) -> Any:
@@ -170,14 +170,14 @@ def _own(function: Any) -> Any:
 class Fast(nn.Module, metaclass=_EqualToTorchs):
     """What both layers share: who computes a call, and the pack of a layer in eval mode.
 
-    A class of its own names torch's class (``torchs``), the method of it that a call goes through
-    (``asked``, with torch's function ``asked_function``), and which primitive it is.
+    A class of its own names torch's class (``_torchs``), the method of it that a call goes through
+    (``_asked``, with torch's function ``_asked_function``), and which primitive it is.
     """
 
-    torchs: type
-    asked: str
-    asked_function: Any
-    is_scatter: bool
+    _torchs: type
+    _asked: str
+    _asked_function: Any
+    _is_scatter: bool
     algorithm = "auto"
     _pack = _Pack()  # the empty one; a packed layer has its own
 
@@ -226,8 +226,8 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
 
     def _is_torchs(self: Any) -> bool:
         """Whether a call is what torch's class does: nobody replaced the method it goes through."""
-        cls, asked = type(self), self.asked
-        return asked not in self.__dict__ and getattr(cls, asked) is cls.asked_function is not None
+        cls, asked = type(self), self._asked
+        return asked not in self.__dict__ and getattr(cls, asked) is cls._asked_function is not None
 
     def _forward(self: Any, input: Tensor, output_size: Any = None) -> Tensor | None:
         """The output, or None where torch should compute it or raise."""
@@ -239,7 +239,7 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
         if torch_watches() or not is_plain(input) or not self._is_torchs():
             return None
         if profiling():
-            name = "scatter" if self.is_scatter else "correlate"
+            name = "scatter" if self._is_scatter else "correlate"
             with profiler.record_function(f"fastconv1d::{name}"):
                 return self._eager(input, output_size)
         return self._eager(input, output_size)
@@ -318,16 +318,16 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
         """A new pack, kept in eval mode; an empty one where torch should compute or raise."""
         pack = _Pack()
         _, w, b = operands(weight, weight, bias)
-        geometry = self.geometry(w.shape[2]) if w.ndim == 3 and is_plain(weight) else None
+        geometry = self._geometry(w.shape[2]) if w.ndim == 3 and is_plain(weight) else None
         if geometry is None or 0 in w.shape:
             return pack
         x = input.shape if input.dim() == 3 else (1, *input.shape)
         sizes = x, w.shape, None if b is None else b.shape
-        check_layer(self.is_scatter, *sizes, *(*geometry[:4], 1))
+        check_layer(self._is_scatter, *sizes, *(*geometry[:4], 1))
         algorithm = "auto" if self.training else self.algorithm
         pack.layer = self._prepared(w, b, geometry, algorithm)
         pack.geometry, pack.dtype = geometry, w.dtype
-        pack.c_out = w.shape[1] * geometry.groups if self.is_scatter else w.shape[0]
+        pack.c_out = w.shape[1] * geometry.groups if self._is_scatter else w.shape[0]
         pack.span = geometry.dilation * (w.shape[2] - 1) + 1
         pack.long = LONG * geometry.stride * x[1]
         longest = pack.span + geometry.left + geometry.right + geometry.stride + 1
@@ -369,9 +369,9 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
             and (a[9] is None or self._margins() == a[9])
         )
 
-    def chosen(self: Any, weight: NDArray[Any], g: _Geometry, algorithm: str) -> str:
+    def _chosen(self: Any, weight: NDArray[Any], g: _Geometry, algorithm: str) -> str:
         """Who computes calls without gradients: 'direct', 'winograd', or 'torch'."""
-        pads, scatter = (g.left, g.right), self.is_scatter
+        pads, scatter = (g.left, g.right), self._is_scatter
         shape, dtype = weight.shape, weight.dtype
         layer = shape, g.stride, g.dilation, pads, scatter
         if planner.choose_engine("auto", dtype.char, *layer) is not direct_engine:
@@ -388,7 +388,7 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
     def _prepared(
         self: Any, weight: NDArray[Any], bias: NDArray[Any] | None, g: _Geometry, algorithm: str
     ) -> PreparedLayer | MinimalLayer | None:
-        engine = self.chosen(weight, g, algorithm)
+        engine = self._chosen(weight, g, algorithm)
         if engine == "torch":
             return None
         if engine == "winograd":
@@ -404,7 +404,7 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
             g.left,
             g.right,
             g.output_padding,
-            self.is_scatter,
+            self._is_scatter,
         )
 
     def _differentiable(
@@ -417,13 +417,13 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
         if x.dim() != 3 or weight.dim() != 3:
             return None
         shape = weight.shape
-        geometry = self.geometry(shape[2])
+        geometry = self._geometry(shape[2])
         if geometry is None or 0 in shape:
             return None
         operands = self._operands(x, weight, bias, geometry, output_size)
-        if operands is None or (ops is OPERATORS and not _fit(self.is_scatter, *operands)):
+        if operands is None or (ops is OPERATORS and not _fit(self._is_scatter, *operands)):
             return None
-        return ops.scatter(*operands) if self.is_scatter else ops.correlate(*operands)
+        return ops.scatter(*operands) if self._is_scatter else ops.correlate(*operands)
 
     def _margins(self: Any) -> tuple[Any, ...]:
         """What torch pads with, in a padding mode, on the left and on the right."""
@@ -481,10 +481,10 @@ class FastConv1d(Fast, nn.Conv1d):
     torch.Size([2, 8, 20])
     """
 
-    torchs = nn.Conv1d
-    asked = "_conv_forward"
-    asked_function = _own(nn.Conv1d._conv_forward)
-    is_scatter = False
+    _torchs = nn.Conv1d
+    _asked = "_conv_forward"
+    _asked_function = _own(nn.Conv1d._conv_forward)
+    _is_scatter = False
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer, as `torch.nn.Conv1d` does.
@@ -513,7 +513,7 @@ class FastConv1d(Fast, nn.Conv1d):
         output = self._forward(input)
         return super().forward(input) if output is None else output
 
-    def geometry(self: Any, kernel_size: int) -> _Geometry | None:
+    def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
         stride, dilation = _single(self.stride), _single(self.dilation)
         groups, mode, padding = _integer(self.groups), self.padding_mode, self.padding
         if mode != "zeros":
@@ -581,10 +581,10 @@ class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
     torch.Size([2, 8, 42])
     """
 
-    torchs = nn.ConvTranspose1d
-    asked = "_output_padding"
-    asked_function = _own(nn.ConvTranspose1d._output_padding)
-    is_scatter = True
+    _torchs = nn.ConvTranspose1d
+    _asked = "_output_padding"
+    _asked_function = _own(nn.ConvTranspose1d._output_padding)
+    _is_scatter = True
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Apply the layer, as `torch.nn.ConvTranspose1d` does.
@@ -615,7 +615,7 @@ class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
         output = self._forward(input, output_size)
         return super().forward(input, output_size) if output is None else output
 
-    def geometry(self: Any, kernel_size: int) -> _Geometry | None:
+    def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
         if self.padding_mode != "zeros" or not isinstance(self.padding, tuple):
             return None
         stride, padding, dilation, output_padding = map(
@@ -654,7 +654,7 @@ class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
 
 for _layer in (FastConv1d, FastConvTranspose1d):
     # torch.jit.script compiles the source that it finds here, torch's
-    setattr(_layer.forward, "__wrapped__", _layer.torchs.forward)  # noqa: B010
+    setattr(_layer.forward, "__wrapped__", _layer._torchs.forward)  # noqa: B010
 
 
 def own_class(module: nn.Module) -> Any:
@@ -679,4 +679,4 @@ def give_back(module: nn.Module) -> None:
     if own is FastConv1d or own is FastConvTranspose1d:
         for name in ("algorithm", "_pack", "__module__"):
             module.__dict__.pop(name, None)
-        module.__class__ = class_of(module, own.torchs)
+        module.__class__ = class_of(module, own._torchs)

@@ -90,11 +90,11 @@ def described(layer: Any) -> dict[str, str | None]:
     """What a report says of a layer that is exchanged."""
     with torch.no_grad():
         weight = layer.weight.numpy(force=True)
-    geometry = layer.geometry(weight.shape[2]) if weight.ndim == 3 else None
+    geometry = layer._geometry(weight.shape[2]) if weight.ndim == 3 else None
     fits = geometry is not None and weight.dtype.char in "fd"
     return {
         "class": type(layer).__name__,
-        "engine": layer.chosen(weight, geometry, layer.algorithm) if fits else "torch",
+        "engine": layer._chosen(weight, geometry, layer.algorithm) if fits else "torch",
         "algorithm": layer.algorithm,
         "unseen": None
         if weight.nbytes <= SMALL

@@ -24,10 +24,6 @@ else:
     class Tagged(torch.Tensor):
         """A subclass that nobody expects, with torch's default behaviour."""
 
-    # Their types are compared: texts name classes.
-    ERRORS = (
-        RuntimeError, TypeError, ValueError, AssertionError, LookupError, AttributeError
-    )  # fmt: skip
 
 NUMBERS = (
     0, 1, 2, 3, -1, 7, (1,), (2,), (3,), (0,), (-1,), [1], [2], (1, 1), (), None, True, (True,),
@@ -267,7 +263,7 @@ def outcome(module, x, name, gradients, size):
                 return [y]
             found = torch.autograd.grad(y, leaves, torch.ones_like(y) * 2, allow_unused=True)
             return [y, *found]
-    except ERRORS as error:
+    except Exception as error:  # of any type, which is compared
         return error
 
 
@@ -318,11 +314,13 @@ def run(rng):
     for _ in range(rng.choice((1, 2, 3))):
         call(rng, fast, torchs, shape)
         change = rng.choice(CHANGES)(rng)
-        try:
-            change(torchs)
-        except ERRORS:
-            return  # the change itself is refused
-        change(fast)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                change(torchs)
+            except Exception:
+                return  # the change itself is refused
+            change(fast)
         for _ in range(rng.choice((1, 2))):
             call(rng, fast, torchs, shape)
     if rng.random() < 0.2 and "forward" not in vars(torchs):
@@ -335,9 +333,11 @@ def call(rng, fast, torchs, shape):
     like = torch.zeros((), dtype=rng.choice((torch.float32, torch.float32, torch.float64)))
     if rng.random() < 0.7:
         like = next(iter(torchs.parameters()), like)
-    x = torch.from_numpy(integers(rng, shape)).to(like.dtype)
-    if rng.random() < 0.15:
-        x = draw_tensor(rng, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of imaginary parts
+        x = torch.from_numpy(integers(rng, shape)).to(like.dtype)
+        if rng.random() < 0.15:
+            x = draw_tensor(rng, x)
     size = None
     if isinstance(torchs, nn.ConvTranspose1d) and rng.random() < 0.2:
         size = rng.choice(([rng.randrange(1, 90)], [0], (20, 20), None))
@@ -345,7 +345,7 @@ def call(rng, fast, torchs, shape):
         ("grad", "grad", "no_grad", "no_grad", "inference", "autocast", "disabled", "device")
     )
     gradients = rng.random() < 0.6
-    threads = rng.choice((1, 2))
+    threads = 2 if rng.random() < 0.05 else 1
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -141,7 +141,7 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network"
+NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network", "operands"
 extensions = [kernel(name) for name in NAMES]
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 OPENMP = kernel("openmp", (), OPENMP_FLAGS, OPENMP_LINK_FLAGS)

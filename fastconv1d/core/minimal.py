@@ -92,12 +92,13 @@ class MinimalLayer:
     bias : ndarray of shape (C_out,) or None
     spec : Spec
         One that `computes` says this computes.
-    direct : object whose `layer` is the packed one of the direct engine
-        For deterministic mode, which promises that a prefix keeps its bits.
+    direct : object whose `layer` is the packed one of the direct engine, optional
+        For deterministic mode, which promises that a prefix keeps its bits; without it, calls in
+        that mode return None.
     """
 
     def __init__(
-        self, weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec, direct: Any
+        self, weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec, direct: Any = None
     ) -> None:
         c_out, c_in, kernel_size = weight.shape
         taps = 3 if kernel_size == 3 else STEP
@@ -162,7 +163,7 @@ class MinimalLayer:
     def _exactly(
         self, x: Any, threads: Callable[[], int], residual: Any, out: Any
     ) -> NDArray[Any] | None:
-        direct = self._direct.layer
+        direct = None if self._direct is None else self._direct.layer
         if direct is None:
             return None
         y: NDArray[Any] | None = direct.with_steps(self._steps)(x, threads, residual, out)

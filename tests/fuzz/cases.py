@@ -14,7 +14,7 @@ from layers import (
 
 import fastconv1d
 
-from . import files, hostile
+from . import files, hostile, mutated
 
 LIBRARIES = [Library("auto"), Library("blas")]
 
@@ -42,6 +42,8 @@ def layouts(rng):
 
 
 KINDS = {"hostile": hostile.run, "files": files.run, "layers": layers, "layouts": layouts}
+if mutated.torch is not None:  # an extra
+    KINDS["mutated"] = mutated.run
 
 
 def run(kinds, seed, number):

@@ -1,0 +1,163 @@
+"""Whose convolutions of a model are computed here: exchanging classes, and the report of it."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+
+from .layers import FastConv1d, FastConvTranspose1d, class_of, give_back, own_class
+from .report import Report, described, reason_elsewhere, reason_to_leave
+
+_Module = TypeVar("_Module", bound=nn.Module)
+_FAST: dict[type, Any] = {nn.Conv1d: FastConv1d, nn.ConvTranspose1d: FastConvTranspose1d}
+
+
+def accelerate(
+    model: _Module, inplace: bool = False, *, algorithm: str = "auto"
+) -> tuple[_Module, Report]:
+    """Let fastconv1d compute the 1-D convolutions of a model.
+
+    Every `torch.nn.Conv1d` and `torch.nn.ConvTranspose1d` with float32 or float64 parameters on the
+    CPU becomes a `FastConv1d` or `FastConvTranspose1d`, weight-normed and shared ones included.
+    Only its class changes: parameters, state dict, hooks and names stay. Tensors are not copied.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A module, or a convolution itself.
+    inplace : bool, default False
+        Change the model itself instead of a deep copy.
+    algorithm : {'auto', 'winograd'}, default 'auto'
+        As for `fastconv1d.Conv1d`, for calls without gradients of layers in eval mode. 'winograd'
+        takes half the multiplications of many layers, at a few times the error.
+
+    Returns
+    -------
+    model : torch.nn.Module
+        The copy, or the model itself.
+    report : Report
+        ``report.replaced`` lists the names of modules, ``report.left`` maps the names of those
+        with convolutions that stay torch's to the reason and what helps.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not a module.
+    ValueError
+        If there is no such algorithm.
+
+    Notes
+    -----
+    Threads: the smaller of `torch.get_num_threads` and `fastconv1d.get_num_threads`.
+
+    Calls that torch should see or compute stay torch's: on other devices, dtypes, layouts and
+    classes of tensors, under autocast, in forward-mode AD, `torch.func` transforms,
+    `torch.jit.trace`, `torch.export`, dispatch and function modes, and in `disabled` blocks; also
+    whatever does not fit, so that errors are torch's own. `torch.compile` sees custom operators.
+    `restore` is the inverse.
+
+    Without gradients a layer in eval mode keeps its packed weight as long as its attributes and
+    parameters stay as they are. Parameters of up to 16 KiB are compared bit by bit in each call,
+    larger ones in calls of at least 1,024 output positions. In shorter calls these are known by
+    their storage, version and 16 of their elements: a write through ``.data``, a NumPy view or
+    another process to a part of them goes unseen there until ``eval()`` is called.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastconv1d.torch import accelerate
+    >>> model = torch.nn.Sequential(torch.nn.Conv1d(4, 8, 3), torch.nn.ReLU())
+    >>> fast, report = accelerate(model.eval())
+    >>> report.replaced, report.left
+    (['0'], {})
+    >>> x = torch.randn(1, 4, 20)
+    >>> bool(torch.allclose(fast(x), model(x), atol=1e-6))
+    True
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model should be a torch.nn.Module, got {type(model).__name__}")
+    if algorithm not in ("auto", "winograd"):
+        raise ValueError(f"algorithm should be one of 'auto', 'winograd', got {algorithm!r}")
+    if not inplace:
+        model = copy.deepcopy(model, _derived(model))
+    replaced, left = [], {}
+    layers = {}
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+            reason = reason_to_leave(module, own_class(module))
+            if reason is None:
+                _exchange_class(module, algorithm)
+                replaced.append(name)
+                layers[name] = described(module)
+        else:
+            reason = reason_elsewhere(module)
+        if reason is not None:
+            left[name] = reason
+    report = Report(replaced, left)
+    report.layers = layers
+    return model, report
+
+
+def restore(model: _Module, inplace: bool = False) -> _Module:
+    """Give the layers that `accelerate` exchanged back to torch: its exact inverse.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        A model, or a layer itself.
+    inplace : bool, default False
+        Change the model itself instead of a deep copy.
+
+    Returns
+    -------
+    torch.nn.Module
+        The copy, or the model itself, whose layers are `torch.nn.Conv1d` and
+        `torch.nn.ConvTranspose1d` again. Parameters, state dict, hooks and names stay, and nothing
+        of fastconv1d is left in it or its pickles.
+
+    Raises
+    ------
+    TypeError
+        If `model` is not a module.
+
+    Notes
+    -----
+    Layers that were made as `FastConv1d` and `FastConvTranspose1d` become torch's, too; classes
+    derived from these stay as they are.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from fastconv1d.torch import accelerate, restore
+    >>> fast, _ = accelerate(torch.nn.Conv1d(4, 8, 3))
+    >>> type(restore(fast)) is torch.nn.Conv1d
+    True
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model should be a torch.nn.Module, got {type(model).__name__}")
+    if not inplace:
+        model = copy.deepcopy(model, _derived(model))
+    for module in model.modules():
+        give_back(module)
+    return model
+
+
+def _derived(model: nn.Module) -> dict[int, Any]:
+    """A memo for deepcopy with the weights that old weight norms computed: torch copies no such."""
+    return {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+
+
+def _exchange_class(module: Any, algorithm: str) -> None:
+    fast = _FAST.get(own_class(module))
+    if fast is not None and not isinstance(module, fast):
+        module.__class__ = class_of(module, fast)
+        # torch.fx takes modules whose module is torch's as they are, and looks into others
+        module.__dict__["__module__"] = fast._torchs.__module__
+    module.algorithm = algorithm

@@ -491,7 +491,11 @@ def many_passes():
 @pytest.mark.usefixtures("many_passes")
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("stride", [1, 3])
-@pytest.mark.parametrize("sizes", [(1, 3, 2, 9001, 5), (5, 40, 17, 701, 3), (33, 20, 12, 60, 3)])
+@pytest.mark.parametrize(
+    "sizes",
+    # the last: more than 32 passes over one partial sum of panels
+    [(1, 3, 2, 9001, 5), (5, 40, 17, 701, 3), (33, 20, 12, 60, 3), (1, 520, 520, 4400, 4)],
+)
 def test_passes_add_up(sizes, stride, dtype):
     n_batch, c_in, c_out, l_out, kernel_size = sizes
     rng = np.random.default_rng(16)

@@ -79,7 +79,7 @@ cdef extern from "simd/fc1d.h" nogil:
         void* dw
         double* db
         ptrdiff_t dw_part, db_part, parts, first_chunk, chunks
-        int fetch
+        int fetch, add
         ptrdiff_t panel, stride, sums_pitch, panel_offset, g_offset, sums_offset, copy_offset
         const int32_t* place
         const int32_t* column
@@ -1591,8 +1591,9 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             q.w, q.dx = cnp.PyArray_DATA(weight), cnp.PyArray_DATA(grad_input)
         q.fetch = p.c_in * p.c_out == 1 and size * (cnp.PyArray_SIZE(x) + cnp.PyArray_SIZE(g)) > FETCH_BYTES
         scratch_bytes = size * _lay_scratch(&q, kernels)
-        # a single partial sum is the result itself
-        sums = dw[None] if only_db or q.parts * passes == 1 else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
+        # a single partial sum is the result itself, or added to it from scratch
+        in_place = q.parts * passes == 1 or (q.parts == 1 and q.panel > 0)
+        sums = dw[None] if only_db or in_place else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
         bias_sums = None if db is None else np.empty((q.parts, dw.shape[0]))
         if not only_db:
             q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements
@@ -1602,6 +1603,9 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
         for i in range(passes):
             if i:
                 PyErr_CheckSignals()
+            q.add = i % FC1D_FAN > 0
+            if in_place and i and not q.add and not only_db:
+                blas_engine.add_to(totals, dw, i // FC1D_FAN - 1, 1)
             q.first_chunk = chunks // together * i // passes * together
             q.chunks = chunks // together * (i + 1) // passes * together - q.first_chunk
             with nogil:
@@ -1610,7 +1614,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             if failed:
                 raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
             with np.errstate(all="ignore"):
-                if passes > 1 and not only_db:
+                if passes > 1 and not only_db and not in_place:
                     for j in range(q.parts):
                         add_to(totals, sums[j], i * q.parts + j)
                 elif q.parts > 1 and not only_db:

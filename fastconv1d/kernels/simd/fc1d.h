@@ -105,6 +105,7 @@ typedef struct {
     ptrdiff_t dw_part, db_part; /* elements between two parts */
     ptrdiff_t parts, first_chunk, chunks;
     int fetch; /* fetch the rows of the next group ahead */
+    int add;   /* sums of panels to what dw holds */
     /* Panels of `panel` channels instead of dot products, if not 0. Then window.x_step is 1: the window has all
      * positions, of which column q of tap k needs the one at q*stride. `place` has the panel's element for each element
      * of a window row, `column` for each column of a chunk relative to its tap. Scratch: the window, a panel of it, panels

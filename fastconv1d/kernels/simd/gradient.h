@@ -263,17 +263,20 @@ static void NAME(run_panels)(const fc1d_gradient *q, const NAME(chunk) * c, ptrd
 }
 
 #if LANES > 1
-/* dw[ci*kernel_size + k] = sums[k*pitch + ci] for n_k taps; `step` >= n_k are written, the ones too many in the place of
- * taps that are written later. */
+/* dw[ci*kernel_size + k] = or += sums[k*pitch + ci] for n_k taps; `step` >= n_k are written, the ones too many in the
+ * place of taps that are written later. */
 static inline __attribute__((always_inline)) void NAME(transpose_taps)(const T *sums, ptrdiff_t pitch, ptrdiff_t c_in,
                                                                        ptrdiff_t kernel_size, ptrdiff_t n_k, T *dw,
-                                                                       const T *end, const int step)
+                                                                       const T *end, int add, const int step)
 {
     T tile[8 * LANES];
     for (ptrdiff_t ci = 0; ci < c_in; ci += LANES) {
         NAME(interleave)(sums + ci, pitch, LANES, tile, step);
         for (ptrdiff_t i = 0; i < LANES && ci + i < c_in; i++, dw += kernel_size) {
-            if (end - dw >= step)
+            if (add)
+                for (ptrdiff_t k = 0; k < n_k; k++)
+                    dw[k] += tile[i * step + k];
+            else if (end - dw >= step)
                 memcpy(dw, tile + i * step, (size_t)step * sizeof(T));
             else
                 memcpy(dw, tile + i * step, (size_t)n_k * sizeof(T));
@@ -282,26 +285,27 @@ static inline __attribute__((always_inline)) void NAME(transpose_taps)(const T *
 }
 #endif
 
-/* dw[ci][k] of one output channel from sums[k][ci], eight taps at a time, the last ones first. */
-static void NAME(transpose_sums)(const T *sums, ptrdiff_t pitch, ptrdiff_t c_in, ptrdiff_t kernel_size, T *dw)
+/* dw[ci][k] of one output channel, set or added to, from sums[k][ci], eight taps at a time, the last ones first. */
+static void NAME(transpose_sums)(const T *sums, ptrdiff_t pitch, ptrdiff_t c_in, ptrdiff_t kernel_size, T *dw,
+                                 int add)
 {
 #if LANES > 1
     const T *end = dw + c_in * kernel_size;
     for (ptrdiff_t k = (kernel_size - 1) / 8 * 8; k >= 0; k -= 8) {
         const ptrdiff_t n_k = kernel_size - k < 8 ? kernel_size - k : 8;
         if (n_k == 1)
-            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, 1);
+            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, add, 1);
         else if (n_k == 2)
-            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, 2);
+            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, add, 2);
         else if (n_k <= 4)
-            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, 4);
+            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, add, 4);
         else
-            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, 8);
+            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, add, 8);
     }
 #else
     for (ptrdiff_t ci = 0; ci < c_in; ci++)
         for (ptrdiff_t k = 0; k < kernel_size; k++)
-            dw[ci * kernel_size + k] = sums[k * pitch + ci];
+            dw[ci * kernel_size + k] = add ? dw[ci * kernel_size + k] + sums[k * pitch + ci] : sums[k * pitch + ci];
 #endif
 }
 
@@ -443,7 +447,7 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
                 NAME(run_chunk)(q, group, co0, co1, i, i > first, dw, db, (T *)scratch);
             for (ptrdiff_t co = co0; q->panel && dw && co < co1; co++)
                 NAME(transpose_sums)((const T *)scratch + q->sums_offset + (co - co0) * q->sums_pitch,
-                                     (p->c_in + LANES - 1) / LANES * LANES, p->c_in, p->kernel_size, dw + co * ldw);
+                                     (p->c_in + LANES - 1) / LANES * LANES, p->c_in, p->kernel_size, dw + co * ldw, q->add);
             const ptrdiff_t n0 = begin / p->n_tiles * p->items_per_unit, n1 = n0 + p->items_per_unit;
             for (ptrdiff_t n = n0; q->dx && q->scatter && n < n1 && n < p->n_batch; n++)
                 NAME(scatter_row)(q, (const T *)q->w + group * p->kernel_size,

@@ -133,7 +133,7 @@ def test_no_regular_file(tmp_path):
         from_onnx(tmp_path)
     if hasattr(os, "mkfifo"):
         os.mkfifo(tmp_path / "fifo")
-        with pytest.raises(OnnxError, match="is a directory: a model should be in a regular file"):
+        with pytest.raises(OnnxError, match="is a pipe: a model should be in a regular file"):
             from_onnx(tmp_path / "fifo")
 
 

@@ -2,7 +2,8 @@
 """The direct engine: windows and register tiles, float32 and float64, no unfold.
 
 Python-visible: the door of an engine (``unsuited``, ``prepare``, ``correlate``, ``scatter``, ``weight_gradient``, as in
-``blas_engine``), ``PreparedLayer`` (weights packed once, called many times), and the instruction set in use. ``simd/fc1d.h`` has the formula that the C side computes; this
+``blas_engine``), ``PreparedLayer`` (weights packed once, called many times), and the instruction set in use.
+``simd/fc1d.h`` has the formula that the C side computes; this
 file decides block and tile sizes (``_block_channels``, ``_plan``), owns scratch, and runs the units on threads.
 
 Every output is the sum over chains of (ci, k) in one order that depends on the layer alone, so its bits depend on
@@ -927,7 +928,7 @@ cdef class PreparedLayer:
     def __call__(self, x, threads=1, residual=None, out=None):
         """The layer's output for x (N, C_in, L_in) or (C_in, L_in), or None for anything but the plain case.
 
-        Plain: an aligned native ndarray of the layer's dtype (or of 16 bits for float32) whose strides are whole elements,
+        Plain: an aligned native ndarray of the layer's dtype (or of 16 bits for float32), of strides of whole elements,
         with the layer's channels, no zero dimension, an output of at least one element, and finite weights where
         scatter needs them; a residual likewise and of the output's shape; an `out` that is C-contiguous as well and
         lies apart from both. The caller sends the rest to the general path.
@@ -1605,7 +1606,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
                 PyErr_CheckSignals()
             q.add = i % FC1D_FAN > 0
             if in_place and i and not q.add and not only_db:
-                blas_engine.add_to(totals, dw, i // FC1D_FAN - 1, 1)
+                add_to(totals, dw, i // FC1D_FAN - 1, 1)
             q.first_chunk = chunks // together * i // passes * together
             q.chunks = chunks // together * (i + 1) // passes * together - q.first_chunk
             with nogil:

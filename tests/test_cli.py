@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import wave
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -247,9 +248,10 @@ def test_paths_that_cannot_be_printed(tmp_path):
             ("bench", "--subject", "costs", "--json", "n" * 300),
             f"--json {'n' * 300} cannot be written: File name too long",
         ),
-        (
+        pytest.param(
             ("bench", "--report", "no/such/dir", "--from-json"),
             "--from-json needs no/such/dir/report.json",
+            marks=pytest.mark.skipif(find_spec("matplotlib") is None, reason="needs matplotlib"),
         ),
     ],
 )

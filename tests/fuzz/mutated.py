@@ -28,7 +28,7 @@ else:
 NUMBERS = (
     0, 1, 2, 3, -1, 7, (1,), (2,), (3,), (0,), (-1,), [1], [2], (1, 1), (), None, True, (True,),
     2.0, (2.0,), "same", "valid", "x", np.int64(1), np.int64(2), (np.int64(2),), [np.int8(1)],
-    2**58, (64,), 2**62, (2**58 - 1,),
+    (64,), 2**62, (2**62,), 2**63 - 1,
 )  # fmt: skip
 CONTEXTS = (
     "grad", "grad", "no_grad", "no_grad", "inference", "autocast", "disabled", "device",

@@ -510,15 +510,12 @@ def _check_name(name: Any) -> None:
 
 def _check_layer(name: str, layer: Any) -> None:
     if not isinstance(layer, (Convolution, ActivationLayer, _Container)):
-        hint = "; a list is unpacked with *: Sequential(*layers)" if _is_list(layer) else ""
+        is_list = isinstance(layer, (list, tuple))
+        hint = "; a list is unpacked with *: Sequential(*layers)" if is_list else ""
         raise TypeError(
             f"layer {name} should be a Conv1d, ConvTranspose1d, activation, Sequential, Residual "
             f"or Mean, got {shown(layer)} of type {type(layer).__name__}{hint}"
         )
-
-
-def _is_list(layer: Any) -> bool:
-    return isinstance(layer, (list, tuple))
 
 
 def _lower(layer: Any, operations: list[Operation], source: int, name: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections import deque
 from functools import partial
@@ -65,6 +66,21 @@ class Layer:
 
     def _drop_gradients(self) -> None:
         """Forget a leaf's gradients."""
+
+    def _as_it_is(self: _Layer, made: dict[int, Any]) -> _Layer:
+        """Return a copy in eval mode that later assignments to the layer do not change.
+
+        `made` has the copies of layers that occur several times, by their id.
+        """
+        if id(self) not in made:
+            made[id(self)] = self._copy_in_eval(made)
+        layer: _Layer = made[id(self)]
+        return layer
+
+    def _copy_in_eval(self: _Layer, made: dict[int, Any]) -> _Layer:
+        layer = copy.copy(self)
+        assign(layer._switching(False))
+        return layer
 
     def train(self: _Layer, mode: bool = True) -> _Layer:
         """Go to train mode, in which calls keep what `backward` needs, or to eval mode.

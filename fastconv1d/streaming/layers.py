@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import config
-from .core import arrays, geometry
-from .core.base import assign, setting
-from .core.convolution import Convolution
-from .core.forward import activate
-from .kernels.blas_engine import correlate, fixed_columns, scatter
-from .kernels.direct_engine import DepthwiseRing, Guard, finish, most_positions
+from .. import config
+from ..core import arrays, geometry
+from ..core.base import assign, setting
+from ..core.convolution import Convolution
+from ..core.forward import activate
+from ..core.sliding import check_streamable
+from ..kernels.blas_engine import correlate, fixed_columns, scatter
+from ..kernels.direct_engine import DepthwiseRing, Guard, finish, most_positions
+from .base import Stream, checked_state
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-    from typing import SupportsIndex
+    from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -66,7 +67,7 @@ class _State:
         self.inputs, self.positions, self.next = inputs, positions, next
 
 
-class _Stream:
+class _LayerStream(Stream):
     """What both streams share: positions come in, outputs that no later one changes go out.
 
     A subclass says which positions outputs read. Positions are those of the padded input of a
@@ -78,10 +79,8 @@ class _Stream:
     _tail: int  # newest positions that are kept in any case
 
     def __init__(self, module: Convolution, n_batch: int = 1) -> None:
-        self._n_batch = geometry.as_index("n_batch", n_batch)
-        if self._n_batch < 1:
-            raise ValueError(f"n_batch should be positive, got n_batch={self._n_batch}")
-        self._module = _snapshot(module)
+        self._n_batch = self._checked_batch(n_batch)
+        self._module = module._as_it_is({})
         pack = self._module._pack()
         self._spec, (self._weight, self._bias) = pack.spec, pack.parameters
         self._layer = pack.prepared
@@ -106,6 +105,23 @@ class _Stream:
     def _final(self, positions: int) -> int:
         """Return how many outputs are final after so many positions."""
         raise NotImplementedError
+
+    def _inputs(self) -> int:
+        return self._now().inputs
+
+    def _produced(self, inputs: int) -> int:
+        return self._final(self._positions_of(inputs)) - self._final(0)
+
+    def _start_all(self) -> None:
+        self._become(self._initial())
+
+    def _start_some(self, chosen: list[int]) -> None:
+        state = self._now()
+        if not self._in_step(state):
+            self._refuse_restart(chosen, repr(self._module))
+        history = self._history(state)
+        history[chosen] = 0
+        self._become(self._at(state.inputs, history, self._other(state.data)))
 
     def _initial(self) -> _State:
         return _State(self._buffers[0], self._first, next=self._final(0))
@@ -138,16 +154,6 @@ class _Stream:
             self._state = state
         else:
             assign((setting(self, "_state", state), partial(self._ring.stop)))
-
-    @property
-    def module(self) -> Convolution:
-        """The layer that the stream applies: as it was when the stream was made."""
-        return self._module
-
-    @property
-    def n_batch(self) -> int:
-        """How many sequences run side by side."""
-        return self._n_batch
 
     def __call__(self, chunk: ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Take the next inputs of every sequence and return the outputs that became final.
@@ -201,36 +207,6 @@ class _Stream:
                 self._enter_ring(ring)
             return arrays.delivered(y, batched, out)
 
-    def output_length(self, n_inputs: int) -> int:
-        """Return how many outputs the next chunk gives.
-
-        Parameters
-        ----------
-        n_inputs : int
-            How many positions the chunk has.
-
-        Returns
-        -------
-        int
-
-        Raises
-        ------
-        ValueError, TypeError
-            If `n_inputs` is negative or not an integer.
-
-        Examples
-        --------
-        >>> from fastconv1d import Conv1d
-        >>> Conv1d(1, 1, 3).stream().output_length(10)
-        8
-        """
-        n = geometry.as_index("n_inputs", n_inputs)
-        if n < 0:
-            raise ValueError(f"n_inputs should not be negative, got n_inputs={n}")
-        with self._guard:
-            state = self._now()
-            return self._final(self._positions_of(state.inputs + n)) - state.next
-
     def flush(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """End the sequences: return the outputs that waited for more, and start anew.
 
@@ -270,50 +246,6 @@ class _Stream:
             self._end_with(state, y.swapaxes(1, 2) if self._channels_last else y, last)
             self._become(self._initial())
             return arrays.delivered(y, True, out)
-
-    def reset(self, items: SupportsIndex | Iterable[SupportsIndex] | None = None) -> None:
-        """Start new sequences, dropping what the old ones still had to give.
-
-        Parameters
-        ----------
-        items : int or iterable of int, optional
-            Which of the batch; all by default. The others go on, which needs a layer whose new
-            sequence is in step with them.
-
-        Raises
-        ------
-        ValueError
-            If some but not all items start anew and would give their outputs at other times than
-            the rest: a look-ahead, or a position between two windows of a stride. Also if there is
-            no such item.
-        TypeError
-            If an item is not an integer.
-
-        Examples
-        --------
-        >>> from fastconv1d import Conv1d
-        >>> stream = Conv1d(1, 1, 3, padding="causal").stream(n_batch=8)
-        >>> stream.reset([2, 5])
-        """
-        chosen = self._chosen(items)
-        with self._guard:
-            if len(chosen) == self._n_batch:
-                self._become(self._initial())
-                return
-            state = self._now()
-            if not chosen or not state.inputs:
-                return
-            if not self._in_step(state):
-                raise ValueError(
-                    "some items of a batch can start anew only where their outputs stay in step "
-                    "with the others': the layer should be causal (without a look-ahead) and "
-                    "between two windows; use a stream for each sequence otherwise, got "
-                    f"items={geometry.shown(chosen)} of n_batch={self._n_batch} at position "
-                    f"{state.inputs} of {self._module!r}"
-                )
-            history = self._history(state)
-            history[chosen] = 0
-            self._become(self._at(state.inputs, history, self._other(state.data)))
 
     def state_dict(self) -> dict[str, NDArray[Any]]:
         """Return copies of what the stream remembers, as arrays that ``np.savez`` can store.
@@ -359,44 +291,21 @@ class _Stream:
         >>> stream = Conv1d(1, 1, 3).stream()
         >>> stream.load_state_dict(stream.state_dict())
         """
-        if not (hasattr(state_dict, "keys") and hasattr(state_dict, "__getitem__")):
-            raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
         names = ["layer", "position", "history"]
-        if sorted(state_dict.keys()) != sorted(names):
+        given = checked_state(state_dict, names, self._fingerprint())
+        if len(given) != len(names):
             raise ValueError(
-                f"a stream's state should have the keys {names}, "
-                f"got {geometry.shown(list(state_dict.keys()))}"
+                f"a stream's state should have the keys {names}, got {geometry.shown([*given])}"
             )
-        layer, position, history = (np.asarray(state_dict[name]) for name in names)
-        # not by str(), which NumPy leaves broken for the thread where a signal interrupts it
-        name = layer.item() if layer.shape == () else layer
-        if not isinstance(name, str) or name != self._fingerprint():
-            raise ValueError(
-                f"the state should be that of the layer {self._fingerprint()}, "
-                f"got that of {geometry.shown(name)}"
-            )
-        if position.shape != () or position.dtype.kind not in "iu" or position < 0:
-            raise ValueError(
-                f"the position should be a non-negative integer, got {geometry.shown(position)}"
-            )
-        expected = (*self._width, self._held(int(position)))
+        position, history = int(given["position"]), given["history"]
+        expected = (*self._width, self._held(position))
         if history.shape != expected or history.dtype != self._dtype:
             raise ValueError(
                 f"the history should have the shape {list(expected)} and dtype {self._dtype}, "
                 f"got {list(history.shape)} and {history.dtype}"
             )
         with self._guard:
-            self._become(self._at(int(position), history, self._other(self._now().data)))
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"module": self._module, "n_batch": self._n_batch, "state": self.state_dict()}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["module"], state["n_batch"])  # type: ignore[misc]
-        self.load_state_dict(state["state"])
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._module!r}, n_batch={self._n_batch})"
+            self._become(self._at(position, history, self._other(self._now().data)))
 
     # ---- taking chunks
 
@@ -538,20 +447,6 @@ class _Stream:
         """Return whether a new sequence's outputs would come with those of the running ones."""
         raise NotImplementedError
 
-    def _chosen(self, items: Any) -> list[int]:
-        if items is None:
-            return list(range(self._n_batch))
-        try:
-            listed = list(items)
-        except TypeError:
-            listed = [items]
-        chosen = sorted({geometry.as_index("items", item) for item in listed})
-        if chosen and not 0 <= chosen[0] <= chosen[-1] < self._n_batch:
-            raise ValueError(
-                f"items should be from 0 to {self._n_batch - 1}, got {geometry.shown(chosen)}"
-            )
-        return chosen
-
     def _fingerprint(self) -> str:
         checksum = zlib.crc32(self._weight)
         if self._bias is not None:
@@ -598,7 +493,7 @@ class _Stream:
             ring.enter(state.data[:, :, state.end - self._reach : state.end])
 
 
-class StreamingConv1d(_Stream):
+class StreamingConv1d(_LayerStream):
     """A `Conv1d` over sequences that arrive in chunks of any length.
 
     Parameters
@@ -656,18 +551,8 @@ class StreamingConv1d(_Stream):
 
     def _set_up(self) -> None:
         module = self._module
-        if geometry.pads_follow_length(module.padding, self._stride):
-            raise ValueError(
-                "a stream cannot know its padding before the end: padding should not be "
-                f"'same_upper' or 'same_lower' with a stride, got padding={module.padding!r} and "
-                f"stride={self._stride}"
-            )
+        check_streamable(self._spec)
         self._mode = module.padding_mode if self._left or self._right else "zeros"
-        if self._mode == "circular":
-            raise ValueError(
-                "a stream cannot wrap around: padding_mode should be 'zeros', 'reflect' or "
-                f"'replicate', got padding_mode={module.padding_mode!r}"
-            )
         self._tail = 0
         if self._mode == "replicate":
             self._tail = 1
@@ -779,7 +664,7 @@ class StreamingConv1d(_Stream):
         return _State(data, first, inputs=inputs, next=self._final(0))
 
 
-class StreamingConvTranspose1d(_Stream):
+class StreamingConvTranspose1d(_LayerStream):
     """A `ConvTranspose1d` over sequences that arrive in chunks of any length.
 
     Parameters
@@ -837,11 +722,7 @@ class StreamingConvTranspose1d(_Stream):
 
     def _set_up(self) -> None:
         module = self._module
-        if module.padding_mode != "zeros" and (self._left or self._right):
-            raise ValueError(
-                "a stream of a transposed convolution cannot add cropped positions back: "
-                f"padding_mode should be 'zeros', got padding_mode={module.padding_mode!r}"
-            )
+        check_streamable(self._spec)
         self._tail = 0
         # The end of the sequence, which only flush knows, crops this many outputs that are final.
         self._excess = self._span + module.output_padding[0] - self._right - self._stride
@@ -865,11 +746,3 @@ class StreamingConvTranspose1d(_Stream):
 
     def _in_step(self, state: _State) -> bool:
         return self._left == 0 and self._excess >= 0
-
-
-def _snapshot(module: Any) -> Any:
-    """Return a layer in eval mode that shares the parameters as they are now, and their pack."""
-    if not module.training:
-        module._pack()  # if it has none yet: one for the layer and all its streams
-    copy = module._sharing_parameters()
-    return copy.eval() if copy.training else copy

@@ -1,0 +1,303 @@
+"""Convolutions of a stream: windows over what is there of a sequence, by either engine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import config
+from ..kernels.blas_engine import correlate, fixed_columns, scatter
+from ..kernels.direct_engine import finish, most_positions
+from . import arrays, geometry
+from .flow import Flow, Windows, check_one_length
+from .forward import activate
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from .convolution import Pack
+    from .spec import Spec
+
+
+def convolution(pack: Pack, spec: Spec, has_residual: bool) -> Flow:
+    """Return the flow of a convolution with the steps of a spec, over the pack of its layer.
+
+    Raises
+    ------
+    ValueError
+        If it depends on what is not there yet.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d
+    >>> from fastconv1d.core.sliding import convolution
+    >>> layer = Conv1d(2, 3, 5, padding=2)
+    >>> flow = convolution(layer._pack(), layer._spec, False)
+    >>> flow.final([10]), flow.total([10])
+    (8, 10)
+    """
+    check_streamable(spec)
+    kernel = _Packed(pack, spec) if pack.prepared is not None else _Blas(pack, spec)
+    return _Scatter(spec, kernel, has_residual) if spec.transposed else _Correlate(
+        spec, kernel, has_residual
+    )  # fmt: skip
+
+
+def check_streamable(spec: Spec) -> None:
+    """Raise what keeps a convolution from being computed before the end of its input is there.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d
+    >>> from fastconv1d.core.sliding import check_streamable
+    >>> check_streamable(Conv1d(2, 3, 5, padding=2, padding_mode="reflect")._spec)
+    """
+    if spec.same:
+        raise ValueError(
+            "a stream cannot know its padding before the end: padding should not be "
+            f"'same_upper' or 'same_lower' with a stride, got padding={spec.padding!r} and "
+            f"stride={spec.stride}"
+        )
+    if not any(spec.pads()):
+        return
+    if spec.transposed and spec.padding_mode != "zeros":
+        raise ValueError(
+            "a stream of a transposed convolution cannot add cropped positions back: "
+            f"padding_mode should be 'zeros', got padding_mode={spec.padding_mode!r}"
+        )
+    if spec.padding_mode == "circular":
+        raise ValueError(
+            "a stream cannot wrap around: padding_mode should be 'zeros', 'reflect' or "
+            f"'replicate', got padding_mode={spec.padding_mode!r}"
+        )
+
+
+class _Packed:
+    """A convolution by the direct engine."""
+
+    def __init__(self, pack: Pack, spec: Spec) -> None:
+        prepared = pack.prepared
+        assert prepared is not None
+        self._layer = prepared if spec is pack.spec else prepared.with_steps(spec.steps)
+        self.depthwise = (
+            not spec.transposed and 1 < spec.groups == pack.parameters.weight.shape[0]
+            and pack.parameters.weight.shape[1] == 1
+        )  # fmt: skip
+
+    def compute(
+        self,
+        x: NDArray[Any],
+        origin: int,
+        first: int,
+        shift: int,
+        residual: NDArray[Any] | None,
+        out: NDArray[Any],
+    ) -> None:
+        y = out
+        few = self.depthwise and 1 < out.shape[2] <= most_positions()
+        if few and out.strides[1] != out.itemsize:  # vectors along the channels
+            y = arrays.new((out.shape[0], *out.shape[:0:-1]), out.dtype).swapaxes(1, 2)
+        self._layer.run(x, y, shift, config.get_num_threads, residual)
+        if y is not out:
+            out[...] = y
+
+
+class _Blas:
+    """A convolution by the BLAS engine, in tiles at the places of a whole call's.
+
+    The bits of a GEMM depend on the place of a column.
+    """
+
+    depthwise = False
+
+    def __init__(self, pack: Pack, spec: Spec) -> None:
+        self._spec, (self._weight, self._bias) = spec, pack.parameters
+        columns = fixed_columns(self._weight.dtype.itemsize)
+        self._tile = columns * spec.stride if spec.transposed else columns
+
+    def compute(
+        self,
+        x: NDArray[Any],
+        origin: int,
+        first: int,
+        shift: int,
+        residual: NDArray[Any] | None,
+        out: NDArray[Any],
+    ) -> None:
+        steps = self._spec.steps
+        x = np.ascontiguousarray(x, self._weight.dtype)
+        if steps.before is not None:
+            x = activate(steps.before, x, "NCL")
+        at, n = 0, out.shape[2]
+        while at < n:
+            skipped = (first + at) % self._tile
+            end = min(n, at - skipped + self._tile)
+            block = self._block(x, origin, first + at - skipped, end - at + skipped)
+            part = np.ascontiguousarray(block[:, :, skipped:])
+            more = None if residual is None else residual[:, :, at:end]
+            self._finish(part, more)
+            with np.errstate(over="ignore"):
+                np.copyto(out[:, :, at:end], part, casting="same_kind")
+            at = end
+
+    def _block(self, x: NDArray[Any], origin: int, first: int, n: int) -> NDArray[Any]:
+        """Return n outputs; those that read positions before `origin` are of no account."""
+        spec, weight = self._spec, self._weight
+        left = spec.pads()[0]
+        channels = weight.shape[1] * spec.groups if spec.transposed else weight.shape[0]
+        y = arrays.new((x.shape[0], channels, n), weight.dtype)
+        shift = first + left - origin * spec.stride if spec.transposed else 0
+        if not spec.transposed:
+            x = self._padded(x, origin, first * spec.stride - left, (n - 1) * spec.stride)
+        place = spec.window._replace(left=shift, right=0, mode=geometry.ZEROS)
+        primitive = scatter if spec.transposed else correlate
+        primitive(x, weight, self._bias, y, place, (config.get_num_threads(), True))
+        return y
+
+    def _padded(self, x: NDArray[Any], origin: int, begin: int, reach: int) -> NDArray[Any]:
+        """Return positions from `begin` on, what is beyond the ends of the sequences included."""
+        index = np.arange(begin, begin + reach + self._spec.span)
+        count = origin + x.shape[2]
+        mode = self._spec.padding_mode
+        absent = (index < origin) | (index >= count)
+        if mode == "reflect":
+            index = np.abs(index)
+            index = np.where(index >= count, 2 * (count - 1) - index, index)
+        elif mode == "replicate":
+            index = np.clip(index, 0, count - 1)
+        if mode != "zeros":
+            absent = index < origin
+        padded = x[:, :, np.clip(index - origin, 0, x.shape[2] - 1)]
+        padded[:, :, absent] = 0
+        return padded
+
+    def _finish(self, y: NDArray[Any], residual: NDArray[Any] | None) -> None:
+        """The steps after the sums, as `forward.compute` does them."""
+        steps = self._spec.steps
+        if residual is not None:
+            residual = np.ascontiguousarray(residual, y.dtype)
+        if y.dtype.kind == "c":
+            if residual is not None:
+                with np.errstate(all="ignore"):
+                    y += residual * y.dtype.type(steps.residual_scale)
+        elif steps.after is not None or residual is not None:
+            finish(steps.after, y, residual, steps.residual_scale, steps.residual_last)
+
+
+class _Correlate(Windows):
+    """A `Conv1d`; the residual is its second source."""
+
+    def __init__(self, spec: Spec, kernel: _Packed | _Blas, has_residual: bool) -> None:
+        super().__init__(spec.span, spec.stride, *spec.pads())
+        self._kernel, self._has_residual = kernel, has_residual
+        self.side_by_side = kernel.depthwise
+        mode = spec.padding_mode if self._left or self._right else "zeros"
+        self._reflects = mode == "reflect"
+        if mode == "reflect":  # which reads what it mirrors before there is an output
+            self._waits, self._tail = self._left, self._right + 1
+        elif mode == "replicate":
+            self._tail = 1
+        keeps_zeros = self._left == 0 or (mode == "zeros" and _keeps_zeros(spec))
+        self._restarts = keeps_zeros and self._tail <= self._left < self._span
+
+    def final(self, counts: Sequence[int]) -> int:
+        final = super().final(counts)
+        return min(final, counts[1]) if self._has_residual else final
+
+    def total(self, counts: Sequence[int]) -> int:
+        if self._reflects and counts[0]:
+            shape = (1, 1, counts[0])
+            geometry.check_padding_mode("reflect", shape, self._left, self._right)
+        total = super().total(counts)
+        check_one_length([total, *counts[1:]])
+        return total
+
+    def first_read(self, source: int, output: int, counts: Sequence[int]) -> int:
+        return output if source else super().first_read(source, output, counts)
+
+    def restarts(self, output: int, counts: Sequence[int]) -> bool:
+        in_step = counts[0] == output * self._stride and all(
+            count == output for count in counts[1:]
+        )
+        return self._restarts and in_step
+
+    def compute(
+        self,
+        given: Sequence[NDArray[Any]],
+        origins: Sequence[int],
+        first: int,
+        out: NDArray[Any],
+    ) -> None:
+        residual = _residual(given, origins, first, out)
+        shift = self._left + origins[0] - first * self._stride
+        self._kernel.compute(given[0], origins[0], first, shift, residual, out)
+
+
+class _Scatter(Flow):
+    """A `ConvTranspose1d`; the residual is its second source."""
+
+    def __init__(self, spec: Spec, kernel: _Packed | _Blas, has_residual: bool) -> None:
+        self._spec, self._kernel, self._has_residual = spec, kernel, has_residual
+        self._left, right = spec.pads()
+        # The end of the sequence crops this many outputs that are final.
+        self._excess = spec.span + spec.output_padding - right - spec.stride
+        self.rate = spec.stride, 1
+        self._restarts = self._left == 0 and self._excess >= 0 and _keeps_zeros(spec)
+
+    def final(self, counts: Sequence[int]) -> int:
+        if counts[0] == 0:
+            return 0
+        raw = counts[0] * self._spec.stride + min(0, self._excess)
+        final = max(0, raw - self._left)
+        return min(final, counts[1]) if self._has_residual else final
+
+    def total(self, counts: Sequence[int]) -> int:
+        if counts[0] == 0:
+            return 0
+        total = max(0, counts[0] * self._spec.stride + self._excess - self._left)
+        check_one_length([total, *counts[1:]])
+        return total
+
+    def first_read(self, source: int, output: int, counts: Sequence[int]) -> int:
+        if source:
+            return output
+        return min(counts[0], self._spec.first_read(output + self._left))
+
+    def restarts(self, output: int, counts: Sequence[int]) -> bool:
+        in_step = output == counts[0] * self._spec.stride and all(
+            count == output for count in counts[1:]
+        )
+        return self._restarts and in_step
+
+    def compute(
+        self,
+        given: Sequence[NDArray[Any]],
+        origins: Sequence[int],
+        first: int,
+        out: NDArray[Any],
+    ) -> None:
+        residual = _residual(given, origins, first, out)
+        shift = first + self._left - origins[0] * self._spec.stride
+        self._kernel.compute(given[0], origins[0], first, shift, residual, out)
+
+
+def _residual(
+    given: Sequence[NDArray[Any]], origins: Sequence[int], first: int, out: NDArray[Any]
+) -> NDArray[Any] | None:
+    if len(given) == 1:
+        return None
+    begin = first - origins[1]
+    return given[1][:, :, begin : begin + out.shape[2]]
+
+
+def _keeps_zeros(spec: Spec) -> bool:
+    """Whether positions of zeros are what a convolution reads beyond its input."""
+    before = spec.steps.before
+    return before is None or not activate(before, np.zeros((1, _channels(before), 1)), "NCL").any()
+
+
+def _channels(activation: Any) -> int:
+    return 1 if activation.alpha is None else int(activation.alpha.size)

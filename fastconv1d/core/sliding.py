@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import config
 from ..kernels.blas_engine import correlate, fixed_columns, scatter
-from ..kernels.direct_engine import finish, most_positions
+from ..kernels.direct_engine import finish
 from . import arrays, geometry
 from .flow import Flow, Windows, check_one_length
 from .forward import activate
@@ -79,30 +79,37 @@ class _Packed:
     """A convolution by the direct engine."""
 
     def __init__(self, pack: Pack, spec: Spec) -> None:
-        prepared = pack.prepared
-        assert prepared is not None
-        self._layer = prepared if spec is pack.spec else prepared.with_steps(spec.steps)
-        self.depthwise = (
-            not spec.transposed and 1 < spec.groups == pack.parameters.weight.shape[0]
-            and pack.parameters.weight.shape[1] == 1
-        )  # fmt: skip
+        layer = pack.prepared
+        assert layer is not None
+        self._run = layer.run if spec is pack.spec else layer.with_steps(spec.steps).run
+        out_channels, in_group = pack.parameters.weight.shape[:2]
+        one_each = not spec.transposed and spec.groups == out_channels and in_group == 1
+        self.depthwise = one_each and out_channels > 1
+        self._taps = spec.kernel_size
+        self.plain_run = None if self.depthwise else self._run
 
-    def compute(
+    def __call__(
         self,
         x: NDArray[Any],
-        origin: int,
-        first: int,
+        y: NDArray[Any],
         shift: int,
         residual: NDArray[Any] | None,
-        out: NDArray[Any],
+        origin: int,
+        first: int,
     ) -> None:
-        y = out
-        few = self.depthwise and 1 < out.shape[2] <= most_positions()
-        if few and out.strides[1] != out.itemsize:  # vectors along the channels
-            y = arrays.new((out.shape[0], *out.shape[:0:-1]), out.dtype).swapaxes(1, 2)
-        self._layer.run(x, y, shift, config.get_num_threads, residual)
-        if y is not out:
-            out[...] = y
+        # Vectors run along the channels or along the columns; arrays of both kinds gain nothing.
+        along = self._taps > 8 and y.shape[2] > 32
+        size = y.itemsize
+        target = y
+        if along and x.strides[2] != size:
+            x = np.ascontiguousarray(x)
+        if y.strides[2 if along else 1] != size:
+            shape = y.shape if along else (y.shape[0], *y.shape[:0:-1])
+            target = arrays.new(shape, y.dtype)
+            target = target if along else target.swapaxes(1, 2)
+        self._run(x, target, shift, config.get_num_threads, residual)
+        if target is not y:
+            y[...] = target
 
 
 class _Blas:
@@ -112,26 +119,27 @@ class _Blas:
     """
 
     depthwise = False
+    plain_run = None
 
     def __init__(self, pack: Pack, spec: Spec) -> None:
         self._spec, (self._weight, self._bias) = spec, pack.parameters
         columns = fixed_columns(self._weight.dtype.itemsize)
         self._tile = columns * spec.stride if spec.transposed else columns
 
-    def compute(
+    def __call__(
         self,
         x: NDArray[Any],
-        origin: int,
-        first: int,
+        y: NDArray[Any],
         shift: int,
         residual: NDArray[Any] | None,
-        out: NDArray[Any],
+        origin: int,
+        first: int,
     ) -> None:
         steps = self._spec.steps
         x = np.ascontiguousarray(x, self._weight.dtype)
         if steps.before is not None:
             x = activate(steps.before, x, "NCL")
-        at, n = 0, out.shape[2]
+        at, n = 0, y.shape[2]
         while at < n:
             skipped = (first + at) % self._tile
             end = min(n, at - skipped + self._tile)
@@ -140,7 +148,7 @@ class _Blas:
             more = None if residual is None else residual[:, :, at:end]
             self._finish(part, more)
             with np.errstate(over="ignore"):
-                np.copyto(out[:, :, at:end], part, casting="same_kind")
+                np.copyto(y[:, :, at:end], part, casting="same_kind")
             at = end
 
     def _block(self, x: NDArray[Any], origin: int, first: int, n: int) -> NDArray[Any]:
@@ -193,6 +201,7 @@ class _Correlate(Windows):
     def __init__(self, spec: Spec, kernel: _Packed | _Blas, has_residual: bool) -> None:
         super().__init__(spec.span, spec.stride, *spec.pads())
         self._kernel, self._has_residual = kernel, has_residual
+        self._run = kernel.plain_run
         self.side_by_side = kernel.depthwise
         mode = spec.padding_mode if self._left or self._right else "zeros"
         self._reflects = mode == "reflect"
@@ -204,7 +213,9 @@ class _Correlate(Windows):
         self._restarts = keeps_zeros and self._tail <= self._left < self._span
 
     def final(self, counts: Sequence[int]) -> int:
-        final = super().final(counts)
+        if counts[0] <= self._waits:
+            return 0
+        final = max(0, (counts[0] + self._left - self._span) // self._stride + 1)
         return min(final, counts[1]) if self._has_residual else final
 
     def total(self, counts: Sequence[int]) -> int:
@@ -219,9 +230,7 @@ class _Correlate(Windows):
         return output if source else super().first_read(source, output, counts)
 
     def restarts(self, output: int, counts: Sequence[int]) -> bool:
-        in_step = counts[0] == output * self._stride and all(
-            count == output for count in counts[1:]
-        )
+        in_step = counts[0] == output * self._stride and {output}.issuperset(counts[1:])
         return self._restarts and in_step
 
     def compute(
@@ -231,9 +240,12 @@ class _Correlate(Windows):
         first: int,
         out: NDArray[Any],
     ) -> None:
-        residual = _residual(given, origins, first, out)
+        residual = _residual(given, origins, first, out) if self._has_residual else None
         shift = self._left + origins[0] - first * self._stride
-        self._kernel.compute(given[0], origins[0], first, shift, residual, out)
+        if self._run is None:
+            self._kernel(given[0], out, shift, residual, origins[0], first)
+        else:
+            self._run(given[0], out, shift, config.get_num_threads, residual)
 
 
 class _Scatter(Flow):
@@ -241,6 +253,7 @@ class _Scatter(Flow):
 
     def __init__(self, spec: Spec, kernel: _Packed | _Blas, has_residual: bool) -> None:
         self._spec, self._kernel, self._has_residual = spec, kernel, has_residual
+        self._run = kernel.plain_run
         self._left, right = spec.pads()
         # The end of the sequence crops this many outputs that are final.
         self._excess = spec.span + spec.output_padding - right - spec.stride
@@ -267,9 +280,8 @@ class _Scatter(Flow):
         return min(counts[0], self._spec.first_read(output + self._left))
 
     def restarts(self, output: int, counts: Sequence[int]) -> bool:
-        in_step = output == counts[0] * self._spec.stride and all(
-            count == output for count in counts[1:]
-        )
+        stride = self._spec.stride
+        in_step = counts[0] * stride == output and {output}.issuperset(counts[1:])
         return self._restarts and in_step
 
     def compute(
@@ -279,16 +291,17 @@ class _Scatter(Flow):
         first: int,
         out: NDArray[Any],
     ) -> None:
-        residual = _residual(given, origins, first, out)
+        residual = _residual(given, origins, first, out) if self._has_residual else None
         shift = first + self._left - origins[0] * self._spec.stride
-        self._kernel.compute(given[0], origins[0], first, shift, residual, out)
+        if self._run is None:
+            self._kernel(given[0], out, shift, residual, origins[0], first)
+        else:
+            self._run(given[0], out, shift, config.get_num_threads, residual)
 
 
 def _residual(
     given: Sequence[NDArray[Any]], origins: Sequence[int], first: int, out: NDArray[Any]
-) -> NDArray[Any] | None:
-    if len(given) == 1:
-        return None
+) -> NDArray[Any]:
     begin = first - origins[1]
     return given[1][:, :, begin : begin + out.shape[2]]
 

@@ -24,7 +24,7 @@ from ..kernels.direct_engine import Guard
 from .base import Stream, checked_state, name_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -69,6 +69,19 @@ class _State:
 
     def copy(self) -> _State:
         return _State(self.data.copy(), self.origins.copy(), self.counts.copy(), self.kind)
+
+
+class _Step:
+    """An operation, as a call goes through it."""
+
+    __slots__ = ("compute", "final", "of_sources", "sources", "target")
+
+    def __init__(self, operation: Operation, flow: Flow) -> None:
+        self.final, self.compute, self.target = flow.final, flow.compute, operation.target
+        first, *others = self.sources = operation.sources
+        # of a list of all values: quicker than a comprehension
+        several = (first, *others) if others else (slice(first, first + 1),)
+        self.of_sources: Callable[[list[Any]], Sequence[Any]] = operator.itemgetter(*several)
 
 
 class StreamingNetwork(Stream):
@@ -141,10 +154,11 @@ class StreamingNetwork(Stream):
         self._result = program.result
         self._flows = [_flow_of(operation) for operation in program.operations]
         self._n_values = 1 + max((op.target for op in program.lowered), default=0)
-        self._readers: list[list[tuple[int, int]]] = [[] for _ in range(self._n_values)]
-        for i, operation in enumerate(program.operations):
+        self._readers: list[list[tuple[Operation, Flow, int]]] = [[] for _ in range(self._n_values)]
+        for operation, flow in self._steps():
             for source, value in enumerate(operation.sources):
-                self._readers[value].append((i, source))
+                self._readers[value].append((operation, flow, source))
+        self._plan = [_Step(*step) for step in self._steps()]
         self._rates = self._rates_of_values()
         self._side_by_side = self._values_side_by_side()
         self._kinds: dict[tuple[int, np.dtype[Any]], _Kind] = {}
@@ -267,9 +281,10 @@ class StreamingNetwork(Stream):
             x, batched = self._checked(chunk)
             after = self._state.copy()
             after.kind = self._kind_for(x)
-            length = self._produced(after.counts[0] + x.shape[2]) - after.counts[self._result]
-            y = self._new_result(after.kind, length, batched, x, out)
-            self._take(after, x, y)
+            ends = self._counts(after.counts[0] + x.shape[2])
+            begin = after.counts[self._result]
+            y = self._new_result(after.kind, ends[self._result] - begin, batched, x, out)
+            self._take(after, x, ends, y)
             self._state = after
             return arrays.delivered(y, batched, out)
 
@@ -312,47 +327,44 @@ class StreamingNetwork(Stream):
         shape = self._n_batch, kind.channels[self._result], length
         return arrays.new(shape, x.dtype) if out is None else arrays.target(out, shape, batched, x)
 
-    def _take(self, state: _State, x: NDArray[Any], y: NDArray[Any]) -> None:
-        """Take a chunk in pieces; y has the outputs that become final."""
-        begin = state.counts[self._result]
+    def _take(self, state: _State, x: NDArray[Any], ends: list[int], y: NDArray[Any]) -> None:
+        """Take a chunk, in pieces; y has the outputs that become final."""
         assert state.kind is not None
-        piece = state.kind.piece
-        for at in range(0, x.shape[2], piece):
-            part = x[:, :, at : at + piece]
+        counts, piece = state.counts, state.kind.piece
+        n, begin, inputs = x.shape[2], counts[self._result], counts[0]
+        for at in range(0, n, piece):
+            to = min(n, at + piece)
             if self._readers[0]:
-                self._room(state, 0, part.shape[2])[...] = part
+                self._room(state, 0, to - at)[...] = x[:, :, at:to]
             else:  # a network without layers
-                y[:, :, at : at + piece] = part
-            state.counts[0] += part.shape[2]
-            for i, flow in enumerate(self._flows):
-                self._advance(state, i, flow.final(self._sources(i, state.counts)), y, begin)
-
-    def _sources(self, i: int, counts: Sequence[int]) -> list[int]:
-        return [counts[value] for value in self._program.operations[i].sources]
+                y[:, :, at:to] = x[:, :, at:to]
+            counts[0] = inputs + to
+            self._compute(state, ends if to == n else self._counts(inputs + to), y, begin)
 
     def _piece(self, dtype: np.dtype[Any], channels: Sequence[int]) -> int:
         widest = max(map(operator.mul, self._rates, channels))
         width = self._n_batch * dtype.itemsize * widest
         return max(1, int(_PIECE_BYTES / width)) if width else 1 << 30
 
-    def _advance(self, state: _State, i: int, last: int, y: NDArray[Any], begin: int) -> None:
-        """Compute the outputs of an operation up to `last`; those of the network from `begin`."""
-        operation = self._program.operations[i]
-        target, counts = operation.target, state.counts
-        first = counts[target]
-        if last <= first:
-            return
-        if target == self._result:
-            out = y[:, :, first - begin : last - begin]
-        else:
-            out = self._room(state, target, last - first)
-        origins = [state.origins[value] for value in operation.sources]
-        given = [
-            state.data[value][:, :, : counts[value] - origin]
-            for value, origin in zip(operation.sources, origins, strict=True)
-        ]
-        self._flows[i].compute(given, origins, first, out)
-        counts[target] = last
+    def _compute(self, state: _State, ends: list[int], y: NDArray[Any], begin: int) -> None:
+        """Compute all values up to `ends`; y has those of the result from `begin` on."""
+        data, origins, counts = state.data, state.origins, state.counts
+        for step in self._plan:
+            target = step.target
+            first, last = counts[target], ends[target]
+            if last <= first:
+                continue
+            if target == self._result:
+                out = y[:, :, first - begin : last - begin]
+            else:
+                out = self._room(state, target, last - first)
+            given, froms = [], []
+            for value in step.sources:
+                origin = origins[value]
+                given.append(data[value][:, :, : counts[value] - origin])
+                froms.append(origin)
+            step.compute(given, froms, first, out)
+            counts[target] = last
 
     def _room(self, state: _State, value: int, n: int) -> NDArray[Any]:
         """Return where to write the next n positions of a value, its history moved if need be."""
@@ -399,10 +411,9 @@ class StreamingNetwork(Stream):
     def _needed_from(self, value: int, counts: Sequence[int]) -> int:
         """Return the first position of a value that outputs to come read."""
         needed = counts[value]
-        for i, source in self._readers[value]:
-            output = counts[self._program.operations[i].target]
-            sources = self._sources(i, counts)
-            needed = min(needed, self._flows[i].first_read(source, output, sources))
+        for operation, flow, source in self._readers[value]:
+            output, sources = counts[operation.target], [counts[v] for v in operation.sources]
+            needed = min(needed, flow.first_read(source, output, sources))
         return needed
 
     # ---- counts
@@ -415,8 +426,8 @@ class StreamingNetwork(Stream):
         """Return how many positions of each value are final after so many inputs."""
         counts = [0] * self._n_values
         counts[0] = inputs
-        for i, flow in enumerate(self._flows):
-            counts[self._program.operations[i].target] = flow.final(self._sources(i, counts))
+        for step in self._plan:
+            counts[step.target] = step.final(step.of_sources(counts))
         return counts
 
     def _produced(self, inputs: int) -> int:
@@ -432,10 +443,9 @@ class StreamingNetwork(Stream):
         """Return how many positions of each value there are if the sequences end here."""
         totals = [0] * self._n_values
         totals[0] = inputs
-        for i, flow in enumerate(self._flows):
-            operation = self._program.operations[i]
+        for operation, flow in self._steps():
             try:
-                totals[operation.target] = flow.total(self._sources(i, totals))
+                totals[operation.target] = flow.total([totals[v] for v in operation.sources])
             except ValueError as error:
                 raise ValueError(f"{_place_of(operation)}: {error}") from None
         return totals
@@ -482,8 +492,7 @@ class StreamingNetwork(Stream):
             kind = self._kind_now()
             x = np.empty(0, kind.dtype)
             y = self._new_result(kind, totals[self._result] - begin, True, x, out)
-            for i, operation in enumerate(self._program.operations):
-                self._advance(after, i, totals[operation.target], y, begin)
+            self._compute(after, totals, y, begin)
             self._state = self._initial()
             return arrays.delivered(y, True, out)
 
@@ -498,10 +507,10 @@ class StreamingNetwork(Stream):
     def _start_some(self, chosen: list[int]) -> None:
         state = self._state
         counts = state.counts
-        for i, flow in enumerate(self._flows):
-            output = counts[self._program.operations[i].target]
-            if not flow.restarts(output, self._sources(i, counts)):
-                self._refuse_restart(chosen, _place_of(self._program.operations[i]))
+        for operation, flow in self._steps():
+            sources = [counts[v] for v in operation.sources]
+            if not flow.restarts(counts[operation.target], sources):
+                self._refuse_restart(chosen, _place_of(operation))
         after = state.copy()
         for value, data in enumerate(state.data):
             if data is not None:
@@ -629,7 +638,7 @@ class StreamingNetwork(Stream):
         checksum = 0
         for leaf in self._module._leaves().values():
             for array in leaf._parameters().values():
-                checksum = zlib.crc32(np.ascontiguousarray(array), checksum)
+                checksum = zlib.crc32(np.ascontiguousarray(array).data, checksum)
         return f"{self._module!r}, parameters {checksum:08x}"
 
 

@@ -10,7 +10,7 @@ from .. import config
 from ..kernels.blas_engine import correlate, fixed_columns, scatter
 from ..kernels.direct_engine import finish
 from . import arrays, geometry
-from .flow import Flow, Windows, check_one_length
+from .flow import Flow, Windows
 from .forward import activate
 
 if TYPE_CHECKING:
@@ -222,9 +222,7 @@ class _Correlate(Windows):
         if self._reflects and counts[0]:
             shape = (1, 1, counts[0])
             geometry.check_padding_mode("reflect", shape, self._left, self._right)
-        total = super().total(counts)
-        check_one_length([total, *counts[1:]])
-        return total
+        return super().total(counts)
 
     def first_read(self, source: int, output: int, counts: Sequence[int]) -> int:
         return output if source else super().first_read(source, output, counts)
@@ -270,9 +268,7 @@ class _Scatter(Flow):
     def total(self, counts: Sequence[int]) -> int:
         if counts[0] == 0:
             return 0
-        total = max(0, counts[0] * self._spec.stride + self._excess - self._left)
-        check_one_length([total, *counts[1:]])
-        return total
+        return max(0, counts[0] * self._spec.stride + self._excess - self._left)
 
     def first_read(self, source: int, output: int, counts: Sequence[int]) -> int:
         if source:

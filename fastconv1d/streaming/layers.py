@@ -9,6 +9,7 @@ call on the whole signal.
 from __future__ import annotations
 
 import zlib
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -154,6 +155,23 @@ class _LayerStream(Stream):
             self._state = state
         else:
             assign((setting(self, "_state", state), partial(self._ring.stop)))
+
+    @property
+    def latency(self) -> int:
+        """How many inputs later than its own an output comes, at the most.
+
+        The input of an output is the one at its place: that of output `j` of a layer with a stride
+        of 2 is input ``2*j``. 0 for a causal layer; what pads on the right, or does not pad, adds
+        to it.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> Conv1d(1, 1, 5, padding=2).stream().latency
+        2
+        """
+        rate = Fraction(self._stride) if self._spec.transposed else Fraction(1, self._stride)
+        return self._latency(rate, self._stride)
 
     def __call__(self, chunk: ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Take the next inputs of every sequence and return the outputs that became final.

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..core import arrays, geometry
-from ..core.base import has_own
+from ..core.base import Layer, has_own
+from ..core.flow import check_one_length
 from ..core.program import Activate, Combine, Convolve, Program, infer_shapes, place_of
 from ..kernels.direct_engine import Guard
 from .base import Stream, checked_state, name_in
@@ -138,7 +139,7 @@ class StreamingNetwork(Stream):
     """
 
     def __init__(self, module: Any, n_batch: int = 1) -> None:
-        if not hasattr(module, "_lower"):
+        if not (isinstance(module, Layer) and hasattr(module, "_lower")):
             raise TypeError(
                 "module should be a Sequential, Residual or Mean, "
                 f"got {geometry.shown(module)} of type {type(module).__name__}"
@@ -444,10 +445,13 @@ class StreamingNetwork(Stream):
         totals = [0] * self._n_values
         totals[0] = inputs
         for operation, flow in self._steps():
+            sources = [totals[value] for value in operation.sources]
             try:
-                totals[operation.target] = flow.total([totals[v] for v in operation.sources])
+                total = totals[operation.target] = flow.total(sources)
             except ValueError as error:
-                raise ValueError(f"{_place_of(operation)}: {error}") from None
+                raise ValueError(f"{place_of(operation)}: {error}") from None
+            if isinstance(operation, Convolve) and operation.addition is not None:
+                _check_addition(operation.addition, [total, *sources[1:]])
         return totals
 
     # ---- the end, and the state
@@ -510,7 +514,7 @@ class StreamingNetwork(Stream):
         for operation, flow in self._steps():
             sources = [counts[v] for v in operation.sources]
             if not flow.restarts(counts[operation.target], sources):
-                self._refuse_restart(chosen, _place_of(operation))
+                self._refuse_restart(chosen, place_of(operation))
         after = state.copy()
         for value, data in enumerate(state.data):
             if data is not None:
@@ -652,12 +656,14 @@ def _flow_of(operation: Operation) -> Flow:
     try:
         return operation.flow()
     except ValueError as error:
-        raise ValueError(f"{_place_of(operation)}: {error}") from None
+        raise ValueError(f"{place_of(operation)}: {error}") from None
 
 
-def _place_of(operation: Operation) -> str:
-    addition: Combine | None = getattr(operation, "addition", None)
-    return place_of(operation if addition is None else addition)
+def _check_addition(addition: Combine, lengths: Sequence[int]) -> None:
+    try:
+        check_one_length(lengths)
+    except ValueError as error:
+        raise ValueError(f"{place_of(addition)}: {error}") from None
 
 
 def _dtype_of(name: str) -> np.dtype[Any]:

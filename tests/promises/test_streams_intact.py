@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from fastconv1d import Conv1d, ConvTranspose1d, Sequential, Tanh
+from fastconv1d import Conv1d, ConvTranspose1d, Mean, ReLU, Residual, Sequential, Tanh
 from fastconv1d.core import arrays
 
 LAYERS = {
@@ -17,6 +17,16 @@ LAYERS = {
     "replicate": lambda: Conv1d(4, 4, 5, stride=2, padding=2, padding_mode="replicate", rng=rng()),
     "transposed": lambda: ConvTranspose1d(6, 4, 8, stride=3, padding=2, rng=rng()),
     "blas": lambda: Conv1d(4, 4, 5, padding=2, dtype="complex64", rng=rng()),
+    "network": lambda: Sequential(
+        Conv1d(6, 8, 4, stride=2, padding=1, rng=rng()),
+        Residual(ReLU(), Conv1d(8, 8, 5, padding=2, padding_mode="replicate", rng=rng()), Tanh()),
+        Mean(Conv1d(8, 8, 3, padding="causal", rng=rng(1)), Sequential()),
+        ConvTranspose1d(8, 3, 8, stride=4, padding=2, rng=rng()),
+    ),
+    "depthwise network": lambda: Sequential(
+        *(Conv1d(24, 24, 5, padding="causal", groups=24, rng=rng(i)) for i in range(3)),
+        Conv1d(24, 4, 1, rng=rng()),
+    ),
 }
 
 
@@ -25,8 +35,8 @@ def rng(seed=0):
 
 
 def signal_of(layer, length, seed=1):
-    x = rng(seed).standard_normal((1, layer.in_channels, length))
-    return x.astype(layer.dtype)
+    first = layer[0] if isinstance(layer, Sequential) else layer
+    return rng(seed).standard_normal((1, first.in_channels, length)).astype(first.dtype)
 
 
 def rest_of(stream, x):
@@ -98,7 +108,7 @@ def test_failed_allocations(name, call, monkeypatch):
 
     for prefix in PREFIXES:
         expected = outcomes(name, prefix, call)
-        for k in range(1, 6):
+        for k in range(1, 12 if "network" in name else 6):
             stream, x = made(name, prefix)
             monkeypatch.setattr(arrays, "new", allocate)
             failing[0] = k

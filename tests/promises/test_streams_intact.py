@@ -48,12 +48,6 @@ def rest_of(stream, x):
     return np.concatenate([*parts, stream.flush()], axis=2)
 
 
-def copy_of(stream):
-    other = type(stream)(stream.module, stream.n_batch)
-    other.load_state_dict(stream.state_dict())
-    return other
-
-
 CALLS = {
     "step": lambda stream, x: stream(x[:, :, :1]),
     "chunk": lambda stream, x: stream(x[:, :, :90]),
@@ -184,12 +178,21 @@ def test_networks_under_signals(share):
         assert loaded.count(True) == 1, i
 
 
-def test_two_threads_in_one_stream_is_an_error(share):
-    stream = Conv1d(256, 256, 31, padding="causal", groups=256, rng=rng()).stream(8)
+def depthwise(channels, seed=0):
+    return Conv1d(channels, channels, 31, padding="causal", groups=channels, rng=rng(seed))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [depthwise(256), Sequential(depthwise(256), Residual(Tanh()))],
+    ids=["layer", "network"],
+)
+def test_two_threads_in_one_stream_is_an_error(module, share):
+    stream = module.stream(8)
     x = np.ones((8, 256, 1), np.float32)
     stream(x)
     refused, done, other = [], [], []
-    stop = time.monotonic() + 20 * share**1.3
+    stop = time.monotonic() + 15 * share**1.3
 
     def work(call):
         while time.monotonic() < stop:
@@ -215,8 +218,9 @@ def test_two_threads_in_one_stream_is_an_error(share):
     np.testing.assert_array_equal(stream(x), stream.module(x))
 
 
-def test_a_call_in_a_call_is_an_error():
-    stream = Conv1d(4, 4, 3, padding="causal", rng=rng()).stream()
+@pytest.mark.parametrize("kind", [lambda layer: layer, Sequential], ids=["layer", "network"])
+def test_a_call_in_a_call_is_an_error(kind):
+    stream = kind(Conv1d(4, 4, 3, padding="causal", rng=rng())).stream()
     with stream._guard, pytest.raises(RuntimeError, match="is being called by another thread"):
         stream(np.ones((4, 5), np.float32))
     with stream._guard, pytest.raises(RuntimeError, match="use one for each"):

@@ -294,7 +294,7 @@ def test_long_chunks_are_taken_in_pieces():
     whole, stream = net(x), net.stream(2)
     for chunks in ([(0, 20_000)], [(0, 11), (11, 12_345), (12_345, 12_346), (12_346, 20_000)]):
         assert_same_bits(streamed(stream, x, chunks), whole)
-    largest = max(pool.nbytes for pools in stream._pools for pool in pools)
+    largest = max(array.nbytes for pool in stream._pools for array in pool.arrays)
     assert largest < 2 << 18
 
 
@@ -748,7 +748,7 @@ def test_chunks_allocate_nothing_that_stays(net, length):
     tracemalloc.stop()
     assert after - before < 1024
     # One chunk's result at a time (two while the next is made), an addition's operands, and views.
-    largest = max(pool.nbytes for pools in stream._pools for pool in pools)
+    largest = max(array.nbytes for pool in stream._pools for array in pool.arrays)
     assert peak - before < 2 * result + 4 * largest + 8192
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .spec import Spec
 
 
-def convolution(pack: Pack, spec: Spec, has_residual: bool) -> Flow:
+def convolution(pack: Pack, spec: Spec, has_residual: bool) -> Correlate | Scatter:
     """Return the flow of a convolution with the steps of a spec, over the pack of its layer.
 
     Raises
@@ -41,7 +41,7 @@ def convolution(pack: Pack, spec: Spec, has_residual: bool) -> Flow:
     """
     check_streamable(spec)
     kernel = _Packed(pack, spec) if pack.prepared is not None else _Blas(pack, spec)
-    return _Scatter(spec, kernel, has_residual) if spec.transposed else _Correlate(
+    return Scatter(spec, kernel, has_residual) if spec.transposed else Correlate(
         spec, kernel, has_residual
     )  # fmt: skip
 
@@ -195,8 +195,16 @@ class _Blas:
             finish(steps.after, y, residual, steps.residual_scale, steps.residual_last)
 
 
-class _Correlate(Windows):
-    """A `Conv1d`; the residual is its second source."""
+class Correlate(Windows):
+    """A `Conv1d`; the residual is its second source.
+
+    Attributes
+    ----------
+    reach : int
+        So many positions before the newest are what outputs to come may read.
+    pads_zeros : bool
+        Whether what is before the first position is zeros.
+    """
 
     def __init__(self, spec: Spec, kernel: _Packed | _Blas, has_residual: bool) -> None:
         super().__init__(spec.span, spec.stride, *spec.pads())
@@ -209,8 +217,20 @@ class _Correlate(Windows):
             self._waits, self._tail = self._left, self._right + 1
         elif mode == "replicate":
             self._tail = 1
+        self.reach = max(self._span - 1, self._tail, self._waits)
         keeps_zeros = self._left == 0 or (mode == "zeros" and _keeps_zeros(spec))
         self._restarts = keeps_zeros and self._tail <= self._left < self._span
+        self.pads_zeros = mode == "zeros"
+
+    def first_from(self, position: int) -> int:
+        return -(-(position + self._left) // self._stride)
+
+    def read_by(self, outputs: int) -> int:
+        return (outputs - 1) * self._stride - self._left + self._span
+
+    def is_steady(self, output: int, inputs: int) -> bool:
+        """Whether each input now gives one output, whose last tap is on it."""
+        return self._stride == 1 and output == inputs + self._left - self._span + 1
 
     def final(self, counts: Sequence[int]) -> int:
         if counts[0] <= self._waits:
@@ -246,8 +266,8 @@ class _Correlate(Windows):
             self._run(given[0], out, shift, config.get_num_threads, residual)
 
 
-class _Scatter(Flow):
-    """A `ConvTranspose1d`; the residual is its second source."""
+class Scatter(Flow):
+    """A `ConvTranspose1d`; the residual is its second source. See `Correlate`."""
 
     def __init__(self, spec: Spec, kernel: _Packed | _Blas, has_residual: bool) -> None:
         self._spec, self._kernel, self._has_residual = spec, kernel, has_residual
@@ -255,8 +275,16 @@ class _Scatter(Flow):
         self._left, right = spec.pads()
         # The end of the sequence crops this many outputs that are final.
         self._excess = spec.span + spec.output_padding - right - spec.stride
+        held_back = max(0, -self._excess)
+        self.reach = -(-(spec.span - 1 + held_back) // spec.stride) + 1
         self.rate = spec.stride, 1
         self._restarts = self._left == 0 and self._excess >= 0 and _keeps_zeros(spec)
+
+    def first_from(self, position: int) -> int:
+        return self._spec.first_from(position) - self._left
+
+    def read_by(self, outputs: int) -> int:
+        return self._spec.read_by(outputs + self._left)
 
     def final(self, counts: Sequence[int]) -> int:
         if counts[0] == 0:

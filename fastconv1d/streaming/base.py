@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..core import geometry
+from ..core import arrays, geometry
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +16,38 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from ..kernels.direct_engine import Guard
+
+
+# A history has room for this many positions more than it needs, or as many: how often it is moved.
+SMALL = 64
+
+
+class Pool:
+    """The arrays of a history, which is moved from one to another: never over one in use.
+
+    Two serve most calls, a third those that move it several times.
+    """
+
+    def __init__(self, n_batch: int, side_by_side: bool) -> None:
+        self._n_batch, self._side_by_side = n_batch, side_by_side
+        self.arrays: list[NDArray[Any]] = []
+
+    def take(
+        self, channels: int, dtype: np.dtype[Any], keep: int, n: int, in_use: Sequence[Any]
+    ) -> NDArray[Any]:
+        """Return an array (N, C, any) with room for n positions behind so many that are kept."""
+        fitting = [a for a in self.arrays if a.shape[1] == channels and a.dtype == dtype]
+        for array in fitting:
+            if array.shape[2] >= keep + n and not any(array is other for other in in_use):
+                return array
+        length = keep + n + max(keep, SMALL)
+        if self._side_by_side:
+            new = arrays.new((self._n_batch, length, channels), dtype).swapaxes(1, 2)
+        else:
+            new = arrays.new((self._n_batch, channels, length), dtype)
+        # what is too short from now on goes when the state that it belongs to goes
+        self.arrays = [a for a in fitting if a.shape[2] >= length] + [new]
+        return new
 
 
 class Stream:
@@ -228,3 +260,19 @@ def name_in(array: NDArray[Any]) -> Any:
     """
     value = array.item() if array.shape == () else array
     return value if isinstance(value, str) else array
+
+
+def dtype_of(name: str) -> np.dtype[Any]:
+    """Return the dtype of a name, that of ml_dtypes' bfloat16 too.
+
+    Examples
+    --------
+    >>> from fastconv1d.streaming.base import dtype_of
+    >>> dtype_of("float16")
+    dtype('float16')
+    """
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)

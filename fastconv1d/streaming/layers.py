@@ -1,9 +1,9 @@
 """Layers over a signal that arrives in chunks: outputs as they become final, the same bits.
 
-A stream keeps the positions of its input that later outputs read and runs the layer's packed
-weights over them and each new chunk. The bits of an output depend on neither its place nor what
-follows it (see docs/design.md), so the outputs of all chunks, one after another, are those of one
-call on the whole signal.
+A stream keeps the inputs that later outputs read and runs the layer's packed weights over them and
+each new chunk. The bits of an output depend on neither its place nor what follows it (see
+docs/design.md), so the outputs of all chunks, one after another, are those of one call on the whole
+signal.
 """
 
 from __future__ import annotations
@@ -15,24 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import config
 from ..core import arrays, geometry
 from ..core.base import assign, setting
 from ..core.convolution import Convolution
-from ..core.forward import activate
-from ..core.sliding import check_streamable
-from ..kernels.blas_engine import correlate, fixed_columns, scatter
+from ..core.sliding import Correlate, convolution
 from ..kernels.direct_engine import DepthwiseRing, Guard, finish, most_positions
-from .base import Stream, checked_state
+from .base import SMALL, Pool, Stream, checked_state, dtype_of, name_in
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from numpy.typing import ArrayLike, NDArray
-
-# Chunks up to this length are appended to the history and computed there; longer ones are read
-# where they are, after the few outputs that need both.
-_SMALL = 64
 
 
 class _State:
@@ -42,112 +35,58 @@ class _State:
 
     Attributes
     ----------
-    data : ndarray
-        The history is ``data[:, :, :end]``; `origin` is the position of its first element.
-    first : ndarray
-        The inputs that wait for their reflection.
-    inputs, positions : int
+    data : ndarray or None
+        The history is ``data[:, :, :inputs - origin]``, inputs from position `origin` on.
+    origin, inputs, outputs : int
         Of the sequence, so far.
-    next : int
-        The next output.
+    dtype : numpy.dtype
+        Of the chunks.
     """
 
-    __slots__ = ("data", "end", "first", "inputs", "next", "origin", "positions")
+    __slots__ = ("data", "dtype", "inputs", "origin", "outputs")
 
     def __init__(
-        self,
-        data: NDArray[Any],
-        first: NDArray[Any],
-        end: int = 0,
-        origin: int = 0,
-        inputs: int = 0,
-        positions: int = 0,
-        next: int = 0,
+        self, data: Any, origin: int, inputs: int, outputs: int, dtype: np.dtype[Any]
     ) -> None:
-        self.data, self.first, self.end, self.origin = data, first, end, origin
-        self.inputs, self.positions, self.next = inputs, positions, next
+        self.data, self.origin, self.inputs, self.outputs = data, origin, inputs, outputs
+        self.dtype = dtype
 
 
 class _LayerStream(Stream):
-    """What both streams share: positions come in, outputs that no later one changes go out.
-
-    A subclass says which positions outputs read. Positions are those of the padded input of a
-    `Conv1d`, and of the input of a `ConvTranspose1d`; outputs are counted from the first that the
-    whole-sequence call has, and those of a `ConvTranspose1d` from before its cropping.
-    """
-
-    _reach: int  # positions that an output and those not yet final need before the newest one
-    _tail: int  # newest positions that are kept in any case
+    """What the streams of both layers share."""
 
     def __init__(self, module: Convolution, n_batch: int = 1) -> None:
         self._n_batch = self._checked_batch(n_batch)
         self._module = module._as_it_is({})
         pack = self._module._pack()
-        self._spec, (self._weight, self._bias) = pack.spec, pack.parameters
-        self._layer = pack.prepared
-        self._stride, self._span = self._spec.stride, self._spec.span
-        self._left, self._right = self._spec.pads()
-        self._before, self._after = self._spec.steps.before, self._spec.steps.after
+        self._spec, self._flow = pack.spec, convolution(pack, pack.spec, False)
+        self._final = self._flow.final
         self._channels_last = self._spec.channels_last
         self._width, self._dtype = (self._n_batch, module.in_channels), module.dtype
         self._guard = Guard("stream")
-        self._ring: DepthwiseRing | None = None
-        self._first = arrays.new((*self._width, 0), self._dtype)
-        self._set_up()
-        self._small = max(self._reach, _SMALL)
-        # Two: the history that a call leaves behind is never written over the one before it.
-        shape = (*self._width, self._reach + self._small)
-        self._buffers = arrays.new(shape, self._dtype), arrays.new(shape, self._dtype)
+        self._ring = self._new_ring()
+        # Chunks up to this length are appended to the history and computed there; longer ones are
+        # read where they are, after the few outputs that need both.
+        self._small = max(self._flow.reach, SMALL)
+        self._pool = Pool(self._n_batch, self._channels_last)
         self._state = self._initial()
 
-    def _set_up(self) -> None:
-        raise NotImplementedError
-
-    def _final(self, positions: int) -> int:
-        """Return how many outputs are final after so many positions."""
-        raise NotImplementedError
-
-    def _inputs(self) -> int:
-        return self._now().inputs
-
-    def _produced(self, inputs: int) -> int:
-        return self._final(self._positions_of(inputs)) - self._final(0)
-
-    def _start_all(self) -> None:
-        self._become(self._initial())
-
-    def _start_some(self, chosen: list[int]) -> None:
-        state = self._now()
-        if not self._in_step(state):
-            self._refuse_restart(chosen, repr(self._module))
-        history = self._history(state)
-        history[chosen] = 0
-        self._become(self._at(state.inputs, history, self._other(state.data)))
+    def _new_ring(self) -> DepthwiseRing | None:
+        return None
 
     def _initial(self) -> _State:
-        return _State(self._buffers[0], self._first, next=self._final(0))
-
-    def _other(self, data: NDArray[Any]) -> NDArray[Any]:
-        """Return the buffer that does not hold a state's history."""
-        return self._buffers[data is self._buffers[0]]
+        return _State(None, 0, 0, 0, self._dtype)
 
     def _now(self) -> _State:
         """Return where the stream is; what the ring has taken is copied, and goes on in it."""
         state, ring = self._state, self._ring
         if ring is None or not ring.active:
             return state
-        data = self._other(state.data)  # the ring does not need the other
-        taken = ring.copy_to(data)
-        positions = state.positions + taken
-        return _State(
-            data,
-            state.first,
-            self._reach,
-            positions - self._reach,
-            state.inputs + taken,
-            positions,
-            state.next + taken,
-        )
+        reach = self._flow.reach
+        data = self._pool.take(self._width[1], state.dtype, reach, self._small, (state.data,))
+        taken = ring.copy_to(data)  # which does not need the history
+        inputs = state.inputs + taken
+        return _State(data, inputs - reach, inputs, state.outputs + taken, state.dtype)
 
     def _become(self, state: _State) -> None:
         """Be in another state from here on."""
@@ -155,6 +94,23 @@ class _LayerStream(Stream):
             self._state = state
         else:
             assign((setting(self, "_state", state), partial(self._ring.stop)))
+
+    def _inputs(self) -> int:
+        return self._now().inputs
+
+    def _produced(self, inputs: int) -> int:
+        return self._final((inputs,))
+
+    def _start_all(self) -> None:
+        self._become(self._initial())
+
+    def _start_some(self, chosen: list[int]) -> None:
+        state = self._now()
+        if not self._flow.restarts(state.outputs, (state.inputs,)):
+            self._refuse_restart(chosen, repr(self._module))
+        data, origin = self._moved(state, 0)
+        data[chosen] = 0
+        self._become(_State(data, origin, state.inputs, state.outputs, state.dtype))
 
     @property
     def latency(self) -> int:
@@ -170,8 +126,7 @@ class _LayerStream(Stream):
         >>> Conv1d(1, 1, 5, padding=2).stream().latency
         2
         """
-        rate = Fraction(self._stride) if self._spec.transposed else Fraction(1, self._stride)
-        return self._latency(rate, self._stride)
+        return self._latency(Fraction(*self._flow.rate), self._flow.rate[1])
 
     def __call__(self, chunk: ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Take the next inputs of every sequence and return the outputs that became final.
@@ -179,8 +134,9 @@ class _LayerStream(Stream):
         Parameters
         ----------
         chunk : ndarray of shape (N, C_in, n) or, for one sequence, (C_in, n)
-            Of the layer's dtype; n may be 0 and differ from call to call. A layer of layout 'NLC'
-            takes (N, n, C_in) or (n, C_in).
+            Of the layer's dtype, or of 16 bits for a float32 layer, as the others of the sequences;
+            n may be 0 and differ from call to call. A layer of layout 'NLC' takes (N, n, C_in) or
+            (n, C_in).
         out : ndarray of the result's shape and dtype, optional
             Where to write the result; `output_length` says how long it is.
 
@@ -196,7 +152,7 @@ class _LayerStream(Stream):
         TypeError
             If the chunk has another dtype.
         MemoryError
-            If the result cannot be allocated.
+            If the result or the history cannot be allocated.
 
         Notes
         -----
@@ -217,12 +173,17 @@ class _LayerStream(Stream):
                 return y
         with self._guard:
             x, batched = self._checked(chunk)
-            state = self._now()
-            length = self._final(self._positions_of(state.inputs + x.shape[2])) - state.next
-            y = self._result(length, batched, x, out)
-            self._become(self._taking(state, x, y.swapaxes(1, 2) if self._channels_last else y))
-            if ring is not None and 1 <= x.shape[2] <= most_positions():
-                self._enter_ring(ring)
+            state = self._state if ring is None else self._now()
+            if x.dtype is not state.dtype:
+                state = self._of_dtype(state, x.dtype)
+            last = self._final((state.inputs + x.shape[2],))
+            y = self._result(last - state.outputs, batched, x, out)
+            after = self._taking(state, x, last, y.swapaxes(1, 2) if self._channels_last else y)
+            if ring is None:
+                self._state = after
+            else:
+                self._become(after)
+                self._enter_ring(ring, x.shape[2])
             return arrays.delivered(y, batched, out)
 
     def flush(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
@@ -259,9 +220,13 @@ class _LayerStream(Stream):
         """
         with self._guard:
             state = self._now()
-            last = self._last(state)
-            y = self._result(last - state.next, True, state.data, out)
-            self._end_with(state, y.swapaxes(1, 2) if self._channels_last else y, last)
+            first, last = state.outputs, self._flow.total((state.inputs,))
+            x = np.empty(0, state.dtype)
+            y = self._result(last - first, True, x, out)
+            if last > first:
+                history = state.data[:, :, : state.inputs - state.origin]
+                view = y.swapaxes(1, 2) if self._channels_last else y
+                self._flow.compute((history,), (state.origin,), first, view)
             self._become(self._initial())
             return arrays.delivered(y, True, out)
 
@@ -272,7 +237,8 @@ class _LayerStream(Stream):
         -------
         dict of str to ndarray
             'layer', which names the layer and its parameters, 'position', the number of inputs so
-            far, and 'history', the inputs that later outputs need.
+            far, and 'history', the inputs that later outputs need. For sequences of 16 bits 'dtype'
+            as well.
 
         Examples
         --------
@@ -282,11 +248,14 @@ class _LayerStream(Stream):
         """
         with self._guard:
             state = self._now()
-            return {
+            own = {
                 "layer": np.array(self._fingerprint()),
                 "position": np.array(state.inputs),
                 "history": self._history(state),
             }
+            if state.inputs and state.dtype != self._dtype:
+                own["dtype"] = np.array(str(state.dtype))
+            return own
 
     def load_state_dict(self, state_dict: Mapping[str, ArrayLike]) -> None:
         """Go on where `state_dict` was taken.
@@ -311,19 +280,38 @@ class _LayerStream(Stream):
         """
         names = ["layer", "position", "history"]
         given = checked_state(state_dict, names, self._fingerprint())
-        if len(given) != len(names):
+        if not set(given) <= {*names, "dtype"}:
             raise ValueError(
                 f"a stream's state should have the keys {names}, got {geometry.shown([*given])}"
             )
-        position, history = int(given["position"]), given["history"]
-        expected = (*self._width, self._held(position))
-        if history.shape != expected or history.dtype != self._dtype:
+        with self._guard:
+            self._become(self._loaded(given))
+
+    def _loaded(self, given: Mapping[str, NDArray[Any]]) -> _State:
+        inputs, history = int(given["position"]), given["history"]
+        dtype = self._dtype
+        if "dtype" in given:
+            dtype = self._saved_dtype(name_in(given["dtype"]))
+        outputs = self._final((inputs,))
+        origin = self._flow.first_read(0, outputs, (inputs,))
+        shape, stored = (*self._width, inputs - origin), arrays.widened(np.empty(0, dtype)).dtype
+        if history.shape != shape or history.dtype != stored:
             raise ValueError(
-                f"the history should have the shape {list(expected)} and dtype {self._dtype}, "
+                f"the history should have the shape {list(shape)} and dtype {stored}, "
                 f"got {list(history.shape)} and {history.dtype}"
             )
-        with self._guard:
-            self._become(self._at(position, history, self._other(self._now().data)))
+        keep = shape[2]
+        data = self._pool.take(shape[1], dtype, keep, self._small, (self._now().data,))
+        data[:, :, :keep] = history
+        return _State(data, origin, inputs, outputs, dtype)
+
+    def _saved_dtype(self, name: Any) -> np.dtype[Any]:
+        if self._dtype == np.float32 and name in ("float16", "bfloat16"):
+            return dtype_of(name)
+        raise ValueError(
+            f"the dtype should be one that a layer of {self._dtype} takes chunks of, got "
+            f"{geometry.shown(name)}"
+        )
 
     # ---- taking chunks
 
@@ -342,13 +330,23 @@ class _LayerStream(Stream):
                 f"a chunk should have the size [{', '.join(sizes)}], the stream's batch and "
                 f"channels, got {list(np.shape(chunk))}"
             )
-        if x.dtype != self._dtype:
-            raise TypeError(
-                f"Input type ({x.dtype}) and weight type ({self._dtype}) should be the same"
-            )
-        if self._layer is None and self._before is not None:
-            x = activate(self._before, x, "NCL")
         return x, batched
+
+    def _of_dtype(self, state: _State, dtype: np.dtype[Any]) -> _State:
+        """Return the state for chunks of another dtype than so far."""
+        half = arrays.half_of(dtype) and self._dtype == np.float32
+        if dtype != self._dtype and not half:
+            raise TypeError(
+                f"Input type ({dtype}) and weight type ({self._dtype}) should be the same"
+            )
+        if state.inputs == 0:
+            return _State(None, 0, 0, 0, dtype)
+        if dtype != state.dtype:
+            raise TypeError(
+                f"a chunk should have the dtype of those before it, {state.dtype}, got {dtype}: "
+                "flush or reset the stream to begin sequences of another"
+            )
+        return state
 
     def _result(
         self, length: int, batched: bool, x: NDArray[Any], out: NDArray[Any] | None
@@ -357,134 +355,75 @@ class _LayerStream(Stream):
         shape = (self._n_batch, channels, length)
         if self._channels_last:
             shape = (self._n_batch, length, channels)
-        if out is None:
-            return arrays.new(shape, self._dtype)
-        return arrays.target(out, shape, batched, x, *self._buffers)
+        return arrays.new(shape, x.dtype) if out is None else arrays.target(out, shape, batched, x)
 
-    def _positions_of(self, inputs: int) -> int:
-        """Return how many positions there are after so many inputs of a sequence."""
-        return inputs
+    def _taking(self, state: _State, x: NDArray[Any], last: int, y: NDArray[Any]) -> _State:
+        """Write the outputs that a chunk makes final; return the state after it.
 
-    def _taking(self, state: _State, x: NDArray[Any], y: NDArray[Any]) -> _State:
-        """Write the outputs that a chunk makes final; return the state after it."""
-        return self._feed(state, x, y, 0)[0]
-
-    def _feed(self, state: _State, x: NDArray[Any], y: NDArray[Any], at: int) -> tuple[_State, int]:
-        """Return the state after more positions and inputs, and where y[:, :, at:] is full up to.
-
-        The outputs that become final are written to y; the state's own history stays what it is.
+        The state's own history stays what it is.
         """
-        n, first = x.shape[2], state.next
-        positions = state.positions + n
-        last = self._final(positions)
-        if n <= self._small:
-            data, end, origin = self._joined(state, x)
-            if last > first:
-                self._compute(data[:, :, :end], origin, first, last, y, at)
+        n, inputs = x.shape[2], state.inputs
+        if n > self._small:
+            data, origin = self._take_long(state, x, last, y)
         else:
-            begin = state.positions
-            alone = min(max(self._spec.first_from(begin), first), last)
-            if alone > first:
-                head = x[:, :, : self._spec.read_by(alone) - begin]
-                data, end, origin = self._moved(state, head)
-                self._compute(data[:, :, :end], origin, first, alone, y, at)
-            if last > alone:
-                self._compute(x, begin, alone, last, y, at + alone - first)
-            data, end = self._other(state.data), self._kept(positions, last)
-            data[:, :, :end] = x[:, :, n - end :]
-            origin = positions - end
-        after = _State(data, state.first, end, origin, state.inputs + n, positions, last)
-        return after, at + last - first
+            data, origin = state.data, state.origin
+            at = inputs - origin
+            if data is None or at + n > data.shape[2]:
+                data, origin = self._moved(state, n)
+                at = inputs - origin
+            data[:, :, at : at + n] = x
+            if last > state.outputs:
+                self._flow.compute((data[:, :, : at + n],), (origin,), state.outputs, y)
+        return _State(data, origin, inputs + n, last, x.dtype)
 
-    def _joined(self, state: _State, x: NDArray[Any]) -> tuple[NDArray[Any], int, int]:
-        """Write positions behind the history, in the other buffer where there is no room.
+    def _take_long(
+        self, state: _State, x: NDArray[Any], last: int, y: NDArray[Any]
+    ) -> tuple[NDArray[Any], int]:
+        """Take a chunk that is longer than what is kept; return the history after it."""
+        inputs, first = state.inputs, state.outputs
+        alone = first
+        if inputs:  # outputs that read the history, too
+            alone = min(max(first, self._flow.first_from(inputs)), last)
+        if alone > first:
+            head = x[:, :, : self._flow.read_by(alone) - inputs]
+            data, origin = self._moved(state, head.shape[2])
+            at = inputs - origin
+            end = at + head.shape[2]
+            data[:, :, at:end] = head
+            self._flow.compute((data[:, :, :end],), (origin,), first, y[:, :, : alone - first])
+        if last > alone:
+            self._flow.compute((x,), (inputs,), alone, y[:, :, alone - first :])
+        after = inputs + x.shape[2]
+        origin = self._flow.first_read(0, last, (after,))
+        keep = after - origin
+        data = self._pool.take(self._width[1], x.dtype, keep, self._small, (state.data,))
+        data[:, :, :keep] = x[:, :, x.shape[2] - keep :]
+        return data, origin
 
-        Returns the buffer, where both end, and the position of its first element.
-        """
-        end = state.end + x.shape[2]
-        if end > state.data.shape[2]:
-            return self._moved(state, x)
-        state.data[:, :, state.end : end] = x
-        return state.data, end, state.origin
-
-    def _moved(self, state: _State, x: NDArray[Any]) -> tuple[NDArray[Any], int, int]:
-        """Write what is needed of the history, and positions behind it, to the other buffer."""
-        data, keep = self._other(state.data), self._kept(state.positions, state.next)
-        end = keep + x.shape[2]
-        data[:, :, :keep] = state.data[:, :, state.end - keep : state.end]
-        data[:, :, keep:end] = x
-        return data, end, state.origin + state.end - keep
-
-    def _kept(self, positions: int, output: int) -> int:
-        """Return how many of the newest positions outputs from `output` on need."""
-        return min(positions, max(positions - self._spec.first_read(output), self._tail))
-
-    def _compute(
-        self, x: NDArray[Any], origin: int, first: int, last: int, y: NDArray[Any], at: int
-    ) -> None:
-        """Write outputs first..last to y[:, :, at:]; x has every position they need."""
-        if self._layer is not None:
-            target = (
-                y if at == 0 and last - first == y.shape[2] else y[:, :, at : at + last - first]
-            )
-            self._layer.run_at(x, target, self._spec.shift(origin, first), config.get_num_threads)
-            return
-        # The bits of a GEMM depend on the place of a column: each tile is the whole call's.
-        tile = self._tile()
-        base = self._left if self._module.transposed else 0
-        while first < last:
-            begin = base + (first - base) // tile * tile
-            end = min(last, begin + tile)
-            block = arrays.new((*y.shape[:2], end - begin), y.dtype)
-            self._compute_block(x, block, self._spec.shift(origin, begin))
-            if self._after is not None:
-                finish(self._after, block, None, 1.0, True)
-            y[:, :, at : at + end - first] = block[:, :, first - begin :]
-            at, first = at + end - first, end
-
-    def _tile(self) -> int:
-        columns = fixed_columns(self._dtype.itemsize)
-        return columns * self._stride if self._module.transposed else columns
-
-    def _compute_block(self, x: NDArray[Any], y: NDArray[Any], shift: int) -> None:
-        place = self._spec.window._replace(left=shift, mode=geometry.ZEROS)
-        primitive = scatter if self._spec.transposed else correlate
-        primitive(x, self._weight, self._bias, y, place, (config.get_num_threads(), True))
-
-    # ---- the end, and the state
-
-    def _last(self, state: _State) -> int:
-        """Return how many outputs the sequences have if they end here."""
-        raise NotImplementedError
-
-    def _end_with(self, state: _State, y: NDArray[Any], last: int) -> None:
-        """Write the outputs up to `last`."""
-        raise NotImplementedError
-
-    def _in_step(self, state: _State) -> bool:
-        """Return whether a new sequence's outputs would come with those of the running ones."""
-        raise NotImplementedError
-
-    def _fingerprint(self) -> str:
-        checksum = zlib.crc32(self._weight)
-        if self._bias is not None:
-            checksum = zlib.crc32(self._bias, checksum)
-        return f"{self._module!r} of {self._dtype}, parameters {checksum:08x}"
+    def _moved(self, state: _State, n: int) -> tuple[NDArray[Any], int]:
+        """Move what is needed of the history to another array with room for n inputs more."""
+        origin = self._flow.first_read(0, state.outputs, (state.inputs,))
+        keep = state.inputs - origin
+        room = max(n, self._small)
+        data = self._pool.take(self._width[1], state.dtype, keep, room, (state.data,))
+        if keep:
+            begin = origin - state.origin
+            data[:, :, :keep] = state.data[:, :, begin : begin + keep]
+        return data, origin
 
     def _history(self, state: _State) -> NDArray[Any]:
-        keep = self._kept(state.positions, state.next)
-        return state.data[:, :, state.end - keep : state.end].copy()
+        if not state.inputs:
+            return np.empty((*self._width, 0), self._dtype)
+        needed = self._flow.first_read(0, state.outputs, (state.inputs,))
+        history = state.data[:, :, needed - state.origin : state.inputs - state.origin]
+        return np.array(arrays.widened(history), order="C")
 
-    def _held(self, inputs: int) -> int:
-        positions = self._positions_of(inputs)
-        return self._kept(positions, self._final(positions))
-
-    def _at(self, inputs: int, history: NDArray[Any], data: NDArray[Any]) -> _State:
-        """Return the state after so many inputs, with a history that is written to a buffer."""
-        positions, end = self._positions_of(inputs), history.shape[2]
-        data[:, :, :end] = history
-        final = self._final(positions)
-        return _State(data, self._first, end, positions - end, inputs, positions, final)
+    def _fingerprint(self) -> str:
+        weight, bias = self._module._pack().parameters
+        checksum = zlib.crc32(weight)
+        if bias is not None:
+            checksum = zlib.crc32(bias, checksum)
+        return f"{self._module!r} of {self._dtype}, parameters {checksum:08x}"
 
     # ---- short chunks of a depthwise layer
 
@@ -497,18 +436,28 @@ class _LayerStream(Stream):
         y: NDArray[Any] | None = ring.advance(chunk)
         if y is None:
             return None
-        if self._after is not None:
+        if self._spec.steps.after is not None:
             # One row where no channel has a parameter of its own: 1,536 rows of one took 150 us.
-            alike = self._after.alpha is None
+            alike = self._spec.steps.after.alpha is None
             rows = y.reshape(1, 1, -1) if alike else y.reshape(self._n_batch, -1, y.shape[-1])
-            finish(self._after, rows, None, 1.0, True)
+            finish(self._spec.steps.after, rows, None, 1.0, True)
         return np.ascontiguousarray(y.swapaxes(-1, -2)) if self._channels_last else y
 
-    def _enter_ring(self, ring: DepthwiseRing) -> None:
-        """Hand the history to the compiled path for short chunks."""
-        state = self._state
-        if state.end >= self._reach:
-            ring.enter(state.data[:, :, state.end - self._reach : state.end])
+    def _enter_ring(self, ring: DepthwiseRing, n: int) -> None:
+        """Hand the history to the compiled path for short chunks, after such a one."""
+        state, flow = self._state, self._flow
+        if not 1 <= n <= most_positions() or state.dtype != self._dtype:
+            return
+        if not isinstance(flow, Correlate) or not flow.is_steady(state.outputs, state.inputs):
+            return
+        end = state.inputs - state.origin
+        begin = end - flow.reach
+        if begin >= 0:
+            ring.enter(state.data[:, :, begin:end])
+        elif state.origin <= 0 and flow.pads_zeros:
+            history = np.zeros((*self._width, flow.reach), self._dtype)
+            history[:, :, -begin:] = state.data[:, :, :end]
+            ring.enter(history)
 
 
 class StreamingConv1d(_LayerStream):
@@ -567,119 +516,21 @@ class StreamingConv1d(_LayerStream):
             raise TypeError(f"module should be a Conv1d, got {type(module).__name__}")
         super().__init__(module, n_batch)
 
-    def _set_up(self) -> None:
-        module = self._module
-        check_streamable(self._spec)
-        self._mode = module.padding_mode if self._left or self._right else "zeros"
-        self._tail = 0
-        if self._mode == "replicate":
-            self._tail = 1
-        elif self._mode == "reflect":
-            self._tail = self._right + 1
-        # Reflection reads the inputs that it mirrors before there is an output.
-        self._waits = self._left if self._mode == "reflect" else 0
-        self._reach = max(self._span - 1, self._tail)
-        if self._waits:
-            self._first = arrays.new((*self._width, self._waits + 1), self._dtype)
+    def _new_ring(self) -> DepthwiseRing | None:
+        module, pack = self._module, self._module._pack()
         depthwise = module.groups == module.in_channels == module.out_channels
-        if self._mode == "zeros" and (self._left or self._right) and self._layer is not None:
-            self._check_zeros()
-        depthwise = depthwise and self._before is None
-        if self._layer is not None and depthwise and self._stride == 1:
-            self._ring = DepthwiseRing(
-                self._layer,
-                self._weight,
-                self._bias,
-                self._n_batch,
-                module.dilation[0],
-                self._reach,
-                self._guard,
-            )
-
-    def _check_zeros(self) -> None:
-        """Refuse a pre_activation of the positions that the stream pads with, if it changes 0."""
-        if self._before is None:
-            return
-        zeros = np.zeros((1, self._module.in_channels, 1), self._module.dtype)
-        if activate(self._before, zeros, "NCL").any():
-            raise ValueError(
-                "a stream pads its input before the pre_activation, which should keep 0, "
-                f"got pre_activation={geometry.shown(self._module.pre_activation)} with padding"
-            )
-
-    def _final(self, positions: int) -> int:
-        return max(0, (positions - self._span) // self._stride + 1)
-
-    def _positions_of(self, inputs: int) -> int:
-        return inputs + self._left if inputs > self._waits else 0
-
-    def _taking(self, state: _State, x: NDArray[Any], y: NDArray[Any]) -> _State:
-        inputs = state.inputs + x.shape[2]
-        if inputs <= self._waits:
-            state.first[:, :, state.inputs : inputs] = x
-            return _State(state.data, state.first, inputs=inputs, next=state.next)
-        if state.inputs > self._waits or self._left == 0:
-            return super()._taking(state, x, y)
-        after = self._beginning(state, x, y)
-        after.inputs = inputs
-        return after
-
-    def _beginning(self, state: _State, x: NDArray[Any], y: NDArray[Any]) -> _State:
-        """Feed the padding on the left, the inputs that waited for it, and the chunk."""
-        shape = (*x.shape[:2], self._left)
-        at = 0
-        if self._mode == "zeros":
-            state, at = self._feed(state, np.broadcast_to(np.zeros((), x.dtype), shape), y, at)
-        elif self._mode == "replicate":
-            state, at = self._feed(state, np.broadcast_to(x[:, :, :1], shape), y, at)
-        else:
-            missing = self._waits + 1 - state.inputs
-            first = state.first
-            first[:, :, state.inputs :] = x[:, :, :missing]
-            state, at = self._feed(state, first[:, :, :0:-1], y, at)
-            state, at = self._feed(state, first, y, at)
-            x = x[:, :, missing:]
-        return self._feed(state, x, y, at)[0]
-
-    def _last(self, state: _State) -> int:
-        if self._mode == "reflect" and state.inputs:
-            shape = (*self._width, state.inputs)
-            geometry.check_padding_mode("reflect", shape, self._left, self._right)
-        positions = self._positions_of(state.inputs)
-        return self._final(positions + self._right) if positions else 0
-
-    def _end_with(self, state: _State, y: NDArray[Any], last: int) -> None:
-        if last == state.next:
-            return
-        shape = (*self._width, self._right)
-        newest = state.data[:, :, : state.end]
-        if self._mode == "zeros":
-            padding = np.broadcast_to(np.zeros((), self._dtype), shape)
-        elif self._mode == "replicate":
-            padding = np.broadcast_to(newest[:, :, -1:].copy(), shape)
-        else:
-            padding = newest[:, :, state.end - 1 - self._right : state.end - 1][:, :, ::-1].copy()
-        self._feed(state, padding, y, 0)
-
-    def _in_step(self, state: _State) -> bool:
-        window = state.positions - self._spec.first_read(state.next)
-        zeros = self._mode == "zeros" or self._left == 0
-        return zeros and self._tail <= self._left < self._span and window == self._left
-
-    def _held(self, inputs: int) -> int:
-        return inputs if inputs <= self._waits else super()._held(inputs)
-
-    def _history(self, state: _State) -> NDArray[Any]:
-        if state.inputs <= self._waits:
-            return state.first[:, :, : state.inputs].copy()
-        return super()._history(state)
-
-    def _at(self, inputs: int, history: NDArray[Any], data: NDArray[Any]) -> _State:
-        if inputs > self._waits:
-            return super()._at(inputs, history, data)
-        # not over the inputs that the state now has
-        first = np.concatenate([history, self._first[:, :, inputs:]], axis=2)
-        return _State(data, first, inputs=inputs, next=self._final(0))
+        if not depthwise or pack.prepared is None:
+            return None
+        if self._spec.steps.before is not None or self._spec.stride != 1:
+            return None
+        return DepthwiseRing(
+            pack.prepared,
+            *pack.parameters,
+            self._n_batch,
+            self._spec.dilation,
+            self._flow.reach,
+            self._guard,
+        )
 
 
 class StreamingConvTranspose1d(_LayerStream):
@@ -737,30 +588,3 @@ class StreamingConvTranspose1d(_LayerStream):
         if not isinstance(module, Convolution) or not module.transposed:
             raise TypeError(f"module should be a ConvTranspose1d, got {type(module).__name__}")
         super().__init__(module, n_batch)
-
-    def _set_up(self) -> None:
-        module = self._module
-        check_streamable(self._spec)
-        self._tail = 0
-        # The end of the sequence, which only flush knows, crops this many outputs that are final.
-        self._excess = self._span + module.output_padding[0] - self._right - self._stride
-        held_back = max(0, -self._excess)
-        self._reach = -(-(self._span - 1 + held_back) // self._stride) + 1
-
-    def _final(self, positions: int) -> int:
-        if positions == 0:
-            return self._left
-        return max(self._left, positions * self._stride + min(0, self._excess))
-
-    def _last(self, state: _State) -> int:
-        if state.inputs == 0:
-            return state.next
-        return max(self._left, state.inputs * self._stride + self._excess)
-
-    def _end_with(self, state: _State, y: NDArray[Any], last: int) -> None:
-        if last > state.next:
-            history = state.data[:, :, : state.end]
-            self._compute(history, state.origin, state.next, last, y, 0)
-
-    def _in_step(self, state: _State) -> bool:
-        return self._left == 0 and self._excess >= 0

@@ -22,7 +22,7 @@ from ..core.base import Layer, has_own
 from ..core.flow import check_one_length
 from ..core.program import Activate, Combine, Convolve, Program, infer_shapes, place_of
 from ..kernels.direct_engine import Guard
-from .base import Stream, checked_state, name_in
+from .base import Pool, Stream, checked_state, dtype_of, name_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
     from ..core.flow import Flow
     from ..core.program import Operation
 
-# A history has room for this many positions more than it needs, or as many: how often it is moved.
-_SMALL = 64
 # What one piece of a chunk makes of the largest value, in bytes: it stays in a core's cache.
 _PIECE_BYTES = 1 << 18
 # The longest period of a network's strides that a latency is looked for in.
@@ -165,7 +163,7 @@ class StreamingNetwork(Stream):
         self._kinds: dict[tuple[int, np.dtype[Any]], _Kind] = {}
         self._check_sizes()
         self._guard = Guard("stream")
-        self._pools: list[list[NDArray[Any]]] = [[] for _ in range(self._n_values)]
+        self._pools = [Pool(self._n_batch, beside) for beside in self._side_by_side]
         self._state = self._initial()
 
     # ---- what the network is
@@ -395,19 +393,7 @@ class StreamingNetwork(Stream):
         kind = state.kind
         assert kind is not None
         in_use = (self._state.data[value], state.data[value])
-        channels, pool = kind.channels[value], self._pools[value]
-        fitting = [a for a in pool if a.shape[1] == channels and a.dtype == kind.dtype]
-        for array in fitting:
-            if array.shape[2] >= keep + n and not any(array is other for other in in_use):
-                return array
-        length = keep + n + max(keep, _SMALL)
-        if self._side_by_side[value]:
-            new = arrays.new((self._n_batch, length, channels), kind.dtype).swapaxes(1, 2)
-        else:
-            new = arrays.new((self._n_batch, channels, length), kind.dtype)
-        # what is too short from now on goes when the state that it belongs to goes
-        self._pools[value] = [a for a in fitting if a.shape[2] >= length] + [new]
-        return new
+        return self._pools[value].take(kind.channels[value], kind.dtype, keep, n, in_use)
 
     def _needed_from(self, value: int, counts: Sequence[int]) -> int:
         """Return the first position of a value that outputs to come read."""
@@ -616,7 +602,7 @@ class StreamingNetwork(Stream):
         name = name_in(given["dtype"])
         first = given["history.0"] if "history.0" in given else np.empty((0, 0, 0))
         try:
-            return self._kind_of(first.shape[1], _dtype_of(name))
+            return self._kind_of(first.shape[1], dtype_of(name))
         except (TypeError, IndexError, ValueError):
             raise ValueError(
                 "the state should be of chunks that the network takes, got dtype "
@@ -664,11 +650,3 @@ def _check_addition(addition: Combine, lengths: Sequence[int]) -> None:
         check_one_length(lengths)
     except ValueError as error:
         raise ValueError(f"{place_of(addition)}: {error}") from None
-
-
-def _dtype_of(name: str) -> np.dtype[Any]:
-    if name == "bfloat16":
-        import ml_dtypes
-
-        return np.dtype(ml_dtypes.bfloat16)
-    return np.dtype(name)

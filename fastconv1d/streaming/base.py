@@ -30,23 +30,25 @@ class Pool:
 
     def __init__(self, n_batch: int, side_by_side: bool) -> None:
         self._n_batch, self._side_by_side = n_batch, side_by_side
+        self._kind: Any = None
         self.arrays: list[NDArray[Any]] = []
 
     def take(
-        self, channels: int, dtype: np.dtype[Any], keep: int, n: int, in_use: Sequence[Any]
+        self, channels: int, dtype: np.dtype[Any], room: int, keep: int, used: Any, used_too: Any
     ) -> NDArray[Any]:
-        """Return an array (N, C, any) with room for n positions behind so many that are kept."""
-        fitting = [a for a in self.arrays if a.shape[1] == channels and a.dtype == dtype]
-        for array in fitting:
-            if array.shape[2] >= keep + n and not any(array is other for other in in_use):
+        """Return an array (N, C, any) with room for so many positions, of which some are kept."""
+        if self._kind != (channels, dtype):
+            self._kind, self.arrays = (channels, dtype), []
+        for array in self.arrays:
+            if array is not used and array is not used_too and array.shape[2] >= room:
                 return array
-        length = keep + n + max(keep, SMALL)
+        length = room + max(keep, SMALL)
         if self._side_by_side:
             new = arrays.new((self._n_batch, length, channels), dtype).swapaxes(1, 2)
         else:
             new = arrays.new((self._n_batch, channels, length), dtype)
         # what is too short from now on goes when the state that it belongs to goes
-        self.arrays = [a for a in fitting if a.shape[2] >= length] + [new]
+        self.arrays = [array for array in self.arrays if array.shape[2] >= length] + [new]
         return new
 
 

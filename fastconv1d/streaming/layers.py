@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+# Copying so much takes 6 us, as the second call of the engine and what leads to it.
+_SMALL_BYTES = 1 << 17
+
+
 class _State:
     """Where a stream is. A call makes a new one beside it, which takes its place in one piece.
 
@@ -65,9 +69,12 @@ class _LayerStream(Stream):
         self._width, self._dtype = (self._n_batch, module.in_channels), module.dtype
         self._guard = Guard("stream")
         self._ring = self._new_ring()
+        self._after = self._spec.steps.after
+        self._out_channels = module.out_channels
         # Chunks up to this length are appended to the history and computed there; longer ones are
         # read where they are, after the few outputs that need both.
-        self._small = max(self._flow.reach, SMALL)
+        position = max(1, self._n_batch * module.in_channels * module.dtype.itemsize)
+        self._small = max(self._flow.reach, SMALL, _SMALL_BYTES // position)
         self._pool = Pool(self._n_batch, self._channels_last)
         self._state = self._initial()
 
@@ -83,7 +90,7 @@ class _LayerStream(Stream):
         if ring is None or not ring.active:
             return state
         reach = self._flow.reach
-        data = self._pool.take(self._width[1], state.dtype, reach, self._small, (state.data,))
+        data = self._taken(state, state.dtype, reach, 0)
         taken = ring.copy_to(data)  # which does not need the history
         inputs = state.inputs + taken
         return _State(data, inputs - reach, inputs, state.outputs + taken, state.dtype)
@@ -184,7 +191,7 @@ class _LayerStream(Stream):
             else:
                 self._become(after)
                 self._enter_ring(ring, x.shape[2])
-            return arrays.delivered(y, batched, out)
+            return y if batched and out is None else arrays.delivered(y, batched, out)
 
     def flush(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """End the sequences: return the outputs that waited for more, and start anew.
@@ -301,7 +308,7 @@ class _LayerStream(Stream):
                 f"got {list(history.shape)} and {history.dtype}"
             )
         keep = shape[2]
-        data = self._pool.take(shape[1], dtype, keep, self._small, (self._now().data,))
+        data = self._taken(self._state, dtype, keep, 0)
         data[:, :, :keep] = history
         return _State(data, origin, inputs, outputs, dtype)
 
@@ -351,10 +358,9 @@ class _LayerStream(Stream):
     def _result(
         self, length: int, batched: bool, x: NDArray[Any], out: NDArray[Any] | None
     ) -> NDArray[Any]:
-        channels = self._module.out_channels
-        shape = (self._n_batch, channels, length)
+        shape = (self._n_batch, self._out_channels, length)
         if self._channels_last:
-            shape = (self._n_batch, length, channels)
+            shape = (self._n_batch, length, self._out_channels)
         return arrays.new(shape, x.dtype) if out is None else arrays.target(out, shape, batched, x)
 
     def _taking(self, state: _State, x: NDArray[Any], last: int, y: NDArray[Any]) -> _State:
@@ -396,7 +402,7 @@ class _LayerStream(Stream):
         after = inputs + x.shape[2]
         origin = self._flow.first_read(0, last, (after,))
         keep = after - origin
-        data = self._pool.take(self._width[1], x.dtype, keep, self._small, (state.data,))
+        data = self._taken(state, x.dtype, keep, 0)
         data[:, :, :keep] = x[:, :, x.shape[2] - keep :]
         return data, origin
 
@@ -404,12 +410,16 @@ class _LayerStream(Stream):
         """Move what is needed of the history to another array with room for n inputs more."""
         origin = self._flow.first_read(0, state.outputs, (state.inputs,))
         keep = state.inputs - origin
-        room = max(n, self._small)
-        data = self._pool.take(self._width[1], state.dtype, keep, room, (state.data,))
+        data = self._taken(state, state.dtype, keep, n)
         if keep:
             begin = origin - state.origin
             data[:, :, :keep] = state.data[:, :, begin : begin + keep]
         return data, origin
+
+    def _taken(self, state: _State, dtype: np.dtype[Any], keep: int, n: int) -> NDArray[Any]:
+        """Return an array for n inputs behind those that are kept, neither a state's nor ours."""
+        used = self._state.data
+        return self._pool.take(self._width[1], dtype, keep + n, keep, used, state.data)
 
     def _history(self, state: _State) -> NDArray[Any]:
         if not state.inputs:
@@ -436,11 +446,11 @@ class _LayerStream(Stream):
         y: NDArray[Any] | None = ring.advance(chunk)
         if y is None:
             return None
-        if self._spec.steps.after is not None:
+        if self._after is not None:
             # One row where no channel has a parameter of its own: 1,536 rows of one took 150 us.
-            alike = self._spec.steps.after.alpha is None
+            alike = self._after.alpha is None
             rows = y.reshape(1, 1, -1) if alike else y.reshape(self._n_batch, -1, y.shape[-1])
-            finish(self._spec.steps.after, rows, None, 1.0, True)
+            finish(self._after, rows, None, 1.0, True)
         return np.ascontiguousarray(y.swapaxes(-1, -2)) if self._channels_last else y
 
     def _enter_ring(self, ring: DepthwiseRing, n: int) -> None:

@@ -392,8 +392,9 @@ class StreamingNetwork(Stream):
     def _spare(self, state: _State, value: int, keep: int, n: int) -> NDArray[Any]:
         kind = state.kind
         assert kind is not None
-        in_use = (self._state.data[value], state.data[value])
-        return self._pools[value].take(kind.channels[value], kind.dtype, keep, n, in_use)
+        used, used_too = self._state.data[value], state.data[value]
+        channels, dtype = kind.channels[value], kind.dtype
+        return self._pools[value].take(channels, dtype, keep + n, keep, used, used_too)
 
     def _needed_from(self, value: int, counts: Sequence[int]) -> int:
         """Return the first position of a value that outputs to come read."""

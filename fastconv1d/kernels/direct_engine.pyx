@@ -14,6 +14,7 @@ import warnings
 
 import numpy as np
 
+from .memory import new
 from .totals import add_to
 
 cimport cython
@@ -26,6 +27,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from fastconv1d.kernels.memory cimport give_bytes, new_array, take_bytes
 from fastconv1d.kernels.pages cimport touch_rows
 from fastconv1d.kernels.workers cimport run_units, unit_fn
 
@@ -518,13 +520,12 @@ cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, 
     n_threads = <int> max(1, min(<ptrdiff_t> n_threads, units))
     batch = max(<ptrdiff_t> n_threads, <ptrdiff_t> (units * min(1., n_threads * SIGNAL_MACS / max(1., macs))))
     _note_scratch(slab)
-    cdef char* memory = <char*> malloc(slab * n_threads + 64)
-    if memory == NULL and n_threads > 1:
+    cdef char* scratch = <char*> take_bytes(slab * n_threads)
+    if scratch == NULL and n_threads > 1:
         n_threads = 1
-        memory = <char*> malloc(slab + 64)
-    if memory == NULL:
+        scratch = <char*> take_bytes(slab)
+    if scratch == NULL:
         return -1
-    cdef char* scratch = memory + (64 - <size_t> memory % 64)
     while first < units:
         last = min(units, first + batch)
         run_units(run, job, first, last, scratch, slab, n_threads)
@@ -534,7 +535,7 @@ cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, 
                 status = -2 if check_signals() < 0 else 0
             if status < 0:
                 break
-    free(memory)
+    give_bytes(scratch)
     return status
 
 
@@ -746,7 +747,7 @@ cdef class PreparedLayer:
         cdef ptrdiff_t sk = weight.strides[2] // self.itemsize
         cdef const void* data = cnp.PyArray_DATA(weight)
         # run_across loads up to a vector past the last weight
-        self.packed = PyMem_Malloc(p.groups * p.c_out * p.c_in * p.kernel_size * self.itemsize + 64)
+        self.packed = take_bytes(p.groups * p.c_out * p.c_in * p.kernel_size * self.itemsize + 64)
         if self.packed == NULL:
             raise MemoryError("cannot allocate the packed weight")
         p.w = self.packed
@@ -760,7 +761,7 @@ cdef class PreparedLayer:
 
     def __dealloc__(self):
         PyMem_Free(self.tables)
-        PyMem_Free(self.packed)
+        give_bytes(self.packed)
 
     cpdef int run(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t pad_left, threads, cnp.ndarray residual=None,
                   dict plan=None) except -1:
@@ -979,7 +980,7 @@ cdef class PreparedLayer:
                 return None
         if out is None:
             try:
-                y = cnp.PyArray_EMPTY(nd, shape, typenum, 0)
+                y = new_array(nd, shape, typenum)
             except ValueError:  # beyond 64 bits of bytes
                 return None
         else:
@@ -1588,13 +1589,14 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             raise MemoryError("cannot allocate the tap tables of a call")
         whole_items = passes == 1 or together == p.n_tiles
         if weight is not None and whole_items and _input_in_same_pass(&q, kernels, weight, dilation * (k - 1)):
-            grad_input = np.empty_like(g if transposed else x, order="C")
+            like = g if transposed else x
+            grad_input = new((<object> like).shape, like.dtype)
             q.w, q.dx = cnp.PyArray_DATA(weight), cnp.PyArray_DATA(grad_input)
         q.fetch = p.c_in * p.c_out == 1 and size * (cnp.PyArray_SIZE(x) + cnp.PyArray_SIZE(g)) > FETCH_BYTES
         scratch_bytes = size * _lay_scratch(&q, kernels)
         # a single partial sum is the result itself, or added to it from scratch
         in_place = q.parts * passes == 1 or (q.parts == 1 and q.panel > 0)
-        sums = dw[None] if only_db or in_place else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
+        sums = dw[None] if only_db or in_place else new((q.parts, *(<object> dw).shape), dw.dtype)
         bias_sums = None if db is None else np.empty((q.parts, dw.shape[0]))
         if not only_db:
             q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements

@@ -27,7 +27,10 @@ from typing import Any
 
 from .core import threads
 from .core.geometry import as_index, shown
-from .kernels import direct_engine, memory
+from .kernels import direct_engine
+from .kernels.memory import kept, release
+from .kernels.memory import limit as kept_limit
+from .kernels.memory import set_limit as set_kept_limit
 from .kernels.workers import counts, set_limit
 
 MAX_THREADS = 1024  # of a call: its own and at most 1023 workers
@@ -402,7 +405,7 @@ def set_kept_memory(n_bytes: int) -> None:
         raise ValueError(
             f"set_kept_memory expects an integer from 0 to {MOST_KEPT - 1}, got {shown(n_bytes)}"
         )
-    memory.set_limit(value)
+    set_kept_limit(value)
 
 
 def get_kept_memory() -> int:
@@ -419,7 +422,7 @@ def get_kept_memory() -> int:
     >>> config.get_kept_memory() >= 0
     True
     """
-    return memory.limit()
+    return kept_limit()
 
 
 def release_memory() -> int:
@@ -442,7 +445,7 @@ def release_memory() -> int:
     >>> config.config_info()["kept_memory"]
     0
     """
-    return memory.release()
+    return release()
 
 
 def _memory_of_the_machine(root: str = _CGROUP_ROOT) -> int | None:
@@ -614,8 +617,8 @@ def config_info() -> dict[str, Any]:
         "cpus": _cpu_affinity(),
         "quota": quota,
         "deterministic": _deterministic,
-        "kept_memory": memory.kept(),
-        "kept_memory_limit": memory.limit(),
+        "kept_memory": kept(),
+        "kept_memory_limit": kept_limit(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "blas": [
             {key: pool.get(key) for key in ("internal_api", "version", "num_threads", "filepath")}
@@ -644,8 +647,8 @@ def show_config() -> None:
     info["isas"] = ", ".join(info["isas"])
     environment = info.pop("environment")
     info["environment"] = ", ".join(f"{k}={v}" for k, v in environment.items()) or "none of ours"
-    kept, limit = info["kept_memory"] / 2**20, info.pop("kept_memory_limit") / 2**20
-    info["kept_memory"] = f"{kept:.0f} of at most {limit:.0f} MiB"
+    held, most = info["kept_memory"] / 2**20, info.pop("kept_memory_limit") / 2**20
+    info["kept_memory"] = f"{held:.0f} of at most {most:.0f} MiB"
     info["quota"] = "none" if info["quota"] is None else f"{info['quota']:g} CPUs"
     for name, value in info.items():
         print(f"{name:<14} {value}")
@@ -660,4 +663,4 @@ def show_config() -> None:
 
 set_limit(get_max_workers())
 _layer_from_environment()
-memory.set_limit(_kept_memory_at_start())
+set_kept_limit(_kept_memory_at_start())

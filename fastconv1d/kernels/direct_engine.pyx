@@ -72,7 +72,7 @@ cdef extern from "simd/fc1d.h" nogil:
         const ptrdiff_t* pos
         ptrdiff_t x_base
         int by_rows, plain, staged
-        ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch, total_elems
+        ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch, total_elems, live_elems
 
     ctypedef struct fc1d_gradient:
         fc1d_problem window
@@ -414,6 +414,15 @@ cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t 
         p.item_pitch = n
 
 
+cdef bint _leaves_out(const fc1d_problem* p, ptrdiff_t cols) noexcept nogil:
+    """Whether some tap reads nothing but zeros beyond the ends in the first or the last tile of so many columns."""
+    cdef ptrdiff_t k, low = p.x_base, last = p.x_base + (p.n_cols - 1) // cols * cols * p.x_step
+    for k in range(p.kernel_size):
+        if low + p.pos[k] + (min(cols, p.n_cols) - 1) * p.x_step < 0 or last + p.pos[k] >= p.l_in:
+            return True
+    return False
+
+
 cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
                      ptrdiff_t itemsize, int n_threads, fc1d_run* runs, ptrdiff_t* where, int32_t* tap) noexcept nogil:
     """Tile sizes and tap tables of one call; returns the scratch bytes of a thread."""
@@ -436,6 +445,9 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     cdef ptrdiff_t staged = STAGE_BYTES // (itemsize * stage_rows)
     cdef ptrdiff_t narrowest = strip if p.levels < 2 else lanes  # rows of many phases in several levels of totals
     cdef ptrdiff_t cols = max(narrowest, min(max(shared, apart), staged) if p.staged else max(shared, apart))
+    # a tap reads some of the input in l_in / x_step columns and the rest of their tiles: where those are few, narrow tiles
+    if p.live_elems and 4 * (p.l_in // p.x_step + strip) < 3 * p.n_cols:
+        cols = narrowest
 
     p.item_pitch = p.n_cols
     p.items_per_unit = 1
@@ -489,7 +501,13 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     if not p.plain:
         p.emit_rows = max(1, min(p.emit_rows, EMIT_BYTES // (2 * itemsize * p.emit_pitch)))
     p.total_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.levels else 0
-    return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch + p.levels * p.total_elems)
+    if p.live_elems and not _leaves_out(p, p.tile_cols):
+        p.live_elems = 0
+    if p.live_elems:
+        count = p.ci_block * min(p.k_block, p.kernel_size)
+        p.live_elems = count * min(p.co_block, _ceil(p.c_out, rows) * rows) + count * sizeof(int32_t) // itemsize + 16
+    return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch + p.levels * p.total_elems
+                       + p.live_elems)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -651,7 +669,8 @@ cdef class PreparedLayer:
     cdef ptrdiff_t itemsize
     cdef int typenum, same
     cdef readonly str isa
-    cdef readonly bint finite  # the weight of a scatter
+    cdef readonly bint finite  # the weight; of a correlate, if anybody has asked
+    cdef long long looked_at  # whether that is known
     cdef readonly bint channels_last
 
     def __cinit__(self, cnp.ndarray weight, bias, geometry, bint transposed=False, steps=None,
@@ -755,6 +774,7 @@ cdef class PreparedLayer:
             if self.transposed:
                 self.kernels.pack_weights(data, p.c_in * s0, s1, s0, sk, p, self.taps.k, self.packed)
                 self.finite = self.kernels.all_finite(self.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
+                self.looked_at = 1
             else:
                 self.kernels.pack_weights(data, p.c_out * s0, s0, s1, sk, p, self.taps.k, self.packed)
         return 0
@@ -803,6 +823,8 @@ cdef class PreparedLayer:
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
         cdef ptrdiff_t k = p.kernel_size
+        p.pos, p.x_base = self.taps.pos, base
+        p.live_elems = p.mode == 0 and k > 1 and _leaves_out(&p, self.kernels.lanes) and self._is_finite()
         cdef size_t where_bytes = k * sizeof(ptrdiff_t), run_bytes = k * sizeof(fc1d_run)
         cdef size_t table_bytes = where_bytes + run_bytes + p.ci_block * k * sizeof(int32_t)
         cdef ptrdiff_t few[256]  # for small layers, without malloc
@@ -880,6 +902,15 @@ cdef class PreparedLayer:
         return (not self.transposed and p.c_in * p.c_out == 1 and p.groups > 1 and p.xc == 1 and p.yc == 1
                 and (p.residual == NULL or p.rc == 1) and not p.half and p.before.function == 0
                 and p.after.alpha == NULL and self._positions_scratch() <= SCRATCH_BYTES)
+
+    cdef bint _is_finite(self) noexcept:
+        """Whether all weights are finite, looked at once."""
+        cdef PreparedLayer owner = self if self.owner is None else self.owner
+        cdef fc1d_problem* p = &owner.problem
+        if not owner.finite and fc1d_load(&owner.looked_at) == 0:
+            owner.finite = owner.kernels.all_finite(owner.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
+            fc1d_swap(&owner.looked_at, 1)
+        return owner.finite
 
     cdef ptrdiff_t _positions_scratch(self) noexcept:
         """Bytes: where the row of each tap is, and a row of zeros."""

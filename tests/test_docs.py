@@ -55,7 +55,8 @@ def test_pictures_are_what_the_library_draws(tmp_path):
 
 # ---- Docstrings --------------------------------------------------------------------------------
 
-CONFIG = ["set_max_workers", "get_max_workers", "config_info"]
+CONFIG = ["set_max_workers", "get_max_workers", "set_kept_memory", "get_kept_memory"]
+CONFIG += ["release_memory", "config_info"]
 
 
 def public_objects(module):

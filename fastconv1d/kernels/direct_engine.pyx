@@ -14,6 +14,7 @@ import warnings
 
 import numpy as np
 
+from .memory import new
 from .totals import add_to
 
 cimport cython
@@ -26,6 +27,7 @@ from libc.stdint cimport int32_t, int64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
+from fastconv1d.kernels.memory cimport give_bytes, new_array, take_bytes
 from fastconv1d.kernels.pages cimport touch_rows
 from fastconv1d.kernels.workers cimport run_units, unit_fn
 
@@ -70,7 +72,7 @@ cdef extern from "simd/fc1d.h" nogil:
         const ptrdiff_t* pos
         ptrdiff_t x_base
         int by_rows, plain, staged
-        ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch, total_elems
+        ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch, total_elems, live_elems
 
     ctypedef struct fc1d_gradient:
         fc1d_problem window
@@ -412,6 +414,15 @@ cdef void _choose_items(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t 
         p.item_pitch = n
 
 
+cdef bint _leaves_out(const fc1d_problem* p, ptrdiff_t cols) noexcept nogil:
+    """Whether some tap reads nothing but zeros beyond the ends in the first or the last tile of so many columns."""
+    cdef ptrdiff_t k, low = p.x_base, last = p.x_base + (p.n_cols - 1) // cols * cols * p.x_step
+    for k in range(p.kernel_size):
+        if low + p.pos[k] + (min(cols, p.n_cols) - 1) * p.x_step < 0 or last + p.pos[k] >= p.l_in:
+            return True
+    return False
+
+
 cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
                      ptrdiff_t itemsize, int n_threads, fc1d_run* runs, ptrdiff_t* where, int32_t* tap) noexcept nogil:
     """Tile sizes and tap tables of one call; returns the scratch bytes of a thread."""
@@ -434,6 +445,9 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     cdef ptrdiff_t staged = STAGE_BYTES // (itemsize * stage_rows)
     cdef ptrdiff_t narrowest = strip if p.levels < 2 else lanes  # rows of many phases in several levels of totals
     cdef ptrdiff_t cols = max(narrowest, min(max(shared, apart), staged) if p.staged else max(shared, apart))
+    # a tap reads some of the input in l_in / x_step columns and the rest of their tiles: where those are few, narrow tiles
+    if p.live_elems and 4 * (p.l_in // p.x_step + strip) < 3 * p.n_cols:
+        cols = narrowest
 
     p.item_pitch = p.n_cols
     p.items_per_unit = 1
@@ -487,7 +501,13 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     if not p.plain:
         p.emit_rows = max(1, min(p.emit_rows, EMIT_BYTES // (2 * itemsize * p.emit_pitch)))
     p.total_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.levels else 0
-    return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch + p.levels * p.total_elems)
+    if p.live_elems and not _leaves_out(p, p.tile_cols):
+        p.live_elems = 0
+    if p.live_elems:
+        count = p.ci_block * min(p.k_block, p.kernel_size)
+        p.live_elems = count * min(p.co_block, _ceil(p.c_out, rows) * rows) + count * sizeof(int32_t) // itemsize + 16
+    return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch + p.levels * p.total_elems
+                       + p.live_elems)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -518,13 +538,12 @@ cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, 
     n_threads = <int> max(1, min(<ptrdiff_t> n_threads, units))
     batch = max(<ptrdiff_t> n_threads, <ptrdiff_t> (units * min(1., n_threads * SIGNAL_MACS / max(1., macs))))
     _note_scratch(slab)
-    cdef char* memory = <char*> malloc(slab * n_threads + 64)
-    if memory == NULL and n_threads > 1:
+    cdef char* scratch = <char*> take_bytes(slab * n_threads)
+    if scratch == NULL and n_threads > 1:
         n_threads = 1
-        memory = <char*> malloc(slab + 64)
-    if memory == NULL:
+        scratch = <char*> take_bytes(slab)
+    if scratch == NULL:
         return -1
-    cdef char* scratch = memory + (64 - <size_t> memory % 64)
     while first < units:
         last = min(units, first + batch)
         run_units(run, job, first, last, scratch, slab, n_threads)
@@ -534,7 +553,7 @@ cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, 
                 status = -2 if check_signals() < 0 else 0
             if status < 0:
                 break
-    free(memory)
+    give_bytes(scratch)
     return status
 
 
@@ -650,7 +669,8 @@ cdef class PreparedLayer:
     cdef ptrdiff_t itemsize
     cdef int typenum, same
     cdef readonly str isa
-    cdef readonly bint finite  # the weight of a scatter
+    cdef readonly bint finite  # the weight; of a correlate, if anybody has asked
+    cdef long long looked_at  # whether that is known
     cdef readonly bint channels_last
 
     def __cinit__(self, cnp.ndarray weight, bias, geometry, bint transposed=False, steps=None,
@@ -746,7 +766,7 @@ cdef class PreparedLayer:
         cdef ptrdiff_t sk = weight.strides[2] // self.itemsize
         cdef const void* data = cnp.PyArray_DATA(weight)
         # run_across loads up to a vector past the last weight
-        self.packed = PyMem_Malloc(p.groups * p.c_out * p.c_in * p.kernel_size * self.itemsize + 64)
+        self.packed = take_bytes(p.groups * p.c_out * p.c_in * p.kernel_size * self.itemsize + 64)
         if self.packed == NULL:
             raise MemoryError("cannot allocate the packed weight")
         p.w = self.packed
@@ -754,13 +774,14 @@ cdef class PreparedLayer:
             if self.transposed:
                 self.kernels.pack_weights(data, p.c_in * s0, s1, s0, sk, p, self.taps.k, self.packed)
                 self.finite = self.kernels.all_finite(self.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
+                self.looked_at = 1
             else:
                 self.kernels.pack_weights(data, p.c_out * s0, s0, s1, sk, p, self.taps.k, self.packed)
         return 0
 
     def __dealloc__(self):
         PyMem_Free(self.tables)
-        PyMem_Free(self.packed)
+        give_bytes(self.packed)
 
     cpdef int run(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t pad_left, threads, cnp.ndarray residual=None,
                   dict plan=None) except -1:
@@ -802,6 +823,8 @@ cdef class PreparedLayer:
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
         cdef ptrdiff_t k = p.kernel_size
+        p.pos, p.x_base = self.taps.pos, base
+        p.live_elems = p.mode == 0 and k > 1 and _leaves_out(&p, self.kernels.lanes) and self._is_finite()
         cdef size_t where_bytes = k * sizeof(ptrdiff_t), run_bytes = k * sizeof(fc1d_run)
         cdef size_t table_bytes = where_bytes + run_bytes + p.ci_block * k * sizeof(int32_t)
         cdef ptrdiff_t few[256]  # for small layers, without malloc
@@ -879,6 +902,15 @@ cdef class PreparedLayer:
         return (not self.transposed and p.c_in * p.c_out == 1 and p.groups > 1 and p.xc == 1 and p.yc == 1
                 and (p.residual == NULL or p.rc == 1) and not p.half and p.before.function == 0
                 and p.after.alpha == NULL and self._positions_scratch() <= SCRATCH_BYTES)
+
+    cdef bint _is_finite(self) noexcept:
+        """Whether all weights are finite, looked at once."""
+        cdef PreparedLayer owner = self if self.owner is None else self.owner
+        cdef fc1d_problem* p = &owner.problem
+        if not owner.finite and fc1d_load(&owner.looked_at) == 0:
+            owner.finite = owner.kernels.all_finite(owner.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
+            fc1d_swap(&owner.looked_at, 1)
+        return owner.finite
 
     cdef ptrdiff_t _positions_scratch(self) noexcept:
         """Bytes: where the row of each tap is, and a row of zeros."""
@@ -979,7 +1011,7 @@ cdef class PreparedLayer:
                 return None
         if out is None:
             try:
-                y = cnp.PyArray_EMPTY(nd, shape, typenum, 0)
+                y = new_array(nd, shape, typenum)
             except ValueError:  # beyond 64 bits of bytes
                 return None
         else:
@@ -1588,13 +1620,14 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             raise MemoryError("cannot allocate the tap tables of a call")
         whole_items = passes == 1 or together == p.n_tiles
         if weight is not None and whole_items and _input_in_same_pass(&q, kernels, weight, dilation * (k - 1)):
-            grad_input = np.empty_like(g if transposed else x, order="C")
+            like = g if transposed else x
+            grad_input = new((<object> like).shape, like.dtype)
             q.w, q.dx = cnp.PyArray_DATA(weight), cnp.PyArray_DATA(grad_input)
         q.fetch = p.c_in * p.c_out == 1 and size * (cnp.PyArray_SIZE(x) + cnp.PyArray_SIZE(g)) > FETCH_BYTES
         scratch_bytes = size * _lay_scratch(&q, kernels)
         # a single partial sum is the result itself, or added to it from scratch
         in_place = q.parts * passes == 1 or (q.parts == 1 and q.panel > 0)
-        sums = dw[None] if only_db or in_place else np.empty((q.parts, *(<object> dw).shape), dw.dtype)
+        sums = dw[None] if only_db or in_place else new((q.parts, *(<object> dw).shape), dw.dtype)
         bias_sums = None if db is None else np.empty((q.parts, dw.shape[0]))
         if not only_db:
             q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements

@@ -91,6 +91,9 @@ typedef struct {
     ptrdiff_t stage_pitch;   /* elements of a staging row */
     ptrdiff_t window_elems;  /* scratch: window first, then the staging tile, 2*emit_rows rows, and the totals */
     ptrdiff_t stage_elems, emit_rows, emit_pitch, total_elems; /* of one level: rows as in the staging tile */
+    /* Not 0: the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out of a tile.
+     * Elements of scratch, last, for the weights of a block of output channels without them, and a table of taps. */
+    ptrdiff_t live_elems;
 } fc1d_problem;
 
 /* The weight gradient: dw[co][ci, k] = sum over items and columns of g[co] * window[ci, k].

@@ -39,6 +39,14 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("file", nargs="?", help="a .wav or .npy file (default: a shipped signal)")
 
     bench = commands.add_parser("bench", help="time the benchmark layers against other libraries")
+    bench.add_argument(
+        "model",
+        nargs="*",
+        metavar="MODEL",
+        help="MODEL.onnx, MODEL.pt2 (of torch.export.save), or one of each: time the whole model "
+        "and each of its convolutions",
+    )
+    _add_inputs(bench, "16000 samples, 400 frames or 128 tokens where that is open")
     bench.add_argument("--threads", type=_threads, default=1, help="threads a library may use")
     bench.add_argument(
         "--layers", default="*", metavar="PATTERN", help="names, with * and ?, separated by commas"
@@ -85,22 +93,31 @@ def build_parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="does an ONNX model run here, and is it right?")
     check.add_argument("model", metavar="MODEL.onnx")
-    check.add_argument(
+    _add_inputs(check, "1 and 64 where that is open")
+
+    commands.add_parser("info", help="print versions, CPU, instruction set, BLAS and threads")
+    return parser
+
+
+def _add_inputs(command: argparse.ArgumentParser, default: str) -> None:
+    """Add the arguments that say what goes into a model, and what computes it."""
+    command.add_argument(
         "--input", action="append", default=[], metavar="NAME=FILE.npy", help="an input's values"
     )
-    check.add_argument(
+    command.add_argument(
         "--shape",
         action="append",
         default=[],
         metavar="NAME=1,80,400",
-        help="the size of a random input (default: the model's, 1 and 64 where that is open)",
+        help=f"the size of a random input (default: the model's, {default})",
     )
-    check.add_argument(
-        "--rest", choices=("onnxruntime",), help="what computes the rest beside convolutions"
+    command.add_argument(
+        "--rest",
+        nargs="?",
+        const="onnxruntime",
+        choices=("onnxruntime",),
+        help="what computes the rest beside convolutions",
     )
-
-    commands.add_parser("info", help="print versions, CPU, instruction set, BLAS and threads")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -118,7 +118,7 @@ def _n_inside(node: onnx.NodeProto) -> int:
 def _values(
     proto: onnx.ModelProto, feeds: Feeds, nodes: Sequence[onnx.NodeProto]
 ) -> dict[str, np.ndarray]:
-    """Return what the nodes read: constants of the model, and what this library computes."""
+    """Return what the nodes read: constants, inputs, and what the model computes of them."""
     values = {each.name: numpy_helper.to_array(each) for each in proto.graph.initializer}
     values |= feeds
     needed = dict.fromkeys(name for node in nodes for name in node.input if name not in values)

@@ -21,6 +21,12 @@ def _threads(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"expected an integer below 10^9, got {text[:40]!r}")
+    return int(text)
+
+
 def _path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got ''")
@@ -49,7 +55,16 @@ def build_parser() -> argparse.ArgumentParser:
     _add_inputs(bench, "16000 samples, 400 frames or 128 tokens where that is open")
     bench.add_argument("--threads", type=_threads, default=1, help="threads a library may use")
     bench.add_argument(
-        "--layers", default="*", metavar="PATTERN", help="names, with * and ?, separated by commas"
+        "--layers",
+        default="*",
+        metavar="PATTERN",
+        help="names, with * and ?, separated by commas; or a file .csv of layers",
+    )
+    bench.add_argument(
+        "--sweep", type=_count, metavar="SEED", help="time layers drawn at random, and name losers"
+    )
+    bench.add_argument(
+        "--count", type=_count, default=100, metavar="N", help="layers of the sweep (default: 100)"
     )
     bench.add_argument("--backward", action="store_true", help="time the gradients, not forward")
     bench.add_argument(

@@ -19,10 +19,11 @@ from ..core.files import check_writable
 from ..kernels.direct_engine import supported_isas
 from .contestants import PEER_NAMES
 from .environment import child_environment, describe_machine, is_child, pin_to_one_core
-from .layers import Layer
+from .layers import Layer, read_layers
+from .random_layers import random_layers, told
 from .sweeps import subject_layers
 
-FREE = (1, False, "layers", None)  # of --threads, --backward, --subject, --json
+FREE = (1, False, "layers", None, None)  # of --threads, --backward, --subject, --json, --sweep
 
 
 def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -32,7 +33,7 @@ def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
     ----------
     args : argparse.Namespace
         model, input, shape, rest, threads, layers, backward, dtype, json, isa, algorithm, peers,
-        subject, quick, report, from_json.
+        subject, sweep, count, quick, report, from_json.
     argv : list of str
         The command line they came from, to hand to the child process.
 
@@ -45,11 +46,13 @@ def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
     peers = list(dict.fromkeys(name.strip() for name in peers if name.strip()))
     if args.model:
         return _run_model(args, argv, peers)
-    layers = _layers(args)
+    try:
+        layers = _layers(args)
+    except (OSError, ValueError) as error:
+        return _refused(f"--layers {args.layers}: {getattr(error, 'strerror', None) or error}")
     problem = _problem(args, layers, peers)
     if problem:
-        print(f"fastconv1d bench: {problem}", file=sys.stderr)
-        return 2
+        return _refused(problem)
     if is_child():
         if args.subject == "costs":
             return _measure_costs(args, peers)
@@ -59,6 +62,11 @@ def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
         return run_report(args, peers)
     return _in_a_child(args, argv)
+
+
+def _refused(problem: str) -> int:
+    print(f"fastconv1d bench: {problem}", file=sys.stderr)
+    return 2
 
 
 def _in_a_child(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -76,8 +84,7 @@ def _run_model(args: argparse.Namespace, argv: Sequence[str], peers: Sequence[st
         return models.run(args, peers)
     problem = _problem_of_model(args) or _problem_of_options(args, peers)
     if problem:
-        print(f"fastconv1d bench: {problem}", file=sys.stderr)
-        return 2
+        return _refused(problem)
     return _in_a_child(args, argv)
 
 
@@ -94,9 +101,12 @@ def _problem_of_model(args: argparse.Namespace) -> str | None:
     absent = [path for path in args.model if not Path(path).is_file()]
     if absent:
         return f"there is no file {absent[0]}"
-    given = (args.backward, args.subject, args.layers, args.report, args.dtype, args.algorithm)
-    if given != (False, "layers", "*", None, "float32", "auto"):
-        return "--backward, --subject, --layers, --report, --dtype and --algorithm go without MODEL"
+    given = (args.backward, args.subject, args.layers, args.sweep, args.report, args.dtype)
+    if given != (False, "layers", "*", None, None, "float32") or args.algorithm != "auto":
+        return (
+            "--backward, --subject, --layers, --sweep, --report, --dtype and --algorithm go "
+            "without MODEL"
+        )
     if find_spec("onnx") is None:
         return f"MODEL needs onnx: {how_to_install('onnx')}"
     if args.rest and find_spec("onnxruntime") is None:
@@ -107,6 +117,10 @@ def _problem_of_model(args: argparse.Namespace) -> str | None:
 def _layers(args: argparse.Namespace) -> list[Layer]:
     if args.subject == "costs":
         return []
+    if args.sweep is not None:
+        return random_layers(args.sweep, args.count)
+    if args.layers.endswith(".csv"):
+        return read_layers(args.layers)
     return subject_layers(args.subject, args.layers, args.quick)
 
 
@@ -114,10 +128,13 @@ def _problem(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[
     """Return what is wrong with the arguments, if anything."""
     if args.input or args.shape or args.rest:
         return "--input, --shape and --rest need MODEL"
+    if args.sweep is not None and (args.subject, args.layers) != ("layers", "*"):
+        return "--sweep draws its own layers: --subject and --layers go without it"
     if not layers and args.subject != "costs":
         return f"no layer matches {args.layers!r}"
-    if args.report and (args.threads, args.backward, args.subject, args.json) != FREE:
-        return "--report chooses --threads, --backward, --subject and --json itself"
+    chosen = (args.threads, args.backward, args.subject, args.json, args.sweep)
+    if args.report and chosen != FREE:
+        return "--report chooses --threads, --backward, --subject, --json and --sweep itself"
     if args.report and find_spec("matplotlib") is None:
         return f"--report needs matplotlib: {how_to_install('matplotlib')}"
     if args.from_json and not args.report:
@@ -169,6 +186,8 @@ def _measure(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[
         _write(args.json, measured)
     finally:
         print(report.table(rows), report.summary(rows), sep="\n\n")
+        if args.sweep is not None:
+            print(f"\n{told(rows)}")
         if warning:
             print(warning)
     return 1 if any("fastconv1d" in row["excluded"] for row in rows) else 0

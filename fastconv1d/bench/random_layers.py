@@ -31,7 +31,7 @@ BATCHES = {1: 52, 2: 8, 4: 10, 8: 10, 16: 8, 32: 6, 64: 6}
 KINDS = {"dense": 58, "grouped": 14, "depthwise": 18, "multiplied": 10}
 LONGEST = 100_000
 LARGE_BATCH, LONGEST_OF_LARGE_BATCH = 16, 4096
-# What a layer may take: more than the call itself, a second at most, and arrays that leave room for the peers' copies.
+# More than the call itself, a second at most; arrays that leave room for the copies of the peers.
 FLOPS = (2e4, 2e9)
 ELEMENTS, WEIGHTS = 30_000_000, 20_000_000
 LOST = 0.95  # of the best peer's speed: below it the layer is named

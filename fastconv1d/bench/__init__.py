@@ -18,9 +18,9 @@ from ..core.extras import how_to_install
 from ..core.files import check_writable
 from ..kernels.direct_engine import supported_isas
 from .contestants import PEER_NAMES
+from .drawn import random_layers, told
 from .environment import child_environment, describe_machine, is_child, pin_to_one_core
 from .layers import Layer, read_layers
-from .random_layers import random_layers, told
 from .sweeps import subject_layers
 
 FREE = (1, False, "layers", None, None)  # of --threads, --backward, --subject, --json, --sweep

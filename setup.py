@@ -107,6 +107,7 @@ SIMD_HEADERS = [
         "minimal",
         "network",
         "pointwise",
+        "product",
         "rows",
         "step",
         "template",
@@ -141,7 +142,7 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network", "operands"
+NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network", "product", "operands"
 extensions = [kernel(name) for name in NAMES]
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 OPENMP = kernel("openmp", (), OPENMP_FLAGS, OPENMP_LINK_FLAGS)

@@ -162,6 +162,20 @@ typedef struct {
     int largest;
 } fc1d_pool;
 
+/* Rows times a packed matrix; product.h has the formula. Row r is row r % per_item of item r / per_item; y and residual
+ * have one row after the other. */
+typedef struct {
+    const void *x, *w, *bias, *residual; /* bias and residual may be NULL; bias is readable for whole vectors */
+    void *y;
+    ptrdiff_t rows, per_item, x_item, x_row, x_tap, y_row;
+    ptrdiff_t n, k, taps;
+    ptrdiff_t row_unit, column_unit; /* the latter in whole panels */
+    int add;                         /* to what y holds */
+    fc1d_activation step;
+    double residual_scale;
+    int residual_last;
+} fc1d_product;
+
 typedef struct {
     void (*run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
@@ -188,8 +202,11 @@ typedef struct {
     void (*erf_rows)(const void *x, void *y, ptrdiff_t n);
     void (*convert)(const void *from, void *to, ptrdiff_t n, int half, int widen);
     void (*pool)(const fc1d_pool *q, void *scratch);
+    void (*product)(const fc1d_product *q, ptrdiff_t unit, void *scratch);
+    void (*pack_product)(const void *w, void *packed, ptrdiff_t n, ptrdiff_t terms);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
+    ptrdiff_t product_width; /* columns of a panel of `product` */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */
 } fc1d_kernels;
 

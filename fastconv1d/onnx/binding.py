@@ -7,7 +7,7 @@ first call made and forgot are there for the second one to write to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,11 +83,24 @@ class Sizes:
         return all(name in self.known for name in names)
 
 
+class Call(NamedTuple):
+    """A step with the places of what it reads and writes in a list of all values."""
+
+    run: Callable[..., Any]
+    inputs: list[int]
+    output: int
+    others: list[int]  # further outputs
+    done: list[int]
+    spare: tuple[tuple[int, ...], np.dtype[Any]] | None  # of a large array to write to
+    node: Node
+
+
 class Binding(NamedTuple):
     """What calls of the same input shapes share."""
 
-    values: dict[str, Array]
-    shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+    values: list[Any]
+    calls: list[Call]
+    pooled: bool  # whether there are large arrays to write to
 
 
 def known_values(values: dict[str, Any]) -> dict[str, Array] | None:

@@ -38,6 +38,7 @@ cdef extern from "simd/fc1d.h" nogil:
     ctypedef struct fc1d_kernels:
         void (*product)(const fc1d_product*, ptrdiff_t, void*) noexcept nogil
         void (*pack_product)(const void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*lstm_rows)(const void*, void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
         ptrdiff_t lanes, product_width
 
     ctypedef struct fc1d_isa:
@@ -203,3 +204,31 @@ cdef class Product:
                 units = (q.n + self.width - 1) // self.width
         with nogil:
             run_units(<unit_fn> self.kernels.product, q, 0, units, NULL, 0, min(<ptrdiff_t> n_threads, units))
+
+    cdef void _add(self, fc1d_product* q, const void* x, ptrdiff_t rows, ptrdiff_t x_row, void* y) noexcept nogil:
+        """Add the product of a few rows to y, whose rows lie one after the other."""
+        q.x, q.y, q.rows, q.per_item, q.x_row, q.y_row = x, y, rows, rows, x_row, self.q.n
+        q.row_unit, q.column_unit, q.add = rows, self.q.n, True
+        self.kernels.product(q, 0, NULL)
+
+
+def lstm(Product back not None, cnp.ndarray gates not None, cnp.ndarray state not None, cnp.ndarray cell not None,
+         cnp.ndarray y not None, ptrdiff_t direction, bint backward):
+    """All steps of one direction of an LSTM, from the last one to the first if backward.
+
+    gates (T, N, 4H) from the inputs, in the order input, output, forget, new, are scratch; cell (N, H) becomes the last
+    one; state (N, H) is the first one; y (T, directions, N, H). All are C-contiguous and of the matrix's dtype.
+    """
+    cdef fc1d_product q = back.q
+    cdef ptrdiff_t i, t, steps = y.shape[0], rows = y.shape[2], n = y.shape[3], size = back.itemsize
+    cdef ptrdiff_t pitch = y.shape[1] * rows * n * size
+    cdef char* g = <char*> cnp.PyArray_DATA(gates)
+    cdef char* h = <char*> cnp.PyArray_DATA(y) + direction * rows * n * size
+    cdef char* c = <char*> cnp.PyArray_DATA(cell)
+    cdef const char* last = <const char*> cnp.PyArray_DATA(state)
+    with nogil:
+        for i in range(steps):
+            t = steps - 1 - i if backward else i
+            back._add(&q, last, rows, n, g + 4 * t * rows * n * size)
+            back.kernels.lstm_rows(g + 4 * t * rows * n * size, c, h + t * pitch, rows, n)
+            last = h + t * pitch

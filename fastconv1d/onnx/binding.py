@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import ELEMENTWISE, Blockwise
+from .blocks import ELEMENTWISE
 from .layers import Fused
 from .registry import Node
 
@@ -69,7 +69,7 @@ class Sizes:
             self.known.update(outputs)
         elif plain and node.op not in _VARYING and self._knows(node.inputs) and node.inputs:
             self.known.update(outputs)
-        elif isinstance(node, Blockwise) and self._knows(node.inputs):
+        elif isinstance(node, Fused) and self._knows(node.inputs):
             self.known.update(outputs)
         elif not (
             isinstance(node, Fused)

@@ -15,6 +15,7 @@ from . import operators as _operators  # noqa: F401  (which enters them in the t
 from . import sequences as _sequences  # noqa: F401
 from .binding import LEAST_SPARE, Binding, Call, Pool, Sizes, known_values
 from .blocks import grouped
+from .bound import Bound, bound
 from .control import CONTROL
 from .folding import fold
 from .layers import Fused
@@ -115,15 +116,22 @@ class Program:
         known: dict[str, Any] = {}
         shapes: dict[str, Any] = {}
         slots = self._slots
+        quick: dict[int, Bound] = {}
         for step in self.steps:
-            call = _call(step, slots, None)
+            call = _call(step, slots, None, None)
+            given = [values[slot] for slot in call.inputs]
             try:
-                _enter(call, call.run(*[values[slot] for slot in call.inputs]), values)
+                _enter(call, call.run(*given), values)
             except _REPORTED as error:
                 raise _reported(step.node, error) from error
             for name in step.outputs:
                 if name in self._needed:
                     known[name] = values[slots[name]]
+            if all(name in self._settled for name in step.outputs):
+                made = [values[slots[name]] for name in step.outputs]
+                shorter = bound(step.node, step.run, given, made)
+                if shorter is not None:
+                    quick[id(step.node)] = shorter
             name, value = step.outputs[0], values[call.output]
             if step.takes_out and name in self._settled and isinstance(value, np.ndarray):
                 if value.nbytes >= LEAST_SPARE:
@@ -135,7 +143,10 @@ class Program:
             template = self._template.copy()
             for name, value in kept.items():
                 template[slots[name]] = value
-            calls = [_call(step, slots, shapes.get(step.outputs[0])) for step in self._dynamic]
+            calls = [
+                _call(step, slots, shapes.get(step.outputs[0]), quick.get(id(step.node)))
+                for step in self._dynamic
+            ]
             bindings = dict([*self._bindings.items()][1 - _MOST_BINDINGS :])
             bindings[key] = Binding(template, calls, bool(shapes))
             self._bindings = bindings
@@ -208,10 +219,13 @@ def _slots(program: Program) -> tuple[dict[str, int], list[Any]]:
     return slots, template
 
 
-def _call(step: Step, slots: dict[str, int], spare: Any) -> Call:
+def _call(step: Step, slots: dict[str, int], spare: Any, quick: Bound | None) -> Call:
     output, *others = [slots[name] for name in step.outputs]
     inputs, done = ([slots[name] for name in names] for names in (step.inputs, step.done))
-    return Call(step.run, inputs, output, others, done, spare, step.node)
+    run = step.run
+    if quick is not None:
+        run, inputs = quick.run, inputs[: quick.n_inputs]
+    return Call(run, inputs, output, others, done, spare, step.node)
 
 
 def _enter(call: Call, result: Any, values: list[Any]) -> None:

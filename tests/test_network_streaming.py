@@ -29,6 +29,7 @@ from fastconv1d import (
     StreamingNetwork,
     Tanh,
 )
+from fastconv1d.core.base import Layer
 from fastconv1d.core.flow import Windows
 
 ACTIVATIONS = (ReLU, LeakyReLU, ELU, GELU, SiLU, Tanh, Sigmoid)
@@ -559,6 +560,12 @@ class Own(Sequential):
         return super().forward(input) + 1
 
 
+class Whole(Tanh):
+    """An activation that does not say how it streams."""
+
+    _flow = Layer._flow
+
+
 def test_what_cannot_stream_is_refused():
     circular = Conv1d(3, 3, 3, padding=1, padding_mode="circular")
     upper = Conv1d(3, 3, 3, stride=2, padding="same_upper")
@@ -576,6 +583,7 @@ def test_what_cannot_stream_is_refused():
         (Sequential(Conv1d(3, 3, 1, layout="NLC")), ValueError, "layout should be 'NCL' inside"),
         (Sequential(conv, Own(conv)), TypeError, "Own with a forward of its own"),
         (Own(conv), TypeError, "Own with a forward of its own"),
+        (Sequential(Whole(), Whole()), ValueError, "^layer 0, Whole: .*on the whole sequence"),
     ):
         with pytest.raises(error, match=words):
             net.stream()

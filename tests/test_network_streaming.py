@@ -29,6 +29,7 @@ from fastconv1d import (
     StreamingNetwork,
     Tanh,
 )
+from fastconv1d.core.base import Layer
 from fastconv1d.core.flow import Windows
 
 ACTIVATIONS = (ReLU, LeakyReLU, ELU, GELU, SiLU, Tanh, Sigmoid)
@@ -189,8 +190,9 @@ def check(seed, n_chunkings=2, **options):
 
 @pytest.mark.parametrize("part", range(3))
 def test_any_chunks_give_the_bits_of_the_whole(part, share):
-    for seed in range(part, int(300 * share), 3):
-        check(seed)
+    count, n_chunkings = (5000, 3) if share == 1 else (300, 1)
+    for seed in range(part, count, 3):
+        check(seed, n_chunkings)
 
 
 def test_double_precision(share):
@@ -559,6 +561,12 @@ class Own(Sequential):
         return super().forward(input) + 1
 
 
+class Whole(Tanh):
+    """An activation that does not say how it streams."""
+
+    _flow = Layer._flow
+
+
 def test_what_cannot_stream_is_refused():
     circular = Conv1d(3, 3, 3, padding=1, padding_mode="circular")
     upper = Conv1d(3, 3, 3, stride=2, padding="same_upper")
@@ -576,6 +584,7 @@ def test_what_cannot_stream_is_refused():
         (Sequential(Conv1d(3, 3, 1, layout="NLC")), ValueError, "layout should be 'NCL' inside"),
         (Sequential(conv, Own(conv)), TypeError, "Own with a forward of its own"),
         (Own(conv), TypeError, "Own with a forward of its own"),
+        (Sequential(Whole(), Whole()), ValueError, "^layer 0, Whole: .*on the whole sequence"),
     ):
         with pytest.raises(error, match=words):
             net.stream()

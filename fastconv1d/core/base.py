@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+    from .flow import Flow, Run
+
 _Layer = TypeVar("_Layer", bound="Layer")
 
 
@@ -66,6 +68,22 @@ class Layer:
 
     def _drop_gradients(self) -> None:
         """Forget a leaf's gradients."""
+
+    def _flow(self, run: Run) -> Flow:
+        """Return how a layer that is one operation takes sequences piece by piece.
+
+        `run(given, out)` computes it for whole arrays. A layer whose outputs read what is at their
+        position returns ``PerPosition(run)``, one that slides a window ``Windows(...)``.
+
+        Raises
+        ------
+        ValueError
+            If outputs may depend on all of the input.
+        """
+        raise ValueError(
+            "its outputs may depend on the whole sequence, which a stream does not have: apply it "
+            "to what the stream of the layers before it has returned"
+        )
 
     def _as_it_is(self: _Layer, made: dict[int, Any]) -> _Layer:
         """Return a copy in eval mode that later assignments to the layer do not change.

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    Run = Callable[[Sequence[NDArray[Any]], NDArray[Any]], None]  # what computes whole arrays
+
 
 class Flow:
     """What every operation of a stream says of itself.
@@ -95,7 +97,7 @@ class PerPosition(Flow):
     array([[[-2., -3.]]])
     """
 
-    def __init__(self, run: Callable[[Sequence[NDArray[Any]], NDArray[Any]], None]) -> None:
+    def __init__(self, run: Run) -> None:
         self._run = run
 
     def final(self, counts: Sequence[int]) -> int:

@@ -142,7 +142,8 @@ class Activate:
         self.layer.apply(given[0], out)
 
     def flow(self) -> Flow:
-        return PerPosition(self.run)
+        flow: Flow = self.layer._flow(self.run)
+        return flow
 
 
 class Combine:

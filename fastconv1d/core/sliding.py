@@ -85,7 +85,7 @@ class _Packed:
         out_channels, in_group = pack.parameters.weight.shape[:2]
         one_each = not spec.transposed and spec.groups == out_channels and in_group == 1
         self.depthwise = one_each and out_channels > 1
-        self._taps, self._span = spec.kernel_size, spec.span
+        self._taps, self._stride, self._span = spec.kernel_size, spec.stride, spec.span
         self.plain_run = None if self.depthwise else self._run
 
     def __call__(
@@ -106,8 +106,8 @@ class _Packed:
         if beside:
             if self._taps > 8 and n > 32:
                 x, beside = np.ascontiguousarray(x), False
-        elif n <= 8 and 0 <= -shift <= x.shape[2] - n - self._span + 1:
-            rows = x[:, :, -shift : -shift + n + self._span - 1].swapaxes(1, 2)
+        elif n <= 8 and 0 <= -shift <= x.shape[2] - (read := (n - 1) * self._stride + self._span):
+            rows = x[:, :, -shift : -shift + read].swapaxes(1, 2)
             x, shift, beside = np.ascontiguousarray(rows).swapaxes(1, 2), 0, True
         if y.strides[1 if beside else 2] != size:
             if beside:

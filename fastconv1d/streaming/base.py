@@ -43,13 +43,16 @@ class Pool:
             if array is not used and array is not used_too and array.shape[2] >= room:
                 return array
         length = room + max(keep, SMALL)
-        if self._side_by_side:
-            new = arrays.new((self._n_batch, length, channels), dtype).swapaxes(1, 2)
-        else:
-            new = arrays.new((self._n_batch, channels, length), dtype)
         # what is too short from now on goes when the state that it belongs to goes
-        self.arrays = [array for array in self.arrays if array.shape[2] >= length] + [new]
-        return new
+        others = [array for array in self.arrays if array.shape[2] >= length]
+        missing = max(1, 2 - len(others))
+        self.arrays = others + [self._new(channels, dtype, length) for _ in range(missing)]
+        return self.arrays[-1]
+
+    def _new(self, channels: int, dtype: np.dtype[Any], length: int) -> NDArray[Any]:
+        if self._side_by_side:
+            return arrays.new((self._n_batch, length, channels), dtype).swapaxes(1, 2)
+        return arrays.new((self._n_batch, channels, length), dtype)
 
 
 class Stream:

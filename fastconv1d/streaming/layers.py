@@ -484,11 +484,9 @@ class StreamingConv1d(_LayerStream):
     ------
     ValueError
         If the padding cannot be known before the end: ``padding_mode='circular'``, or
-        'same_upper' and 'same_lower' with a stride. Also for zeros that a `pre_activation` changes.
+        'same_upper' and 'same_lower' with a stride.
     TypeError
         If `module` is not a `Conv1d`.
-    MemoryError
-        If the history cannot be allocated.
 
     See Also
     --------
@@ -502,10 +500,11 @@ class StreamingConv1d(_LayerStream):
     completes its window, so padding on the right is a look-ahead, resolved by `flush`; reflection
     on the left waits for the inputs that it mirrors.
 
-    The memory is that of ``2*dilation*(K - 1) + 128`` positions or four times the reach of a longer
-    kernel, whatever the chunks, and allocated once. A call that fails or is interrupted leaves the
-    stream as before or as after it. A stream belongs to one
-    thread at a time; a call beside another is a RuntimeError.
+    Chunks have the layer's dtype or, for a float32 layer, 16 bits; all of a sequence have one. The
+    memory is twice that of ``2*dilation*(K - 1) + 64`` positions and the longest chunk, of which
+    128 KiB count, and allocated when it is first needed. A call that fails or is interrupted leaves
+    the stream as before or as after it. A stream belongs to one thread at a time; a call beside
+    another is a RuntimeError.
 
     Examples
     --------
@@ -559,8 +558,6 @@ class StreamingConvTranspose1d(_LayerStream):
         If the padding mode is not 'zeros'.
     TypeError
         If `module` is not a `ConvTranspose1d`.
-    MemoryError
-        If the history cannot be allocated.
 
     See Also
     --------
@@ -574,11 +571,12 @@ class StreamingConvTranspose1d(_LayerStream):
     can add to it, ``stride`` of them with each input once those cropped on the left are past, and
     never one that may be cropped at the end. `flush` returns the rest of the last windows.
 
-    Inputs that later outputs need are kept, not outputs that are half done. The memory is that of
-    ``2*(K - 1)*dilation/stride + 128`` positions or four times the reach of a longer kernel,
-    whatever the chunks, and allocated once. A call that fails or is interrupted leaves the stream
-    as before or as after it. A stream belongs to one
-    thread at a time; a call beside another is a RuntimeError.
+    Inputs that later outputs need are kept, not outputs that are half done. Chunks have the layer's
+    dtype or, for a float32 layer, 16 bits; all of a sequence have one. The memory is twice that of
+    ``2*(K - 1)*dilation/stride + 64`` positions and the longest chunk, of which 128 KiB count, and
+    allocated when it is first needed. A call that fails or is interrupted leaves the stream as
+    before or as after it. A stream belongs to one thread at a time; a call beside another is a
+    RuntimeError.
 
     Examples
     --------

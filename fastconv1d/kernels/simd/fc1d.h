@@ -238,6 +238,10 @@ typedef struct {
 
 typedef struct {
     void (*run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
+    /* a unit of many short items: items_per_unit of them, a group, output channels; see template.h */
+    void (*run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
+    /* a unit of a correlate of one input channel a group on short inputs: groups of one item; see step.h */
+    void (*run_channels)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
                          const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed);
     int (*all_finite)(const void *numbers, ptrdiff_t n);

@@ -580,6 +580,61 @@ static void NAME(run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
         NAME(run_group)(p, n0, items, g, co0, co1, tile * p->tile_cols, g + 1 < g1, (T *)scratch);
 }
 
+/* Many short items: one column for each, and each position of the output computed by itself, for all items of the unit. A
+ * window row is a position of an input channel, so that a tap that reads padding is a row of zeros, or left out. Channels
+ * and positions of an item lie side by side in x and in y. */
+static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
+{
+    const ptrdiff_t co0 = unit % p->n_co_units * p->co_unit, g = unit / p->n_co_units % p->groups;
+    const ptrdiff_t n0 = unit / p->n_co_units / p->groups * p->items_per_unit;
+    const ptrdiff_t items = p->n_batch - n0 < p->items_per_unit ? p->n_batch - n0 : p->items_per_unit;
+    const ptrdiff_t co1 = p->c_out - co0 < p->co_unit ? p->c_out : co0 + p->co_unit, taps = p->kernel_size;
+    const T *w = (const T *)p->w + g * p->c_out * p->c_in * taps;
+    const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
+    T *window = (T *)scratch, *stage = window + p->window_elems, *live = stage + p->stage_elems;
+    int32_t *table = (int32_t *)(live + p->live_elems);
+    const ptrdiff_t zeros = p->window_elems - p->row_pitch, ldy = p->l_out * p->stage_pitch;
+    memset(window + zeros, 0, (size_t)p->row_pitch * sizeof(T));
+    for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
+        const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
+        NAME(load_rows)(window, p->row_pitch, n_ci * p->l_in, items,
+                        NAME(at)(p->x, n0 * p->xn + (g * p->c_in + ci) * p->xc, p->half), 1, p->xn, p->half);
+        if (p->before.function) {
+            const NAME(finish) before = NAME(finish_of)(&p->before, NULL, 0, 0, 0);
+            for (ptrdiff_t i = 0; i < n_ci * p->l_in; i++)
+                NAME(finish_row)(&before, g * p->c_in + ci + i / p->l_in, window + i * p->row_pitch, NULL, items);
+        }
+        for (ptrdiff_t l = 0; l < p->l_out; l++)
+            for (ptrdiff_t k = 0; k < taps; k += p->k_block) {
+                const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
+                const int accumulate = ci > 0 || k > 0;
+                NAME(ahead) nothing = {0};
+                NAME(terms) terms = {n_ci, n_k, n_k, p->ci_chain, 0, n_k, table, live};
+                if (p->live_elems)
+                    NAME(find_live)(p, p->pos + k, n_k, l, 1, &terms.from, &terms.to);
+                for (ptrdiff_t j = 0; j < n_k; j++) {
+                    ptrdiff_t i = p->x_base + l * p->x_step + p->pos[k + j];
+                    const int inside = i >= 0 && i < p->l_in, found = inside || p->mode != FC1D_ZEROS;
+                    if (!inside && found)
+                        i = NAME(resolve)(i, p->l_in, p->mode);
+                    for (ptrdiff_t c = 0; c < n_ci; c++)
+                        table[c * n_k + j] = (int32_t)(found ? (c * p->l_in + i) * p->row_pitch : zeros);
+                }
+                NAME(run_block)(&terms, co0, co1, items, w + (ci * taps + k * n_ci) * p->c_out, window,
+                                stage + l * p->stage_pitch - co0 * ldy, ldy, 1, accumulate ? NULL : bias, accumulate,
+                                p->by_rows, &nothing, NULL);
+            }
+    }
+    const ptrdiff_t rows = (co1 - co0) * p->l_out;
+    if (p->after.function) {
+        const NAME(finish) after = NAME(finish_of)(&p->after, NULL, 0, 0, 0);
+        for (ptrdiff_t i = 0; i < rows; i++)
+            NAME(finish_row)(&after, g * p->c_out + co0 + i / p->l_out, stage + i * p->stage_pitch, NULL, items);
+    }
+    NAME(store_rows)(NAME(at)(p->y, n0 * p->yn + (g * p->c_out + co0) * p->yc, p->half), 1, p->yn, stage, p->stage_pitch,
+                     rows, items, p->half);
+}
+
 /* ---- weights ------------------------------------------------------------------------------------------------- */
 
 /* out[(c*n_k + j)*rows + i] = w[row[i] + c*si + tap[j]*sk]. */

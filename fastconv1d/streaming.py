@@ -416,9 +416,7 @@ class _Stream:
                 f"channels, got {list(np.shape(chunk))}"
             )
         if x.dtype != self._dtype:
-            raise TypeError(
-                f"Input type ({x.dtype}) and weight type ({self._dtype}) should be the same"
-            )
+            raise arrays.other_dtype(x.dtype, "weight", self._dtype)
         if self._layer is None and self._before is not None:
             x = activate(self._before, x, "NCL")
         return x, batched

@@ -43,22 +43,17 @@ static inline T NAME(sum_of)(V v)
     return sum;
 }
 
+#if LANES == 1 || !FLOAT32
 /* e^v for v <= 0, -inf or NaN. */
 static inline V NAME(exp_of)(V v)
 {
-#if LANES > 1 && FLOAT32
-    NAME(mask) n;
-    const V zero = {0}, low = zero - 87.0f;
-    const V m = NAME(exponential)(SELECT(v < low, low, v), &n), scale = (V)((n + 127) << 23);
-    return SELECT(v < low, zero, m * scale + scale);
-#else
     T lanes[LANES];
     STORE(lanes, v);
     for (int i = 0; i < LANES; i++)
         lanes[i] = (T)exp(lanes[i]);
     return LOAD(lanes);
-#endif
 }
+#endif
 
 static inline V NAME(larger)(V a, V b)
 {
@@ -163,14 +158,14 @@ static double NAME(sum_row)(const T *x, ptrdiff_t n, T mean, int power)
     return total;
 }
 
-/* y = (x - mean)/sqrt(variance + epsilon) * scale + shift of each row, mean 0 if not centered. With span 0 scale and shift
- * have n elements; otherwise one for `span` elements, of `channels` in turn, as a row of several channels has them.
+/* y = (x - mean)/sqrt(variance + epsilon) * scale + shift of rows [start, end), mean 0 if not centered. With span 0
+ * scale and shift have n elements; otherwise one for `span` elements, of `channels` in turn, as a row of several channels has them.
  * scale and shift may be NULL. */
-static void NAME(standardize_rows)(const fc1d_norm *q)
+static void NAME(standardize_rows)(const fc1d_norm *q, ptrdiff_t start, ptrdiff_t end)
 {
     const T *scale = (const T *)q->scale, *shift = (const T *)q->shift;
     const ptrdiff_t n = q->n, span = q->span ? q->span : n;
-    for (ptrdiff_t row = 0; row < q->n_rows; row++) {
+    for (ptrdiff_t row = start; row < end; row++) {
         const T *x = (const T *)q->x + row * n;
         T *y = (T *)q->y + row * n;
         const T mean = q->centered ? (T)(NAME(sum_row)(x, n, 0, 1) / (double)n) : 0;
@@ -312,6 +307,7 @@ static inline __attribute__((always_inline)) void NAME(pool_columns)(const fc1d_
     EACH_PART(q->columns_out, V sum = NAME(load_apart)(row + v * step, step, k);
               for (ptrdiff_t t = 1; t < q->taps; t++)
                   sum = NAME(pooled)(sum, NAME(load_apart)(row + v * step + t * q->dilation, step, k), largest);
+              if (q->divisors) sum = sum / GET((const T *)q->divisors, 1);
               PUT(y, sum);)
 }
 
@@ -346,6 +342,102 @@ static void NAME(pool)(const fc1d_pool *q, void *scratch)
         NAME(pool_planes)(q, (T *)scratch, 1);
     else
         NAME(pool_planes)(q, (T *)scratch, 0);
+}
+
+/* y = x*scale + shift of rows [first, last). */
+static void NAME(affine_rows)(const fc1d_affine *q, ptrdiff_t first, ptrdiff_t last)
+{
+    const T *scale = (const T *)q->scale, *shift = (const T *)q->shift;
+    if (q->n == 1) {
+        for (ptrdiff_t item = first; item < last; item++) {
+            const T *x = (const T *)q->x + item * q->channels;
+            T *y = (T *)q->y + item * q->channels;
+            EACH_PART(q->channels, PUT(y, GET(x, 0) * GET(scale, 0) + GET(shift, 0));)
+        }
+        return;
+    }
+    for (ptrdiff_t row = first; row < last; row++) {
+        const T *x = (const T *)q->x + row * q->n, a = scale[row % q->channels], b = shift[row % q->channels];
+        T *y = (T *)q->y + row * q->n;
+        EACH_PART(q->n, PUT(y, GET(x, 0) * a + b);)
+    }
+}
+
+/* y = f(a)*sigmoid(b), f tanh if squashed, otherwise the identity. */
+static void NAME(gate)(const void *of_a, const void *of_b, void *to, ptrdiff_t n, int squashed)
+{
+    const T *a = (const T *)of_a, *b = (const T *)of_b;
+    T *y = (T *)to;
+    if (squashed)
+        EACH_PART(n, PUT(y, TANH(GET(a, 0)) * SIGMOID(GET(b, 0)));)
+    else
+        EACH_PART(n, PUT(y, GET(a, 0) * SIGMOID(GET(b, 0)));)
+}
+
+static T NAME(largest_in)(const T *x, ptrdiff_t n)
+{
+    V top = (V){0} + (T)-INFINITY;
+    EACH_PART(n, top = NAME(pooled)(top, GET(x, (T)-INFINITY), 1);)
+    T lanes[LANES], most;
+    STORE(lanes, top);
+    most = lanes[0];
+    for (int i = 1; i < LANES; i++)
+        most = lanes[i] > most || lanes[i] != lanes[i] ? lanes[i] : most;
+    return most;
+}
+
+/* The largest element or the mean of each part of rows [first, last); no part is empty. */
+static void NAME(reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last)
+{
+    for (ptrdiff_t row = first; row < last; row++) {
+        const T *x = (const T *)q->x + row * q->n;
+        T *y = (T *)q->y + row * q->count;
+        for (ptrdiff_t i = 0; i < q->count; i++) {
+            const ptrdiff_t n = q->end[i] - q->begin[i];
+            y[i] = q->largest ? NAME(largest_in)(x + q->begin[i], n)
+                              : (T)(NAME(sum_row)(x + q->begin[i], n, 0, 1) / (double)n);
+        }
+    }
+}
+
+/* Columns of a panel of add_product, whose rows lie one after the other. */
+enum { NAME(panel) = FC1D_PANEL_BYTES / sizeof(T), NAME(tile_vectors) = 4 };
+
+/* The sums of `rows` rows of A with 4 vectors of a panel's columns, in the order of k. */
+static inline __attribute__((always_inline)) void NAME(product_tile)(const T *a, const T *b, T *c, ptrdiff_t n,
+                                                                     ptrdiff_t k, ptrdiff_t columns, const int rows)
+{
+    V sum[2][NAME(tile_vectors)] = {{{0}}};
+    for (ptrdiff_t j = 0; j < k; j++, b += NAME(panel))
+        for (int v = 0; v < NAME(tile_vectors); v++) {
+            const V w = LOAD(b + v * LANES);
+            for (int i = 0; i < rows; i++)
+                sum[i][v] += a[i * k + j] * w;
+        }
+    for (int i = 0; i < rows; i++) {
+        T *y = c + i * n;
+        T lanes[NAME(tile_vectors) * LANES];
+        for (int v = 0; v < NAME(tile_vectors); v++)
+            STORE(lanes + v * LANES, sum[i][v]);
+        for (ptrdiff_t j = 0; j < columns; j++)
+            y[j] += lanes[j];
+    }
+}
+
+/* C[m, n] += A[m, k] @ B[k, n]: B lies in panels of FC1D_PANEL_BYTES of columns, filled up with zeros. The bits of a row
+ * do not depend on the others. */
+static void NAME(add_product)(const void *left, const void *right, void *to, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
+{
+    const ptrdiff_t width = NAME(tile_vectors) * LANES;
+    for (ptrdiff_t first = 0; first < n; first += width) {
+        const T *b = (const T *)right + first / NAME(panel) * NAME(panel) * k + first % NAME(panel);
+        const ptrdiff_t columns = n - first < width ? n - first : width;
+        ptrdiff_t i = 0;
+        for (; i + 2 <= m; i += 2)
+            NAME(product_tile)((const T *)left + i * k, b, (T *)to + i * n + first, n, k, columns, 2);
+        if (i < m)
+            NAME(product_tile)((const T *)left + i * k, b, (T *)to + i * n + first, n, k, columns, 1);
+    }
 }
 
 #undef SIGMOID

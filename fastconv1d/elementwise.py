@@ -786,7 +786,7 @@ class Dropout(Between):
     array([1., 2.])
     """
 
-    in_place = True
+    in_place = copies = True
 
     @staticmethod
     def _probability(name: str, value: Any) -> float:
@@ -845,7 +845,7 @@ class Identity(Between):
     array([1., 2.])
     """
 
-    in_place = True
+    in_place = copies = True
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__()

@@ -63,7 +63,7 @@ def _ordered(array: NDArray[Any], order: tuple[int, ...]) -> NDArray[Any]:
     return gates[list(order)].reshape(array.shape)
 
 
-class _Recurrent(Parametric):
+class Recurrent(Parametric):
     """What both recurrent layers share."""
 
     # Where the kernels' gates are among torch's.
@@ -300,7 +300,7 @@ class _Recurrent(Parametric):
         return text
 
 
-class LSTM(_Recurrent):
+class LSTM(Recurrent):
     """Long short-term memory, as ``torch.nn.LSTM``, for inference.
 
     Parameters
@@ -469,7 +469,7 @@ def _projected_states(
     return outputs, [state, cell]
 
 
-class GRU(_Recurrent):
+class GRU(Recurrent):
     """Gated recurrent units, as ``torch.nn.GRU``, for inference.
 
     Parameters

@@ -91,6 +91,11 @@ class Transpose(Between):
     dim0 = Shaping(geometry.as_index)
     dim1 = Shaping(geometry.as_index)
 
+    @property
+    def swaps_last(self) -> bool:
+        """Whether the axes are the last two of any array, or those of (N, C, L)."""
+        return {self.dim0, self.dim1} in ({1, 2}, {-1, -2})
+
     def __init__(self, dim0: int, dim1: int) -> None:
         super().__init__()
         self.dim0, self.dim1 = dim0, dim1

@@ -15,9 +15,10 @@ core.geometry core.arrays core.activations core.threads core.files core.machine
 config
 core.engines core.spec core.minimal core.adjoint core.forward
 folding weights
-core.base core.training core.convolution core.program
+core.base core.training core.parameters core.convolution core.dense core.network core.between
+core.program
 functional grad geometry
-streaming modules elementwise sequential
+streaming modules elementwise pooling normalization linear recurrent shaping sequential
 planner costs reference
 __init__
 torch onnx bench demo

@@ -40,8 +40,10 @@ class Between(Layer):
         Whether calls keep what `backward` needs.
     """
 
-    in_place: ClassVar[bool] = False  # whether the output may lie where the first input does
-    _n_inputs: ClassVar[int] = 1
+    in_place: ClassVar[bool] = False  # whether the output may lie where an input does
+    copies: ClassVar[bool] = False  # whether eval mode changes nothing: a network leaves it out
+    swaps_last: ClassVar[bool] | property = False  # whether it exchanges the last two axes
+    folds: ClassVar[bool] | property = False  # whether it is `_scale_and_shift` of each channel now
 
     def __init__(self) -> None:
         self.training = False

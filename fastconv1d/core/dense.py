@@ -58,14 +58,13 @@ def multiplied(pack: Pack, x: NDArray[Any], out: NDArray[Any] | None = None) -> 
     rows = np.ascontiguousarray(x).reshape(1, math.prod(x.shape[:-1]), inputs)
     y = out.reshape(1, rows.shape[1], features)
     if y.size:
-        run_rows(pack.run, pack, rows, None, y)
+        run_rows(pack, rows, None, y)
     return out
 
 
-def run_rows(
-    run: Any, pack: Pack, rows: NDArray[Any], residual: NDArray[Any] | None, y: NDArray[Any]
-) -> None:
-    """Write the products of rows (1, M, in_features), by `run` where it takes them."""
-    done = None if run is None else run(rows, config.get_num_threads, residual, y)
+def run_rows(pack: Any, x: NDArray[Any], residual: NDArray[Any] | None, y: NDArray[Any]) -> None:
+    """Write what a pack, or one with steps of neighbours, makes of a batch."""
+    run = pack.run
+    done = None if run is None else run(x, config.get_num_threads, residual, y)
     if done is None:
-        convolve(pack.spec, rows, *pack.parameters, residual, y)
+        convolve(pack.spec, x, *pack.parameters, residual, y)

@@ -87,6 +87,31 @@ def standardized(
     return y
 
 
+def standardized_channels(
+    x: NDArray[Any],
+    scale: NDArray[Any] | None,
+    shift: NDArray[Any] | None,
+    epsilon: float,
+    out: NDArray[Any],
+) -> None:
+    """Write ``(x - mean)/sqrt(variance + epsilon)*scale + shift`` over the channels of (N, C, L).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d.core.network import standardized_channels
+    >>> y = np.empty((1, 2, 2))
+    >>> standardized_channels(np.array([[[1.0, 8.0], [3.0, 0.0]]]), None, None, 0.0, y)
+    >>> y
+    array([[[-1.,  1.],
+            [ 1., -1.]]])
+    """
+    if x.size:
+        planes = np.ascontiguousarray(x).reshape(-1, *x.shape[-2:])
+        threads = config.get_num_threads()
+        kernels.standardize_channels(planes, out, scale, shift, epsilon, threads)
+
+
 def affine(
     x: NDArray[Any], scale: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]
 ) -> None:

@@ -54,6 +54,7 @@ cdef extern from "simd/fc1d.h" nogil:
     ctypedef struct fc1d_kernels:
         void (*softmax_rows)(const void*, void*, ptrdiff_t, ptrdiff_t, int) noexcept nogil
         void (*standardize_rows)(const fc1d_norm*, ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*standardize_columns)(const fc1d_norm*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*lstm_rows)(const void*, void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*gru_rows)(const void*, const void*, const void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*quantize)(const void*, void*, ptrdiff_t, double, ptrdiff_t, ptrdiff_t, ptrdiff_t, int) noexcept nogil
@@ -156,6 +157,24 @@ def standardize(cnp.ndarray x not None, cnp.ndarray y not None, ptrdiff_t n, cnp
     job.norm.n, job.norm.span, job.norm.channels = n, span, 1 if scale is None else scale.shape[0]
     job.norm.epsilon, job.norm.centered = epsilon, centered
     _share(<unit_fn> _standardize_unit, &job, 3 * _OF_PASS * n, 0, threads)
+
+
+cdef void _columns_unit(const void* of, ptrdiff_t unit, void* scratch) noexcept nogil:
+    cdef const Job* job = <const Job*> of
+    job.kernels.standardize_columns(&job.norm, unit * job.block, _end(job, unit))
+
+
+def standardize_channels(cnp.ndarray x not None, cnp.ndarray y not None, cnp.ndarray scale, cnp.ndarray shift,
+                         double epsilon, int threads=1):
+    """As `standardize`, over the channels of x (N, C, L), of which scale and shift have one each; y may be x."""
+    cdef Job job
+    memset(&job, 0, sizeof(job))
+    job.kernels, job.items = _kernels(x), x.shape[0]
+    job.norm.x, job.norm.y = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y)
+    job.norm.scale = NULL if scale is None else cnp.PyArray_DATA(scale)
+    job.norm.shift = NULL if shift is None else cnp.PyArray_DATA(shift)
+    job.norm.n, job.norm.span, job.norm.epsilon = x.shape[1], x.shape[2], epsilon
+    _share(<unit_fn> _columns_unit, &job, 3 * _OF_PASS * job.norm.n * job.norm.span, 0, threads)
 
 
 cdef void _affine_unit(const void* of, ptrdiff_t unit, void* scratch) noexcept nogil:

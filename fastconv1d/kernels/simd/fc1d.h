@@ -205,6 +205,7 @@ typedef struct {
     /* layers between convolutions, see network.h: rows of n elements */
     void (*softmax_rows)(const void *x, void *y, ptrdiff_t n_rows, ptrdiff_t n, int logarithm);
     void (*standardize_rows)(const fc1d_norm *q, ptrdiff_t first, ptrdiff_t last);
+    void (*standardize_columns)(const fc1d_norm *q, ptrdiff_t first, ptrdiff_t last);
     void (*lstm_rows)(const void *gates, void *cells, void *states, ptrdiff_t n_rows, ptrdiff_t n);
     void (*gru_rows)(const void *gates, const void *pushes, const void *before, void *states, ptrdiff_t n_rows,
                      ptrdiff_t n);

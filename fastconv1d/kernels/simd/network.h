@@ -186,6 +186,43 @@ static void NAME(standardize_rows)(const fc1d_norm *q, ptrdiff_t start, ptrdiff_
     }
 }
 
+/* The same of each column of planes [start, end) of n rows, `span` columns each: strips of columns, three passes each. */
+static void NAME(standardize_columns)(const fc1d_norm *q, ptrdiff_t start, ptrdiff_t end)
+{
+    enum { STRIP = 4 };
+    const T *scale = (const T *)q->scale, *shift = (const T *)q->shift;
+    const ptrdiff_t n = q->n, columns = q->span;
+    for (ptrdiff_t plane = start; plane < end; plane++)
+        for (ptrdiff_t first = 0; first < columns; first += STRIP * LANES) {
+            const ptrdiff_t count = columns - first < STRIP * LANES ? columns - first : STRIP * LANES;
+            const T *x = (const T *)q->x + plane * n * columns + first;
+            T *y = (T *)q->y + plane * n * columns + first;
+            V mean[STRIP] = {{0}}, factor[STRIP] = {{0}};
+            for (ptrdiff_t c = 0; c < n; c++) {
+                const T *p = x + c * columns;
+                EACH_PART(count, mean[v / LANES] += GET(p, 0);)
+            }
+            for (int s = 0; s < STRIP; s++)
+                mean[s] = mean[s] / (T)n;
+            for (ptrdiff_t c = 0; c < n; c++) {
+                const T *p = x + c * columns;
+                EACH_PART(count, const V d = GET(p, 0) - mean[v / LANES]; factor[v / LANES] += d * d;)
+            }
+            for (int s = 0; s < STRIP; s++) {
+                T lanes[LANES];
+                STORE(lanes, factor[s]);
+                for (int i = 0; i < LANES; i++)
+                    lanes[i] = (T)(1 / sqrt((double)lanes[i] / (double)n + q->epsilon));
+                factor[s] = LOAD(lanes);
+            }
+            for (ptrdiff_t c = 0; c < n; c++) {
+                const T *p = x + c * columns, a = scale ? scale[c] : 1, b = shift ? shift[c] : 0;
+                T *to = y + c * columns;
+                EACH_PART(count, PUT(to, (GET(p, 0) - mean[v / LANES]) * factor[v / LANES] * a + b);)
+            }
+        }
+}
+
 #define SIGMOID(v) NAME(curve)(v, FC1D_SIGMOID, 0, 0)
 #define TANH(v) NAME(curve)(v, FC1D_TANH, 0, 0)
 

@@ -130,6 +130,7 @@ class _Tracking(_Norm):
         track_running_stats: bool,
         device: str | None,
         dtype: DTypeLike | None,
+        bias: bool,
     ) -> None:
         self._num_features = as_size("num_features", num_features)
         checked = parameter_dtype(dtype, real=True)
@@ -141,7 +142,7 @@ class _Tracking(_Norm):
                 "running_var": np.ones(shape, checked),
                 "num_batches_tracked": np.zeros((), np.int64),
             }
-        super().__init__(shape, eps, affine, affine, device, dtype, **buffers)
+        super().__init__(shape, eps, affine, affine and bias, device, dtype, **buffers)
         self.momentum = momentum
 
     @property
@@ -183,24 +184,20 @@ class _Tracking(_Norm):
         )
         return scale, shift
 
-    def _track(self, mean: NDArray[Any], variance: NDArray[Any]) -> None:
+    def _track(self, mean: NDArray[Any], variance: NDArray[Any], share: float) -> None:
         """Take a batch's statistics into the running ones."""
         held = self._held
-        if held["running_mean"] is None:
-            return
-        count = held["num_batches_tracked"] + 1
-        share = 1 / float(count) if self.momentum is None else self.momentum
         new = {
             name: (1 - share) * held[name] + share * now
             for name, now in (("running_mean", mean), ("running_var", variance))
         }
-        changes = [writing(held[name], value) for name, value in new.items()]
-        assign([*changes, writing(held["num_batches_tracked"], np.asarray(count))])
+        assign(writing(held[name], value) for name, value in new.items())
 
     def extra_repr(self) -> str:
         return (
             f"{self.num_features}, eps={self.eps}, momentum={self.momentum}, "
-            f"affine={self.affine}, track_running_stats={self.track_running_stats}"
+            f"affine={self.affine}, bias={self._held['bias'] is not None}, "
+            f"track_running_stats={self.track_running_stats}"
         )
 
 
@@ -227,6 +224,8 @@ class BatchNorm1d(_Tracking):
         For torch's argument order.
     dtype : dtype, default float32
         float32 or float64.
+    bias : bool, default True
+        Whether there is a bias where `affine` has a weight.
 
     Attributes
     ----------
@@ -267,8 +266,12 @@ class BatchNorm1d(_Tracking):
         track_running_stats: bool = True,
         device: str | None = None,
         dtype: DTypeLike | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        )
 
     def output_shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
         (shape,) = shapes
@@ -315,10 +318,12 @@ class BatchNorm1d(_Tracking):
             return self._computed([x]), x
         self.output_shape([x.shape], x.dtype)
         y, kept = self._normalized(x)
-        if self.training:
+        if self.training and self.track_running_stats:
             axes, count = self._axes(x), x.size // max(x.shape[1], 1)
-            variance = x.var(axis=axes) * (count / max(count - 1, 1))
-            self._track(x.mean(axis=axes), variance)
+            seen = np.asarray(self._held["num_batches_tracked"] + 1)
+            share = 1 / float(seen) if self.momentum is None else self.momentum
+            self._track(x.mean(axis=axes), x.var(axis=axes) * (count / max(count - 1, 1)), share)
+            assign([writing(self._held["num_batches_tracked"], seen)])
         return y, kept
 
     def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:
@@ -355,6 +360,8 @@ class InstanceNorm1d(_Tracking):
         For torch's argument order.
     dtype : dtype, default float32
         float32 or float64.
+    bias : bool, default True
+        Whether there is a bias where `affine` has a weight.
 
     Attributes
     ----------
@@ -383,8 +390,12 @@ class InstanceNorm1d(_Tracking):
         track_running_stats: bool = False,
         device: str | None = None,
         dtype: DTypeLike | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        super().__init__(
+            num_features, eps, momentum, affine, track_running_stats, device, dtype, bias
+        )
 
     def output_shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
         (shape,) = shapes
@@ -421,7 +432,7 @@ class InstanceNorm1d(_Tracking):
         if self.training and self.track_running_stats:
             batch = x.reshape(-1, *x.shape[-2:])
             variance = batch.var(axis=2, ddof=1).mean(axis=0)
-            self._track(batch.mean(axis=2).mean(axis=0), variance)
+            self._track(batch.mean(axis=2).mean(axis=0), variance, self.momentum or 0.0)
         return y, x
 
     def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:
@@ -434,11 +445,11 @@ class InstanceNorm1d(_Tracking):
             )
         kept = _standard(x, (-1,), self.eps)
         axes = (-1,) if x.ndim == 2 else (0, 2)
-        weight = self._held["weight"]
+        weight, bias = self._held["weight"], self._held["bias"]
+        if bias is not None:
+            self._add_gradients(bias=g.sum(axis=axes))
         if weight is not None:
-            self._add_gradients(
-                weight=(g * kept.normal).sum(axis=axes), bias=g.sum(axis=axes)
-            )
+            self._add_gradients(weight=(g * kept.normal).sum(axis=axes))
             g = g * weight[:, np.newaxis]
         return _back_through(g, kept)
 
@@ -459,6 +470,8 @@ class GroupNorm(_Norm):
         For torch's argument order.
     dtype : dtype, default float32
         float32 or float64.
+    bias : bool, default True
+        Whether there is a bias where `affine` has a weight.
 
     Attributes
     ----------
@@ -491,6 +504,8 @@ class GroupNorm(_Norm):
         affine: bool = True,
         device: str | None = None,
         dtype: DTypeLike | None = None,
+        *,
+        bias: bool = True,
     ) -> None:
         self._num_groups = geometry.as_index("num_groups", num_groups)
         self._num_channels = as_size("num_channels", num_channels)
@@ -499,7 +514,7 @@ class GroupNorm(_Norm):
                 "num_channels must be divisible by num_groups, "
                 f"got num_channels={num_channels} and num_groups={num_groups}"
             )
-        super().__init__((self._num_channels,), eps, affine, affine, device, dtype)
+        super().__init__((self._num_channels,), eps, affine, affine and bias, device, dtype)
 
     @property
     def num_groups(self) -> int:
@@ -546,7 +561,10 @@ class GroupNorm(_Norm):
         return _back_through(g.reshape(groups), kept).reshape(x.shape)
 
     def extra_repr(self) -> str:
-        return f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}"
+        return (
+            f"{self.num_groups}, {self.num_channels}, eps={self.eps}, affine={self.affine}, "
+            f"bias={self._held['bias'] is not None}"
+        )
 
 
 class LayerNorm(_Norm):
@@ -647,5 +665,5 @@ class LayerNorm(_Norm):
     def extra_repr(self) -> str:
         return (
             f"{self._normalized_shape}, eps={self.eps}, "
-            f"elementwise_affine={self.elementwise_affine}"
+            f"elementwise_affine={self.elementwise_affine}, bias={self._held['bias'] is not None}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -180,7 +181,7 @@ class MaxPool1d(_Pool):
         Raises
         ------
         ValueError, TypeError
-            As `Between.forward` of other layers.
+            If the layer does not take such an input.
 
         Examples
         --------
@@ -209,12 +210,7 @@ class MaxPool1d(_Pool):
         return self._computed([x]), (x.shape, x.dtype, self._indices(x))
 
     def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:
-        shape, dtype, indices = kept
-        check_gradient(g, indices.shape, dtype)
-        rows = np.arange(indices[..., 0].size)[:, np.newaxis] * shape[-1]
-        flat = (rows + indices.reshape(len(rows), -1)).reshape(-1)
-        grad_input = np.bincount(flat, g.reshape(-1), minlength=int(np.prod(shape)))
-        return grad_input.astype(dtype).reshape(shape)
+        return _to_the_largest(g, *kept)
 
     def extra_repr(self) -> str:
         return (
@@ -309,9 +305,9 @@ class AvgPool1d(_Pool):
 class _Adaptive(Between):
     """What the poolings to a given length share."""
 
-    output_size = Shaping(lambda name, value: None if value is None else _positive(name, value))
+    output_size = Shaping(_positive)
 
-    def __init__(self, output_size: int | None) -> None:
+    def __init__(self, output_size: int) -> None:
         super().__init__()
         self.output_size = output_size
 
@@ -324,7 +320,7 @@ class _Adaptive(Between):
                 f"{type(self).__name__} should have an input of at least one position, "
                 f"got one of size {list(shape)}"
             )
-        return (*shape[:-1], shape[-1] if self.output_size is None else self.output_size)
+        return (*shape[:-1], self.output_size)
 
     def _spans(self, length: int, count: int) -> tuple[NDArray[Any], NDArray[Any]]:
         i = np.arange(count)
@@ -339,8 +335,8 @@ class AdaptiveAvgPool1d(_Adaptive):
 
     Parameters
     ----------
-    output_size : int or None
-        L_out; None keeps the length.
+    output_size : int
+        L_out.
 
     Notes
     -----
@@ -372,8 +368,10 @@ class AdaptiveMaxPool1d(_Adaptive):
 
     Parameters
     ----------
-    output_size : int or None
-        L_out; None keeps the length.
+    output_size : int
+        L_out.
+    return_indices : bool, default False
+        Whether a call returns where the largest are, too; a network cannot take two outputs.
 
     Notes
     -----
@@ -387,20 +385,55 @@ class AdaptiveMaxPool1d(_Adaptive):
     array([[3., 3.]])
     """
 
+    return_indices = Shaping(_flag)
+
+    def __init__(self, output_size: int, return_indices: bool = False) -> None:
+        super().__init__(output_size)
+        self.return_indices = return_indices
+
     def compute(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         spans = self._spans(given[0].shape[-1], out.shape[-1])
         reduced_parts(given[0], *spans, out, largest=True)
 
+    def forward(self, input: ArrayLike, *, out: NDArray[Any] | None = None) -> Any:
+        """Return the largest of each part, and with `return_indices` where they are.
+
+        Parameters
+        ----------
+        input : ndarray of shape (N, C, L_in) or (C, L_in)
+        out : ndarray of the output's shape and dtype, optional
+            Where to write the output.
+
+        Returns
+        -------
+        ndarray, or a tuple of it and an ndarray of int64
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the layer does not take such an input.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import AdaptiveMaxPool1d
+        >>> AdaptiveMaxPool1d(1, return_indices=True)(np.array([[1.0, 3.0, 2.0, 0.0]]))
+        (array([[3.]]), array([[1]]))
+        """
+        y = super().forward(input, out=out)
+        return (y, self._indices(np.asarray(input))) if self.return_indices else y
+
+    def _indices(self, x: NDArray[Any]) -> NDArray[Any]:
+        """Return the position of the first largest, or NaN, of each part."""
+        spans = zip(*self._spans(x.shape[-1], self.output_size), strict=True)
+        best = [x[..., begin:end].argmax(-1) + begin for begin, end in spans]
+        return np.stack(best, axis=-1).astype(np.int64)
+
+    def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
+        return self._computed([x]), (x.shape, x.dtype, self._indices(x))
+
     def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:
-        x = kept
-        shape = self.output_shape([x.shape], x.dtype)
-        check_gradient(g, shape, x.dtype)
-        grad_input = np.zeros(x.shape, x.dtype)
-        for i, (begin, end) in enumerate(zip(*self._spans(x.shape[-1], shape[-1]), strict=True)):
-            best = x[..., begin:end].argmax(-1)[..., np.newaxis] + begin
-            here = np.take_along_axis(grad_input, best, -1) + g[..., i : i + 1]
-            np.put_along_axis(grad_input, best, here, -1)
-        return grad_input
+        return _to_the_largest(g, *kept)
 
 
 def _check_dimensions(layer: Any, shape: Shape) -> None:
@@ -409,6 +442,17 @@ def _check_dimensions(layer: Any, shape: Shape) -> None:
             f"Expected 2D (unbatched) or 3D (batched) input to {type(layer).__name__}, "
             f"but got input of size: {list(shape)}"
         )
+
+
+def _to_the_largest(
+    g: NDArray[Any], shape: Shape, dtype: np.dtype[Any], indices: NDArray[Any]
+) -> NDArray[Any]:
+    """Return for each position the sum of g over the outputs whose largest it is."""
+    check_gradient(g, indices.shape, dtype)
+    rows = np.arange(indices[..., 0].size)[:, np.newaxis] * shape[-1]
+    flat = (rows + indices.reshape(len(rows), -1)).reshape(-1)
+    sums = np.bincount(flat, g.reshape(-1), minlength=math.prod(shape))
+    return sums.astype(dtype).reshape(shape)
 
 
 def _spread(

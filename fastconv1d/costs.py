@@ -124,11 +124,11 @@ def summary(module: Any, input_shape: Sequence[int], *, compare: Sequence[Linear
     >>> E = 8
     >>> net = Sequential(Conv1d(E, E, 3), Conv1d(E, E, 3))
     >>> print(summary(net, (E, 10), compare=[Linear(10 * E, E)]))
-             layer                                                output  parameters  flops  elements  bytes
-    0        Conv1d(8, 8, kernel_size=(3,), stride=(1,))          (8, 8)         200  3,072        64    256
-    1        Conv1d(8, 8, kernel_size=(3,), stride=(1,))          (8, 6)         200  2,304        48    192
-    total                                                         (8, 6)         400  5,376       112    448
-    compare  Linear(in_features=80, out_features=8, bias=True)    (8,)           648  1,280         8     32
+             layer                                        output  parameters  flops  elements  bytes
+    0        Conv1d(8, 8, kernel_size=(3,), stride=(1,))  (8, 8)         200  3,072        64    256
+    1        Conv1d(8, 8, kernel_size=(3,), stride=(1,))  (8, 6)         200  2,304        48    192
+    total                                                 (8, 6)         400  5,376       112    448
+    compare  Linear(80, 8)                                (8,)           648  1,280         8     32
     """
     shape = _checked_shape(input_shape)
     rows = _rows(module, shape)
@@ -187,7 +187,9 @@ def _compared(linear: Any, shape: Shape) -> Row:
     if not isinstance(linear, Linear):
         raise TypeError(f"compare should be a sequence of Linear, got {geometry.shown(linear)}")
     (row,) = _rows(linear, shape)
-    return row._replace(name="compare")
+    end = "" if linear.bias is not None else ", bias=False"
+    text = f"Linear({linear.in_features}, {linear.out_features}{end})"
+    return row._replace(name="compare", layer=text)
 
 
 def _checked_shape(input_shape: Sequence[int]) -> Shape:

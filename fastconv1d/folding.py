@@ -132,9 +132,7 @@ def _fold_one(
     return wide.astype(dtype), shift.astype(dtype)
 
 
-def scaled_outputs(
-    weight: NDArray[Any], scale: NDArray[Any], transposed: bool
-) -> NDArray[Any]:
+def scaled_outputs(weight: NDArray[Any], scale: NDArray[Any], transposed: bool) -> NDArray[Any]:
     """Return the weight of a convolution whose output channels are scaled, in double precision.
 
     Examples

@@ -166,8 +166,7 @@ class _Tracking(_Norm):
         variance = held["running_var"].astype(np.float64) + self.eps
         if not (variance > 0).all():
             raise ValueError(
-                f"running_var + eps should be positive, got {variance.min()} at "
-                f"{variance.argmin()}"
+                f"running_var + eps should be positive, got {variance.min()} at {variance.argmin()}"
             )
         scale = 1 / np.sqrt(variance)
         if held["weight"] is not None:
@@ -410,8 +409,7 @@ class InstanceNorm1d(_Tracking):
             )
         if not self._uses_running() and shape[-1] == 1:
             raise ValueError(
-                "Expected more than 1 spatial element when training, "
-                f"got input size {list(shape)}"
+                f"Expected more than 1 spatial element when training, got input size {list(shape)}"
             )
         return shape
 
@@ -624,9 +622,7 @@ class LayerNorm(_Norm):
         if not self._normalized_shape:
             raise ValueError("normalized_shape should have a size at least, got ()")
         scaled = bool(elementwise_affine)
-        super().__init__(
-            self._normalized_shape, eps, scaled, scaled and bool(bias), device, dtype
-        )
+        super().__init__(self._normalized_shape, eps, scaled, scaled and bool(bias), device, dtype)
 
     @property
     def normalized_shape(self) -> tuple[int, ...]:

@@ -297,8 +297,7 @@ class AvgPool1d(_Pool):
 
     def extra_repr(self) -> str:
         return (
-            f"kernel_size=({self.kernel_size},), stride=({self.stride},), "
-            f"padding=({self.padding},)"
+            f"kernel_size=({self.kernel_size},), stride=({self.stride},), padding=({self.padding},)"
         )
 
 
@@ -455,9 +454,7 @@ def _to_the_largest(
     return sums.astype(dtype).reshape(shape)
 
 
-def _spread(
-    g: NDArray[Any], begin: NDArray[Any], end: NDArray[Any], length: int
-) -> NDArray[Any]:
+def _spread(g: NDArray[Any], begin: NDArray[Any], end: NDArray[Any], length: int) -> NDArray[Any]:
     """Return for each position the sum of g over the parts that hold it."""
     y = np.zeros((*g.shape[:-1], length), g.dtype)
     for k in range(int((end - begin).max(initial=0))):

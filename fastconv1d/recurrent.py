@@ -37,9 +37,7 @@ class _Direction:
     def __init__(self, held: dict[str, Any], suffix: str, order: tuple[int, ...]) -> None:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
         given = [held.get(f"{name}_{suffix}") for name in names]
-        into, back, bias, back_bias = (
-            None if a is None else _ordered(a, order) for a in given[:4]
-        )
+        into, back, bias, back_bias = (None if a is None else _ordered(a, order) for a in given[:4])
         assert into is not None and back is not None
         self.hidden = len(back) // len(order)
         self.late = np.zeros(self.hidden, back.dtype)
@@ -113,9 +111,9 @@ class Recurrent(Parametric):
         inputs, hidden = self._sizes
         gates, outputs = len(self._order) * hidden, self._projected or hidden
         shapes: dict[str, Shape] = {}
-        for layer in range(self._num_layers):
+        for layer, suffixes in enumerate(self.suffixes()):
             width = outputs * self._directions if layer else inputs
-            for suffix in self._suffixes(layer):
+            for suffix in suffixes:
                 shapes[f"weight_ih_{suffix}"] = (gates, width)
                 shapes[f"weight_hh_{suffix}"] = (gates, outputs)
                 if self.bias:
@@ -124,8 +122,21 @@ class Recurrent(Parametric):
                     shapes[f"weight_hr_{suffix}"] = (self._projected, hidden)
         return shapes
 
-    def _suffixes(self, layer: int) -> list[str]:
-        return [f"l{layer}", f"l{layer}_reverse"][: self._directions]
+    def suffixes(self) -> list[list[str]]:
+        """Return how the names of each layer's parameters end, a list of directions a layer.
+
+        Returns
+        -------
+        list of lists of str
+
+        Examples
+        --------
+        >>> from fastconv1d import GRU
+        >>> GRU(4, 8, bidirectional=True).suffixes()
+        [['l0', 'l0_reverse']]
+        """
+        count = 2 if self.bidirectional else 1
+        return [[f"l{i}", f"l{i}_reverse"][:count] for i in range(self._num_layers)]
 
     @property
     def _directions(self) -> int:
@@ -204,8 +215,8 @@ class Recurrent(Parametric):
         """Return the directions of all layers, in the order of the states."""
         return [
             _Direction(self._held, suffix, self._order)
-            for layer in range(self.num_layers)
-            for suffix in self._suffixes(layer)
+            for suffixes in self.suffixes()
+            for suffix in suffixes
         ]
 
     def _run(self, x: NDArray[Any], states: States | None, out: NDArray[Any]) -> States:
@@ -274,9 +285,7 @@ class Recurrent(Parametric):
     ) -> NDArray[Any]:
         expected = shape if batched else (shape[0], shape[2])
         if state.shape != expected:
-            raise ValueError(
-                f"Expected hidden[{i}] size {list(expected)}, got {list(state.shape)}"
-            )
+            raise ValueError(f"Expected hidden[{i}] size {list(expected)}, got {list(state.shape)}")
         if state.dtype != dtype:
             raise TypeError(
                 f"Input type ({dtype}) and hidden type ({state.dtype}) should be the same"
@@ -462,8 +471,8 @@ def _projected_states(
 
     outputs = np.empty((*gates.shape[:2], state.shape[1]), gates.dtype)
     for t, gate in enumerate(gates):
-        gate += multiplied(direction.back, state)
-        enter, leave, keep, new = np.split(gate, 4, axis=1)
+        total = gate + multiplied(direction.back, state)
+        enter, leave, keep, new = np.split(total, 4, axis=1)
         cell = expit(keep) * cell + expit(enter) * np.tanh(new)
         state = outputs[t] = multiplied(projection, expit(leave) * np.tanh(cell))
     return outputs, [state, cell]

@@ -470,9 +470,7 @@ class _Joint(Container):
         """
         raise NotImplementedError
 
-    def _back_from(
-        self, g: NDArray[Any], given: Sequence[NDArray[Any]]
-    ) -> Sequence[NDArray[Any]]:
+    def _back_from(self, g: NDArray[Any], given: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         """Return the gradients by the values that were joined."""
         raise NotImplementedError
 
@@ -568,9 +566,7 @@ class Concat(_Joint):
     def compute(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         np.concatenate(given, axis=self.dim, out=out)
 
-    def _back_from(
-        self, g: NDArray[Any], given: Sequence[NDArray[Any]]
-    ) -> Sequence[NDArray[Any]]:
+    def _back_from(self, g: NDArray[Any], given: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         check_gradient(
             g, self.output_shape([v.shape for v in given], given[0].dtype), given[0].dtype
         )
@@ -645,9 +641,7 @@ class Gate(_Joint):
         a, b = self._halves(given)
         gate(a, b, out, squashed=True)
 
-    def _back_from(
-        self, g: NDArray[Any], given: Sequence[NDArray[Any]]
-    ) -> Sequence[NDArray[Any]]:
+    def _back_from(self, g: NDArray[Any], given: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         from scipy.special import expit
 
         a, b = self._halves(given)
@@ -698,9 +692,7 @@ class Sum(_Joint):
     def compute(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         self._combined(len(given)).run(given, out)
 
-    def _back_from(
-        self, g: NDArray[Any], given: Sequence[NDArray[Any]]
-    ) -> Sequence[NDArray[Any]]:
+    def _back_from(self, g: NDArray[Any], given: Sequence[NDArray[Any]]) -> Sequence[NDArray[Any]]:
         check_gradient(g, given[0].shape, given[0].dtype)
         return [g] * len(given)
 
@@ -834,9 +826,7 @@ class Graph(Container):
         text, before = super().__repr__(), "input"
         for name, sources in self._sources.items():
             if sources != (before,):
-                text = text.replace(
-                    f"\n  ({name}): ", f"\n  ({name} of {', '.join(sources)}): ", 1
-                )
+                text = text.replace(f"\n  ({name}): ", f"\n  ({name} of {', '.join(sources)}): ", 1)
             before = name
         return text
 

@@ -254,14 +254,10 @@ def _channel_numbers(
 ) -> NDArray[Any]:
     what = {"snake": "alpha", "prelu": "slope"}[name]
     if not given:
-        raise ValueError(
-            f"{name!r} needs its {what}: {argument}=({name!r}, {what}), got no {what}"
-        )
+        raise ValueError(f"{name!r} needs its {what}: {argument}=({name!r}, {what}), got no {what}")
     numbers = widened(np.asarray(given[0]))
     if numbers.dtype.kind not in "fiu":
-        raise TypeError(
-            f"the {what} of {name!r} should be real numbers, got dtype {numbers.dtype}"
-        )
+        raise TypeError(f"the {what} of {name!r} should be real numbers, got dtype {numbers.dtype}")
     if numbers.ndim > 1:  # (1, C, 1) and (C, 1), as state dicts have it
         if numbers.size != max(numbers.shape):
             raise ValueError(

@@ -1,8 +1,8 @@
 """Products of rows by a matrix, as convolutions of one tap over layout NLC.
 
-The direct engine's bits depend on neither the number of rows nor a row's place.  One thread, AVX-512,
-beside a product of BLAS and an addition of the bias, rows of 640 to 64 and of 512 to 512 numbers:
-0.5 times its speed for one row, 1.1 to 2.6 times for 16 and 32, 1.0 to 1.2 for 1,000.
+The direct engine's bits depend on neither the number of rows nor a row's place. On one thread with
+AVX-512, beside a product of BLAS and an addition of the bias, of 640 to 64 and of 512 to 512
+numbers: 0.5 times its speed for one row, 1.1 to 2.6 times for 16 and 32, 1.0 to 1.2 for 1,000.
 """
 
 from __future__ import annotations

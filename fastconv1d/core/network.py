@@ -112,9 +112,7 @@ def standardized_channels(
         kernels.standardize_channels(planes, out, scale, shift, epsilon, threads)
 
 
-def affine(
-    x: NDArray[Any], scale: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]
-) -> None:
+def affine(x: NDArray[Any], scale: NDArray[Any], shift: NDArray[Any], out: NDArray[Any]) -> None:
     """Write ``x*scale + shift`` of (N, C, L) or (N, C), with numbers for each channel."""
     if x.size:
         kernels.affine(np.ascontiguousarray(x), out, scale, shift, config.get_num_threads())
@@ -267,9 +265,7 @@ def gru_states(
 # ---- resampling ----------------------------------------------------------------------------------
 
 
-def weighed(
-    x: NDArray[Any], axis: int, where: NDArray[Any], weights: NDArray[Any]
-) -> NDArray[Any]:
+def weighed(x: NDArray[Any], axis: int, where: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
     """Return the sums of a few neighbours of each place along an axis, times their weights.
 
     `where` and `weights` have a row for each neighbour.

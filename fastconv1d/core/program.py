@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .. import config
 from ..folding import scaled_inputs, scaled_outputs
 from . import arrays
 from .activations import parse_steps
@@ -85,9 +84,14 @@ class Convolve:
         self._folded: tuple[Any, ...] | None = None  # what it was made of, and the pack
 
     def shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
-        batched = shapes[0] if len(shapes[0]) != 2 else (1, *shapes[0])
-        shape = output_shape(self.layer, batched, dtype)
-        return shape if len(shapes[0]) != 2 else shape[1:]
+        source = shapes[0]
+        if len(source) not in (2, 3):
+            raise ValueError(
+                f"Expected 2D (unbatched) or 3D (batched) input to {type(self.layer).__name__}, "
+                f"but got input of size: {list(source)}"
+            )
+        shape = output_shape(self.layer, source if len(source) == 3 else (1, *source), dtype)
+        return shape[3 - len(source) :]
 
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         if self._is_alone():

@@ -48,7 +48,7 @@ class ActivationLayer(Layer):
         self._calls = training.Calls()
 
     @property
-    def activation(self) -> str | tuple[str, Any]:
+    def activation(self) -> str | tuple[str, Any] | Activation:
         """The activation as the convolutions' ``activation=`` takes it."""
         raise NotImplementedError
 
@@ -88,17 +88,20 @@ class ActivationLayer(Layer):
         assert step is not None
         return step
 
-    def forward(self, input: ArrayLike) -> NDArray[Any]:
+    def forward(self, input: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return the activation of every element; in train mode, keep the input for `backward`.
 
         Parameters
         ----------
         input : ndarray
             Of dtype float32 or float64, or of 16 bits; for `Snake` of shape (N, C, L) or (C, L).
+        out : ndarray of the input's shape and dtype, optional
+            Where to write the result.
 
         Returns
         -------
         ndarray of the input's shape and dtype
+            A new array, or `out` if it was given.
 
         Raises
         ------
@@ -115,9 +118,12 @@ class ActivationLayer(Layer):
         array([[0., 2.]])
         """
         x = arrays.operand(input)
-        y, kept = self._keeping(x)
+        self.check(x.shape, x.dtype)
+        y = arrays.new(x.shape, x.dtype) if out is None else arrays.target(out, x.shape, True, x)
+        self.apply(x, y)
+        y = arrays.delivered(y, True, out)
         if self.training:
-            self._calls.keep(x, y, kept)
+            self._calls.keep(x, y, (x, self._step()))
         return y
 
     def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
@@ -126,9 +132,9 @@ class ActivationLayer(Layer):
         self.apply(x, y)
         return y, (x, self._step())
 
-    def __call__(self, input: ArrayLike) -> NDArray[Any]:
-        """Return ``forward(input)``."""
-        return self.forward(input)
+    def __call__(self, input: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Return ``forward(input, out=out)``."""
+        return self.forward(input, out=out)
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Raise what is wrong with an input.
@@ -752,7 +758,8 @@ class GLU(Between):
         return np.split(x, 2, axis=self.dim)
 
     def compute(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        gate(*self._halves(given[0]), out, squashed=False)
+        a, b = self._halves(given[0])
+        gate(a, b, out, squashed=False)
 
     def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:
         from scipy.special import expit

@@ -145,7 +145,7 @@ class MaxPool1d(_Pool):
     ) -> None:
         super().__init__()
         self.kernel_size = kernel_size
-        self.stride = stride  # type: ignore[assignment]
+        self.stride = stride
         self.padding, self.dilation = padding, dilation
         self.return_indices, self.ceil_mode = return_indices, ceil_mode
         self._check_padding()
@@ -260,7 +260,7 @@ class AvgPool1d(_Pool):
     ) -> None:
         super().__init__()
         self.kernel_size = kernel_size
-        self.stride = stride  # type: ignore[assignment]
+        self.stride = stride
         self.padding = padding
         self.ceil_mode, self.count_include_pad = ceil_mode, count_include_pad
         self._check_padding()

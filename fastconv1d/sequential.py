@@ -682,9 +682,13 @@ class Sum(_Joint):
         return Combine("", self, tuple(range(n)), n)
 
     def _join(self, operations: list[Operation], sources: tuple[int, ...], name: str) -> int:
-        target = len(operations) + 1
-        operations.append(Combine(name, self, sources, target))
-        return target
+        """Two at a time, so that each becomes the last step of the convolution that makes it."""
+        total, *rest = sources
+        for source in rest or [None]:
+            pair = (total,) if source is None else (total, source)
+            total = len(operations) + 1
+            operations.append(Combine(name, self, pair, total))
+        return total
 
     def output_shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
         return self._combined(len(shapes)).shape(shapes, dtype)

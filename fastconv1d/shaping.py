@@ -206,7 +206,7 @@ def _size(name: str, value: Any) -> int | None:
 def _corners(name: str, value: Any) -> bool | None:
     if value is not None and not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} should be None or a bool, got {geometry.shown(value)}")
-    return value
+    return None if value is None else bool(value)
 
 
 class Upsample(Between):

@@ -42,8 +42,16 @@ class Between(Layer):
 
     in_place: ClassVar[bool] = False  # whether the output may lie where an input does
     copies: ClassVar[bool] = False  # whether eval mode changes nothing: a network leaves it out
-    swaps_last: ClassVar[bool] | property = False  # whether it exchanges the last two axes
-    folds: ClassVar[bool] | property = False  # whether it is `_scale_and_shift` of each channel now
+
+    @property
+    def swaps_last(self) -> bool:
+        """Whether the layer exchanges the last two axes, and does nothing else."""
+        return False
+
+    @property
+    def folds(self) -> bool:
+        """Whether the layer is, as it is now, a multiplication and an addition a channel."""
+        return False
 
     def __init__(self) -> None:
         self.training = False

@@ -67,4 +67,5 @@ def run_rows(pack: Any, x: NDArray[Any], residual: NDArray[Any] | None, y: NDArr
     run = pack.run
     done = None if run is None else run(x, config.get_num_threads, residual, y)
     if done is None:
-        convolve(pack.spec, x, *pack.parameters, residual, y)
+        weight, bias = pack.parameters
+        convolve(pack.spec, x, weight, bias, residual, y)

@@ -343,18 +343,29 @@ def _into_makers(operations: Sequence[Operation]) -> list[Operation]:
     makers = {operation.target: operation for operation in operations}
     kept: list[Operation] = []
     for operation in operations:
-        maker = makers.get(operation.sources[0])
-        if (
-            isinstance(maker, Convolve)
-            and uses[maker.target] == 1
-            and _absorb(maker, operation, makers, kept)
-        ):
-            del makers[maker.target]
-            maker.target = operation.target
-            makers[maker.target] = maker
+        given = operation.sources
+        for order in (given, given[::-1])[: 1 + _may_be_turned(operation)]:
+            operation.sources = order
+            maker = makers.get(order[0])
+            if (
+                isinstance(maker, Convolve)
+                and uses[maker.target] == 1
+                and _absorb(maker, operation, makers, kept)
+            ):
+                del makers[maker.target]
+                maker.target = operation.target
+                makers[maker.target] = maker
+                break
         else:
+            operation.sources = given
             kept.append(operation)
     return kept
+
+
+def _may_be_turned(operation: Operation) -> bool:
+    """Whether the terms of a sum may change places: no factor belongs to the last."""
+    plain = isinstance(operation, Combine) and len(operation.sources) == 2
+    return plain and not hasattr(operation.layer, "residual_scale")
 
 
 def _absorb(

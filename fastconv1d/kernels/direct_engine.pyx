@@ -507,7 +507,7 @@ def largest_scratch(reset=False):
 
 
 cdef int run_job(unit_fn run, const void* job, ptrdiff_t units, double macs, size_t scratch_bytes,
-                    int n_threads) except -2 nogil:
+                 int n_threads) except -2 nogil:
     """Run every unit of a job, on threads where there are several, and look for signals between rounds of them.
 
     Returns -1 when scratch cannot be had; raises what a signal's handler raises.
@@ -817,8 +817,8 @@ cdef class PreparedLayer:
                                       <int32_t*> (tables + where_bytes + run_bytes))
                 if plan is None:
                     failed = run_job(<unit_fn> self.kernels.run_unit, &p,
-                                        p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
-                                        scratch_bytes, n_threads)
+                                     p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
+                                     scratch_bytes, n_threads)
         finally:
             if tables != <char*> few:
                 free(tables)
@@ -912,7 +912,7 @@ cdef class PreparedLayer:
         p.n_tiles = _ceil(p.l_out, p.tile_cols)
         with nogil:
             failed = run_job(<unit_fn> self.kernels.run_positions, p, p.n_batch * p.n_tiles, macs, scratch_bytes,
-                                n_threads)
+                             n_threads)
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
@@ -1611,7 +1611,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             q.chunks = chunks // together * (i + 1) // passes * together - q.first_chunk
             with nogil:
                 failed = run_job(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units,
-                                    macs / passes, scratch_bytes, n_threads)
+                                 macs / passes, scratch_bytes, n_threads)
             if failed:
                 raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
             with np.errstate(all="ignore"):

@@ -1,7 +1,7 @@
 """Layers between convolutions: softmax, normalizations, recurrent layers, quantization.
 
-Arrays are C-contiguous, of float32 or float64, and all of a call of one dtype. `threads` is how many a call may use; rows
-are shared among them, and no bit depends on who computes which.
+Arrays are C-contiguous, of float32 or float64, and all of a call of one dtype. `threads` is how many a call may use;
+rows are shared among them, and no bit depends on who computes which.
 """
 
 cimport numpy as cnp
@@ -197,10 +197,10 @@ def affine(cnp.ndarray x not None, cnp.ndarray y not None, cnp.ndarray scale not
 
 cdef void _gate_unit(const void* of, ptrdiff_t unit, void* scratch) noexcept nogil:
     cdef const Job* job = <const Job*> of
-    cdef ptrdiff_t i, at
+    cdef ptrdiff_t i, at, from_
     for i in range(unit * job.block, _end(job, unit)):
-        at = i * job.n * job.size
-        job.kernels.gate(job.x + i * job.pitch * job.size, job.z + i * job.pitch * job.size, job.y + at, job.n, job.flag)
+        at, from_ = i * job.n * job.size, i * job.pitch * job.size
+        job.kernels.gate(job.x + from_, job.z + from_, job.y + at, job.n, job.flag)
 
 
 def gate(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray y not None, bint squashed, int threads=1):
@@ -212,7 +212,8 @@ def gate(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray y not None,
     memset(&job, 0, sizeof(job))
     job.kernels, job.items, job.n, job.size = _kernels(y), y.shape[0], y.shape[1], cnp.PyArray_ITEMSIZE(y)
     job.pitch, job.flag = a.strides[0] // job.size, squashed
-    job.x, job.z, job.y = <const char*> cnp.PyArray_DATA(a), <const char*> cnp.PyArray_DATA(b), <char*> cnp.PyArray_DATA(y)
+    job.x, job.z = <const char*> cnp.PyArray_DATA(a), <const char*> cnp.PyArray_DATA(b)
+    job.y = <char*> cnp.PyArray_DATA(y)
     _share(<unit_fn> _gate_unit, &job, 2 * _OF_CURVE * job.n, 0, threads)
 
 
@@ -278,7 +279,8 @@ cdef int _walk(unit_fn run, Job* job, cnp.ndarray gates, cnp.ndarray back, cnp.n
     """Run all steps; rows of the batch are shared among threads where `back` lies in panels."""
     job.kernels, job.single = _kernels(y), cnp.PyArray_TYPE(y) == cnp.NPY_FLOAT32
     job.steps, job.items, job.n, job.size = y.shape[0], y.shape[1], y.shape[2], cnp.PyArray_ITEMSIZE(y)
-    job.x, job.z, job.start = <char*> cnp.PyArray_DATA(gates), <char*> cnp.PyArray_DATA(back), <char*> cnp.PyArray_DATA(state)
+    job.x, job.z = <char*> cnp.PyArray_DATA(gates), <char*> cnp.PyArray_DATA(back)
+    job.start = <char*> cnp.PyArray_DATA(state)
     job.y, job.flag = <char*> cnp.PyArray_DATA(y), back.ndim == 3
     cdef double macs = job.steps * <double> (n_gates * job.n) * (job.n + _OF_CURVE)
     if job.flag:

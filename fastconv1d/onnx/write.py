@@ -279,7 +279,9 @@ class _Writer:
         element = helper.np_dtype_to_tensor_dtype(self.dtype)
         ends = [
             helper.make_tensor_value_info("input", element, self.ends),
-            helper.make_tensor_value_info("output", element, [None] * len(self.shapes[self.result])),
+            helper.make_tensor_value_info(
+                "output", element, [None] * len(self.shapes[self.result])
+            ),
         ]
         constants = [numpy_helper.from_array(v, k) for k, v in self.constants.items()]
         graph = helper.make_graph(self.nodes, "fastconv1d", ends[:1], ends[1:], constants)

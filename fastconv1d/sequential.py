@@ -683,11 +683,11 @@ class Sum(_Joint):
 
     def _join(self, operations: list[Operation], sources: tuple[int, ...], name: str) -> int:
         """Two at a time, so that each becomes the last step of the convolution that makes it."""
-        total, *rest = sources
-        for source in rest or [None]:
-            pair = (total,) if source is None else (total, source)
-            total = len(operations) + 1
-            operations.append(Combine(name, self, pair, total))
+        total = sources[0]
+        pairs: list[tuple[int, ...]] = [(source,) for source in sources[1:]]
+        for more in pairs or [()]:
+            before, total = total, len(operations) + 1
+            operations.append(Combine(name, self, (before, *more), total))
         return total
 
     def output_shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:

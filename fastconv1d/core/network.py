@@ -45,10 +45,15 @@ def softmax(
     if axis in (-1, x.ndim - 1):
         kernels.softmax(np.ascontiguousarray(x), y, logarithm, config.get_num_threads())
         return y
-    rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
-    parts = np.empty_like(rows)
-    kernels.softmax(rows, parts, logarithm, config.get_num_threads())
-    np.copyto(np.moveaxis(y, axis, -1), parts)
+    if logarithm:
+        rows = np.ascontiguousarray(np.moveaxis(x, axis, -1))
+        parts = np.empty_like(rows)
+        kernels.softmax(rows, parts, logarithm, config.get_num_threads())
+        np.copyto(np.moveaxis(y, axis, -1), parts)
+        return y
+    planes = (math.prod(x.shape[:axis]), x.shape[axis], -1)
+    source = np.ascontiguousarray(x).reshape(planes)
+    kernels.softmax_columns(source, y.reshape(planes), config.get_num_threads())
     return y
 
 
@@ -265,10 +270,16 @@ def gru_states(
 # ---- resampling ----------------------------------------------------------------------------------
 
 
-def weighed(x: NDArray[Any], axis: int, where: NDArray[Any], weights: NDArray[Any]) -> NDArray[Any]:
+def weighed(
+    x: NDArray[Any],
+    axis: int,
+    where: NDArray[Any],
+    weights: NDArray[Any],
+    out: NDArray[Any] | None = None,
+) -> NDArray[Any]:
     """Return the sums of a few neighbours of each place along an axis, times their weights.
 
-    `where` and `weights` have a row for each neighbour.
+    `where` and `weights` have a row for each neighbour; a single one has weight 1.
 
     Examples
     --------
@@ -277,8 +288,16 @@ def weighed(x: NDArray[Any], axis: int, where: NDArray[Any], weights: NDArray[An
     >>> weighed(np.array([1.0, 3.0]), 0, np.array([[0], [1]]), np.array([[0.5], [0.5]]))
     array([2.])
     """
+    shape = (*x.shape[:axis], where.shape[1], *x.shape[axis + 1 :])
+    y = np.empty(shape, x.dtype) if out is None else out
+    if axis == x.ndim - 1 and len(where) <= 2 and x.size and y.size:
+        rows = np.ascontiguousarray(x).reshape(-1, x.shape[-1])
+        target, threads = y.reshape(len(rows), -1), config.get_num_threads()
+        places = np.ascontiguousarray(where, np.intp)
+        kernels.resample(rows, target, places, np.ascontiguousarray(weights, x.dtype), threads)
+        return y
     ones = (1,) * (x.ndim - axis - 1)
-    y = np.zeros((*x.shape[:axis], where.shape[1], *x.shape[axis + 1 :]), x.dtype)
+    y[...] = 0
     for index, weight in zip(where, weights.astype(x.dtype), strict=True):
         y += x.take(index, axis) * weight.reshape(-1, *ones)
     return y

@@ -17,6 +17,7 @@ cnp.import_array()
 
 cdef extern from "simd/fc1d.h" nogil:
     enum: FC1D_PANEL_BYTES
+    enum: FC1D_POOL_STEPS
 
     ctypedef struct fc1d_norm:
         const void* x
@@ -51,8 +52,18 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t n, count
         int largest
 
+    ctypedef struct fc1d_resample:
+        const void* x
+        const void* near_
+        const void* far_
+        void* y
+        const ptrdiff_t* left
+        const ptrdiff_t* right
+        ptrdiff_t n, count
+
     ctypedef struct fc1d_kernels:
         void (*softmax_rows)(const void*, void*, ptrdiff_t, ptrdiff_t, int) noexcept nogil
+        void (*softmax_columns)(const void*, void*, ptrdiff_t, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*standardize_rows)(const fc1d_norm*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*standardize_columns)(const fc1d_norm*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*lstm_rows)(const void*, void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
@@ -62,6 +73,7 @@ cdef extern from "simd/fc1d.h" nogil:
         void (*convert)(const void*, void*, ptrdiff_t, int, int) noexcept nogil
         void (*pool)(const fc1d_pool*, void*) noexcept nogil
         void (*affine_rows)(const fc1d_affine*, ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*resample_rows)(const fc1d_resample*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*gate)(const void*, const void*, void*, ptrdiff_t, int) noexcept nogil
         void (*reduce_parts)(const fc1d_parts*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*add_product)(const void*, const void*, void*, ptrdiff_t, ptrdiff_t, ptrdiff_t) noexcept nogil
@@ -95,6 +107,7 @@ cdef struct Job:
     fc1d_pool pool
     fc1d_affine affine
     fc1d_parts parts
+    fc1d_resample resample
 
 # Multiply-adds of a unit: some 20 us.
 cdef double UNIT_MACS = 2e5
@@ -103,11 +116,12 @@ cdef double _OF_CURVE = 16
 cdef double _OF_PASS = 2
 
 
-cdef int _share(unit_fn run, Job* job, double item_macs, size_t scratch_bytes, int threads) except -1:
-    """Run `run` over blocks of the job's items, `item_macs` multiply-adds each."""
+cdef int _share(unit_fn run, Job* job, double item_macs, size_t scratch_bytes, int threads,
+                ptrdiff_t together=1) except -1:
+    """Run `run` over blocks of the job's items, `item_macs` multiply-adds each, and at least `together` of them."""
     cdef double macs = item_macs * job.items
     cdef int failed
-    job.block = max(<ptrdiff_t> 1, <ptrdiff_t> min(<double> job.items, UNIT_MACS / max(1., item_macs)))
+    job.block = max(together, <ptrdiff_t> min(<double> job.items, UNIT_MACS / max(1., item_macs)))
     if macs < SERIAL_MACS:
         threads = 1
     with nogil:
@@ -135,6 +149,21 @@ def softmax(cnp.ndarray x not None, cnp.ndarray y not None, bint logarithm, int 
     job.items = cnp.PyArray_SIZE(x) // job.n
     job.x, job.y = <const char*> cnp.PyArray_DATA(x), <char*> cnp.PyArray_DATA(y)
     _share(<unit_fn> _softmax_unit, &job, _OF_CURVE * job.n, 0, threads)
+
+
+cdef void _softmax_columns_unit(const void* of, ptrdiff_t unit, void* scratch) noexcept nogil:
+    cdef const Job* job = <const Job*> of
+    cdef ptrdiff_t first = unit * job.block, at = first * job.n * job.pitch * job.size
+    job.kernels.softmax_columns(job.x + at, job.y + at, _end(job, unit) - first, job.n, job.pitch)
+
+
+def softmax_columns(cnp.ndarray x not None, cnp.ndarray y not None, int threads=1):
+    """y = exp(x)/sum(exp(x)) over the middle axis of x (M, n, columns), none of which is 0."""
+    cdef Job job
+    memset(&job, 0, sizeof(job))
+    job.kernels, job.items, job.n, job.pitch = _kernels(x), x.shape[0], x.shape[1], x.shape[2]
+    job.size, job.x, job.y = cnp.PyArray_ITEMSIZE(x), <const char*> cnp.PyArray_DATA(x), <char*> cnp.PyArray_DATA(y)
+    _share(<unit_fn> _softmax_columns_unit, &job, _OF_CURVE * job.n * job.pitch, 0, threads)
 
 
 cdef void _standardize_unit(const void* of, ptrdiff_t unit, void* scratch) noexcept nogil:
@@ -217,6 +246,30 @@ def gate(cnp.ndarray a not None, cnp.ndarray b not None, cnp.ndarray y not None,
     _share(<unit_fn> _gate_unit, &job, 2 * _OF_CURVE * job.n, 0, threads)
 
 
+cdef void _resample_unit(const void* of, ptrdiff_t unit, void* scratch) noexcept nogil:
+    cdef const Job* job = <const Job*> of
+    job.kernels.resample_rows(&job.resample, unit * job.block, _end(job, unit))
+
+
+def resample(cnp.ndarray x not None, cnp.ndarray y not None, cnp.ndarray where not None, cnp.ndarray weights,
+             int threads=1):
+    """y[r, i] = sum over j of x[r, where[j, i]]*weights[j, i] of x (M, n), for one neighbour or two; of one without weights.
+
+    where is of numpy.intp, and in range.
+    """
+    cdef Job job
+    memset(&job, 0, sizeof(job))
+    cdef fc1d_resample* q = &job.resample
+    cdef ptrdiff_t count = y.shape[1]
+    job.kernels, job.items = _kernels(x), x.shape[0]
+    q.x, q.y, q.n, q.count = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), x.shape[1], count
+    q.left = <const ptrdiff_t*> cnp.PyArray_DATA(where)
+    if where.shape[0] == 2:
+        q.right, q.near_ = q.left + count, cnp.PyArray_DATA(weights)
+        q.far_ = <const char*> q.near_ + count * cnp.PyArray_ITEMSIZE(x)
+    _share(<unit_fn> _resample_unit, &job, 2 * _OF_PASS * count, 0, threads)
+
+
 # ---- recurrent layers ----------------------------------------------------------------------------
 
 cdef inline void _add_product(bint single, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k, const void* a, const void* b,
@@ -284,7 +337,8 @@ cdef int _walk(unit_fn run, Job* job, cnp.ndarray gates, cnp.ndarray back, cnp.n
     job.y, job.flag = <char*> cnp.PyArray_DATA(y), back.ndim == 3
     cdef double macs = job.steps * <double> (n_gates * job.n) * (job.n + _OF_CURVE)
     if job.flag:
-        return _share(run, job, macs, 0, threads)
+        # Rows that go together read a panel once: all that a thread gets.
+        return _share(run, job, macs, 0, threads, (job.items + threads - 1) // max(threads, 1))
     job.block = job.items  # one product of BLAS for all rows
     with nogil:
         run(job, 0, NULL)
@@ -388,6 +442,8 @@ def pool(cnp.ndarray x not None, cnp.ndarray y not None, rows, columns, bint lar
     cdef ptrdiff_t lanes = 16
     q.row_length = max(q.before + q.columns, (q.columns_out - 1) * q.step + (q.taps - 1) * q.dilation + 1)
     q.row_length += 3 * lanes
+    cdef ptrdiff_t vectors = lanes * max(<ptrdiff_t> 1, min(q.step, <ptrdiff_t> FC1D_POOL_STEPS))
+    q.row_length += vectors  # where every position is computed
     cdef double macs = q.rows_out * (<double> q.row_taps * q.columns + <double> q.taps * q.columns_out)
     _share(<unit_fn> _pool_unit, &job, macs, q.row_length * job.size, threads)
 

@@ -175,6 +175,17 @@ typedef struct {
     int largest;
 } fc1d_parts;
 
+/* Rows of n elements to rows of count: each a sum of two neighbours, or one where `right` is NULL. */
+typedef struct {
+    const void *x, *near_, *far_; /* weights */
+    void *y;
+    const ptrdiff_t *left, *right;
+    ptrdiff_t n, count;
+} fc1d_resample;
+
+/* Largest step of windows of which every position is computed. */
+enum { FC1D_POOL_STEPS = 16 };
+
 /* Windows over the rows and columns of planes: output (o, i) reads input rows o*row_step + k*row_dilation - row_before
  * and columns i*step + k*dilation - before. row_length is what vectors of windows reach over. */
 typedef struct {
@@ -204,6 +215,7 @@ typedef struct {
     void (*join_row)(const fc1d_filter *q, ptrdiff_t channel, void *scratch);
     /* layers between convolutions, see network.h: rows of n elements */
     void (*softmax_rows)(const void *x, void *y, ptrdiff_t n_rows, ptrdiff_t n, int logarithm);
+    void (*softmax_columns)(const void *x, void *y, ptrdiff_t n_planes, ptrdiff_t n, ptrdiff_t columns);
     void (*standardize_rows)(const fc1d_norm *q, ptrdiff_t first, ptrdiff_t last);
     void (*standardize_columns)(const fc1d_norm *q, ptrdiff_t first, ptrdiff_t last);
     void (*lstm_rows)(const void *gates, void *cells, void *states, ptrdiff_t n_rows, ptrdiff_t n);
@@ -215,6 +227,7 @@ typedef struct {
     void (*convert)(const void *from, void *to, ptrdiff_t n, int half, int widen);
     void (*pool)(const fc1d_pool *q, void *scratch);
     void (*affine_rows)(const fc1d_affine *q, ptrdiff_t first, ptrdiff_t last);
+    void (*resample_rows)(const fc1d_resample *q, ptrdiff_t first, ptrdiff_t last);
     void (*gate)(const void *a, const void *b, void *y, ptrdiff_t n, int squashed);
     void (*reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last);
     void (*add_product)(const void *a, const void *b, void *c, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);

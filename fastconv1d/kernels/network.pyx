@@ -121,6 +121,8 @@ cdef int _share(unit_fn run, Job* job, double item_macs, size_t scratch_bytes, i
     """Run `run` over blocks of the job's items, `item_macs` multiply-adds each, and at least `together` of them."""
     cdef double macs = item_macs * job.items
     cdef int failed
+    if job.items == 0:
+        return 0
     job.block = max(together, <ptrdiff_t> min(<double> job.items, UNIT_MACS / max(1., item_macs)))
     if macs < SERIAL_MACS:
         threads = 1

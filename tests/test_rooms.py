@@ -17,9 +17,10 @@ config
 core.engines core.spec core.minimal core.advice core.adjoint core.forward
 core.flow
 folding weights
-core.base core.training core.convolution core.sliding core.program
+core.base core.training core.parameters core.convolution core.sliding core.dense core.network
+core.between core.program
 functional grad geometry
-streaming modules elementwise sequential
+streaming modules elementwise pooling normalization linear recurrent shaping sequential
 planner costs reference
 __init__
 torch onnx bench demo

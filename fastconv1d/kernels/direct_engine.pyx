@@ -41,7 +41,7 @@ cdef extern from "simd/fc1d.h" nogil:
 
     ctypedef struct fc1d_activation:
         int function
-        double parameter
+        double parameter, limit
         const void* alpha
 
     ctypedef struct fc1d_problem:
@@ -562,8 +562,8 @@ def largest_scratch(reset=False):
     return fc1d_swap(&_largest_scratch, 0) if reset else fc1d_load(&_largest_scratch)
 
 
-cdef int _run_units(unit_fn run, const void* job, ptrdiff_t units, double macs, size_t scratch_bytes,
-                    int n_threads) except -2 nogil:
+cdef int run_job(unit_fn run, const void* job, ptrdiff_t units, double macs, size_t scratch_bytes,
+                 int n_threads) except -2 nogil:
     """Run every unit of a job, on threads where there are several, and look for signals between rounds of them.
 
     Returns -1 when scratch cannot be had; raises what a signal's handler raises.
@@ -597,7 +597,7 @@ cdef object _set_activation(fc1d_activation* f, activation, ptrdiff_t channels, 
     """Fill the C description of a fastconv1d.core.activations.Activation; returns the array that it points to."""
     if activation is None:
         return None
-    f.function, f.parameter = activation.function, activation.parameter
+    f.function, f.parameter, f.limit = activation.function, activation.parameter, activation.limit
     if activation.alpha is None:
         return None
     alpha = np.array(np.broadcast_to(activation.alpha, (channels,)), dtype, order="C")
@@ -878,9 +878,9 @@ cdef class PreparedLayer:
                                       <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
                                       <int32_t*> (tables + where_bytes + run_bytes))
                 if plan is None:
-                    failed = _run_units(<unit_fn> self.kernels.run_unit, &p,
-                                        p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
-                                        scratch_bytes, n_threads)
+                    failed = run_job(<unit_fn> self.kernels.run_unit, &p,
+                                     p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
+                                     scratch_bytes, n_threads)
         finally:
             if tables != <char*> few:
                 free(tables)
@@ -1069,8 +1069,8 @@ cdef class PreparedLayer:
                         scratch_bytes=scratch_bytes)
             return 0
         with nogil:
-            failed = _run_units(<unit_fn> self.kernels.run_positions, p, p.n_batch * p.n_tiles, macs, scratch_bytes,
-                                n_threads)
+            failed = run_job(<unit_fn> self.kernels.run_positions, p, p.n_batch * p.n_tiles, macs, scratch_bytes,
+                             n_threads)
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
@@ -1769,8 +1769,8 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
             q.first_chunk = chunks // together * i // passes * together
             q.chunks = chunks // together * (i + 1) // passes * together - q.first_chunk
             with nogil:
-                failed = _run_units(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units,
-                                    macs / passes, scratch_bytes, n_threads)
+                failed = run_job(<unit_fn> kernels.run_gradient, &q, q.parts * p.n_co_units * p.n_group_units,
+                                 macs / passes, scratch_bytes, n_threads)
             if failed:
                 raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
             with np.errstate(all="ignore"):

@@ -111,8 +111,8 @@ cdef struct Job:
 
 # Multiply-adds of a unit: some 20 us.
 cdef double UNIT_MACS = 2e5
-# What an element takes, in multiply-adds of 0.02 ns: of softmax or a gate 0.4 to 0.6 ns, of a batch norm 0.25 ns (mostly
-# memory, which threads share), on one core with AVX-512.
+# What an element takes, in multiply-adds of 0.02 ns: of softmax or a gate 0.4 to 0.6 ns, of a batch norm 0.25 ns (most
+# of it memory, which threads share), on one core with AVX-512.
 cdef double _OF_CURVE = 16
 cdef double _OF_PASS = 2
 

@@ -139,7 +139,8 @@ class ActivationLayer(Layer):
 
     def __call__(self, input: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return ``forward(input, out=out)``."""
-        return self.forward(input, out=out)
+        # a forward of a subclass may know of no `out`
+        return self.forward(input) if out is None else self.forward(input, out=out)
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Raise what is wrong with an input.

@@ -118,6 +118,7 @@ class _Tracking(_Norm):
     """A normalization that may keep the statistics of its data: batch and instance norm."""
 
     _buffers = ("running_mean", "running_var", "num_batches_tracked")
+    _optional = ("num_batches_tracked",)  # torch has it since 0.4.1
     running_mean = Held()
     running_var = Held()
     num_batches_tracked = Held()

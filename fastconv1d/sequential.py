@@ -257,10 +257,12 @@ class Sequential(Container):
 
     Notes
     -----
-    Activations and the additions of `Residual` become steps of the convolutions beside them.
-    What lies between the layers is kept in buffers, two for a chain, three where there are
-    residual blocks, each as large as the largest array that it holds. They stay for the next
-    call; one of another shape replaces them. In eval mode a network may be called from several
+    Activations and the additions of `Residual` become steps of the convolutions beside them, and
+    in eval mode a `BatchNorm1d` part of the weights of the convolution before it or, where that is
+    exact, behind it. `Dropout` and `Identity` are left out. Of layers with several outputs, `LSTM`
+    and `GRU`, the first one goes on. What lies between the layers is kept in buffers, two for a
+    chain, three where there are residual blocks, each as large as the largest array that it holds.
+    They stay for the next call; one of another shape replaces them. In eval mode a network may be called from several
     threads at once: a call that finds the buffers in use allocates its own. The result is a new
     array for each call unless `out` is given.
 

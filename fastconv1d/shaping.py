@@ -61,7 +61,7 @@ class Flatten(Between):
 
     def compute(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         x = given[0]
-        if x.ctypes.data != out.ctypes.data:
+        if not np.may_share_memory(x, out):  # otherwise it lies there already
             np.copyto(out.reshape(x.shape), x)
 
     def _backward(self, g: NDArray[Any], kept: Any) -> NDArray[Any]:

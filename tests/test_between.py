@@ -442,6 +442,8 @@ def test_parameters_and_buffers():
     assert all(array.flags.writeable for array in net.train().parameters())
     twice = f.Sequential(net[0], f.ReLU(), net[0])
     assert len(list(twice.parameters())) == 2
+    old = {key: value for key, value in net.state_dict().items() if "tracked" not in key}
+    assert net.load_state_dict(old) == ([], [])
     with pytest.raises(ValueError, match=r"size mismatch for 1\.running_mean"):
         net.load_state_dict({**net.state_dict(), "1.running_mean": np.ones(3)})
 

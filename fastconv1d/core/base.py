@@ -41,6 +41,7 @@ class Layer:
 
     training = False
     _buffers: ClassVar[tuple[str, ...]] = ()  # of a leaf's arrays those that no gradient changes
+    _optional: ClassVar[tuple[str, ...]] = ()  # and those that older state dicts lack
     _overrides = 0  # how often a layer was given a forward of its own: networks look again then
 
     def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
@@ -297,7 +298,8 @@ class Layer:
             for prefix, leaf in leaves.items()
             for key, parameter in leaf._parameters().items()
         }
-        missing = [key for key in own if key not in state_dict]
+        optional = {prefix + name for prefix, leaf in leaves.items() for name in leaf._optional}
+        missing = [key for key in own if key not in state_dict and key not in optional]
         unexpected = [key for key in state_dict if key not in own]
         problems = []
         if strict and missing:

@@ -177,7 +177,8 @@ class Between(Layer):
 
     def __call__(self, input: ArrayLike, *, out: NDArray[Any] | None = None) -> NDArray[Any]:
         """Return ``forward(input, out=out)``."""
-        return self.forward(input, out=out)
+        # a forward of a subclass may know of no `out`
+        return self.forward(input) if out is None else self.forward(input, out=out)
 
     def backward(self, grad_output: ArrayLike, output: NDArray[Any] | None = None) -> NDArray[Any]:
         """Add to the gradients by the parameters and return the gradient by the input.

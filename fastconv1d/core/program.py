@@ -80,6 +80,7 @@ class Convolve:
         self.after: Any = None
         self.norm_before: Any = None  # norms whose scale and shift go into the weight
         self.norm_after: Any = None
+        self.alone = True
         self.addition: Combine | None = None  # whose last source is the residual
         self.residual_position = "before"
         self._joined: Joined | None = None
@@ -96,27 +97,23 @@ class Convolve:
         return shape[3 - len(source) :]
 
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        if self._is_alone():
+        if self.alone:
             self.layer(given[0], out=out)
-            return
-        joined = self._with_neighbours()
-        x, y, *residual = (self._framed(each) for each in (given[0], out, *given[1:]))
-        run_rows(joined, x, residual[0] if residual else None, y)
+        else:
+            residual = given[1] if len(given) > 1 else None
+            run_rows(self._with_neighbours(), given[0], residual, out)
 
-    def _is_alone(self) -> bool:
+    def settle(self) -> None:
+        """Note, once all is joined, whether the layer runs as it is."""
         others = (self.before, self.after, self.norm_before, self.norm_after)
-        return len(self.sources) == 1 and all(other is None for other in others)
-
-    def _framed(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return a value as the engines take it."""
-        return array if array.ndim == 3 else array[np.newaxis]
+        self.alone = len(self.sources) == 1 and all(other is None for other in others)
 
     def _pack(self) -> Pack:
         """Return the layer's pack with the norms folded into it: made again if one changed."""
         pack: Pack = self.layer._pack()
-        norms = [n for n in (self.norm_before, self.norm_after) if n is not None]
-        if not norms:
+        if self.norm_before is None and self.norm_after is None:
             return pack
+        norms = [n for n in (self.norm_before, self.norm_after) if n is not None]
         made_of = (pack, *(part for norm in norms for part in (norm._held, norm._spec)))
         folded = self._folded
         if folded is None or not all(map(operator.is_, folded[0], made_of)):
@@ -172,9 +169,13 @@ class Dense(Convolve):
             "Conv1d with kernel_size=1 does so for channels"
         )
 
-    def _framed(self, array: NDArray[Any]) -> NDArray[Any]:
-        rows = math.prod(array.shape[:-1])
-        return np.ascontiguousarray(array).reshape(1, rows, array.shape[-1])
+    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+        super().run([_rows(array) for array in given], _rows(out))
+
+
+def _rows(array: NDArray[Any]) -> NDArray[Any]:
+    rows = math.prod(array.shape[:-1])
+    return np.ascontiguousarray(array).reshape(1, rows, array.shape[-1])
 
 
 def _activation_of(layer: Any) -> Any:
@@ -470,10 +471,9 @@ class Key(NamedTuple):
 
     def is_that_of(self, other: Key) -> bool:
         """Whether buffers of the one serve the other."""
-        return (
-            self.shape == other.shape
-            and self.dtype == other.dtype
-            and all(map(operator.is_, self.specs, other.specs))
+        same = self.shape == other.shape and self.dtype == other.dtype
+        return same and (
+            self.specs is other.specs or all(map(operator.is_, self.specs, other.specs))
         )
 
 
@@ -489,15 +489,17 @@ class Program:
         self.lowered = lower() if lower is not None else []
         self.operations = fuse(lower()) if lower is not None else []
         self.result = self.lowered[-1].target if self.lowered else 0
+        for operation in self.operations:
+            if isinstance(operation, Convolve):
+                operation.settle()
         # What shapes and the way that operations are joined depend on: new specs, a new program.
         self._layers = [op.layer for op in self.lowered if isinstance(op, (Convolve, Apply))]
         self._specs = [layer._spec for layer in self._layers]
 
     def is_current(self, overrides: int) -> bool:
         """Whether no layer's attributes changed since."""
-        return self.overrides == overrides and all(
-            layer._spec is spec for layer, spec in zip(self._layers, self._specs, strict=True)
-        )
+        now = [layer._spec for layer in self._layers]
+        return self.overrides == overrides and all(map(operator.is_, now, self._specs))
 
     def key(self, x: NDArray[Any]) -> Key:
         """Return what the buffers for an input depend on: attributes of the layers, too."""

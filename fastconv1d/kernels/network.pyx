@@ -111,7 +111,8 @@ cdef struct Job:
 
 # Multiply-adds of a unit: some 20 us.
 cdef double UNIT_MACS = 2e5
-# What an element takes, in multiply-adds: measured against SERIAL_MACS on one core with AVX-512.
+# What an element takes, in multiply-adds of 0.02 ns: of softmax or a gate 0.4 to 0.6 ns, of a batch norm 0.25 ns (most
+# of it memory, which threads share), on one core with AVX-512.
 cdef double _OF_CURVE = 16
 cdef double _OF_PASS = 2
 
@@ -255,7 +256,7 @@ cdef void _resample_unit(const void* of, ptrdiff_t unit, void* scratch) noexcept
 
 def resample(cnp.ndarray x not None, cnp.ndarray y not None, cnp.ndarray where not None, cnp.ndarray weights,
              int threads=1):
-    """y[r, i] = sum over j of x[r, where[j, i]]*weights[j, i] of x (M, n), for one neighbour or two; of one without weights.
+    """y[r, i] = sum over j of x[r, where[j, i]]*weights[j, i] of x (M, n), for two neighbours; of one its value.
 
     where is of numpy.intp, and in range.
     """

@@ -1012,8 +1012,8 @@ cdef class PreparedLayer:
                         scratch_bytes=scratch_bytes)
             return 0
         with nogil:
-            failed = _run_units(<unit_fn> self.kernels.run_channels, p, p.n_batch * p.n_group_units, macs,
-                                scratch_bytes, n_threads)
+            failed = run_job(<unit_fn> self.kernels.run_channels, p, p.n_batch * p.n_group_units, macs,
+                             scratch_bytes, n_threads)
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
@@ -1046,8 +1046,8 @@ cdef class PreparedLayer:
                         scratch_bytes=scratch_bytes)
             return 0
         with nogil:
-            failed = _run_units(<unit_fn> self.kernels.run_items, p, p.n_item_units * p.groups * p.n_co_units, macs,
-                                scratch_bytes, n_threads)
+            failed = run_job(<unit_fn> self.kernels.run_items, p, p.n_item_units * p.groups * p.n_co_units, macs,
+                             scratch_bytes, n_threads)
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0

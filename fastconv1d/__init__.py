@@ -3,8 +3,8 @@
 Functions: `conv1d`, `conv_transpose1d`, their gradients `conv1d_backward` and
 `conv_transpose1d_backward` (and the single ones in `fastconv1d.grad`), `unfold1d`, `fold1d`.
 Layers: `Conv1d`, `ConvTranspose1d`, activations such as `ReLU`; networks of them: `Sequential`,
-`Residual`, `Mean`; what they cost: `flops`, `summary`; into their weights: `fold_batch_norm`,
-`fold_weight_norm`.
+`Residual`, `Mean`; what they cost: `flops`, `summary`; what they read:
+`receptive_field`; into their weights: `fold_batch_norm`, `fold_weight_norm`.
 Over chunks of a signal: `StreamingConv1d`, `StreamingConvTranspose1d`.
 Weight files: `save_file`, `load_file`, `WeightFileError`.
 Settings: `set_num_threads`, `get_num_threads`, `num_threads`, `use_deterministic_algorithms`,
@@ -32,6 +32,7 @@ from .functional import (
     unfold1d,
 )
 from .modules import Conv1d, ConvTranspose1d
+from .receptive import ReceptiveField, receptive_field
 from .sequential import Mean, Residual, Sequential
 from .streaming import StreamingConv1d, StreamingConvTranspose1d
 from .version import __version__ as __version__
@@ -46,6 +47,7 @@ __all__ = [
     "Linear",
     "Mean",
     "ReLU",
+    "ReceptiveField",
     "Residual",
     "Sequential",
     "SiLU",
@@ -68,6 +70,7 @@ __all__ = [
     "grad",
     "load_file",
     "num_threads",
+    "receptive_field",
     "save_file",
     "set_num_threads",
     "show_config",

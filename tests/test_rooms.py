@@ -13,12 +13,12 @@ version
 kernels
 core.geometry core.arrays core.activations core.threads core.files core.machine
 config
-core.engines core.spec core.minimal core.adjoint core.forward
+core.engines core.reach core.spec core.minimal core.adjoint core.forward
 folding weights
 core.base core.training core.convolution core.program
 functional grad geometry
 streaming modules elementwise sequential
-planner costs reference
+planner costs receptive reference
 __init__
 torch onnx bench demo
 __main__

@@ -8,6 +8,7 @@ layers needs two, and a chain of residual blocks three.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections import Counter
@@ -19,9 +20,10 @@ from .. import config
 from . import arrays
 from .activations import parse_steps
 from .forward import convolve
+from .reach import Reach
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -61,6 +63,16 @@ class Convolve:
 
     def shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
         return output_shape(self.layer, shapes[0], dtype)
+
+    def reach(self, l_in: int | None) -> Reach:
+        spec: Spec = self.layer._spec
+        if spec.same and l_in is None:
+            raise ValueError(
+                "the padding depends on the length of the input: padding should not be "
+                f"'same_upper' or 'same_lower' with a stride unless the length is given, got "
+                f"padding={spec.padding!r} and stride={spec.stride}"
+            )
+        return spec.reach(l_in or 1)
 
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         residual = given[1] if len(given) > 1 else None
@@ -132,6 +144,9 @@ class Activate:
         self.layer.check(shapes[0], dtype)
         return shapes[0]
 
+    def reach(self, l_in: int | None) -> Reach:
+        return Reach()
+
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         self.layer.apply(given[0], out)
 
@@ -159,6 +174,9 @@ class Combine:
                     f"what is added should have one size, got {list(shapes[0])} and {list(other)}"
                 )
         return shapes[0]
+
+    def reach(self, l_in: int | None) -> Reach:
+        return Reach()
 
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         flat = [array.reshape(-1) for array in given]
@@ -342,13 +360,20 @@ def infer_shapes(
     """Return the shapes of all values, or raise an error that names the layer."""
     shapes = [shape]
     for operation in operations:
-        try:
+        with naming(operation):
             shapes.append(operation.shape([shapes[v] for v in operation.sources], dtype))
-        except (ValueError, TypeError, OverflowError) as error:
-            where = f"layer {operation.name}, " if operation.name else ""
-            where += f"{type(operation.layer).__name__}: "
-            raise type(error)(where + str(error)) from None
     return shapes
+
+
+@contextlib.contextmanager
+def naming(operation: Operation) -> Iterator[None]:
+    """Put the layer's name before the text of an error."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as error:
+        where = f"layer {operation.name}, " if operation.name else ""
+        where += f"{type(operation.layer).__name__}: "
+        raise type(error)(where + str(error)) from None
 
 
 def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -> Shape:

@@ -14,12 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import config
 from .core import arrays, geometry
 from .core.base import assign, setting
 from .core.convolution import Convolution
 from .core.forward import activate
-from .kernels.blas_engine import correlate, fixed_columns, scatter
+from .core.ranges import Ranges
 from .kernels.direct_engine import DepthwiseRing, Guard, finish, most_positions
 
 if TYPE_CHECKING:
@@ -85,6 +84,7 @@ class _Stream:
         pack = self._module._pack()
         self._spec, (self._weight, self._bias) = pack.spec, pack.parameters
         self._layer = pack.prepared
+        self._ranges = Ranges(self._spec, self._weight, self._bias, self._layer)
         self._stride, self._span = self._spec.stride, self._spec.span
         self._left, self._right = self._spec.pads()
         self._before, self._after = self._spec.steps.before, self._spec.steps.after
@@ -419,9 +419,7 @@ class _Stream:
             raise TypeError(
                 f"Input type ({x.dtype}) and weight type ({self._dtype}) should be the same"
             )
-        if self._layer is None and self._before is not None:
-            x = activate(self._before, x, "NCL")
-        return x, batched
+        return self._ranges.inputs(x), batched
 
     def _result(
         self, length: int, batched: bool, x: NDArray[Any], out: NDArray[Any] | None
@@ -496,33 +494,9 @@ class _Stream:
         self, x: NDArray[Any], origin: int, first: int, last: int, y: NDArray[Any], at: int
     ) -> None:
         """Write outputs first..last to y[:, :, at:]; x has every position they need."""
-        if self._layer is not None:
-            target = (
-                y if at == 0 and last - first == y.shape[2] else y[:, :, at : at + last - first]
-            )
-            self._layer.run_at(x, target, self._spec.shift(origin, first), config.get_num_threads)
-            return
-        # The bits of a GEMM depend on the place of a column: each tile is the whole call's.
-        tile = self._tile()
-        base = self._left if self._module.transposed else 0
-        while first < last:
-            begin = base + (first - base) // tile * tile
-            end = min(last, begin + tile)
-            block = arrays.new((*y.shape[:2], end - begin), y.dtype)
-            self._compute_block(x, block, self._spec.shift(origin, begin))
-            if self._after is not None:
-                finish(self._after, block, None, 1.0, True)
-            y[:, :, at : at + end - first] = block[:, :, first - begin :]
-            at, first = at + end - first, end
-
-    def _tile(self) -> int:
-        columns = fixed_columns(self._dtype.itemsize)
-        return columns * self._stride if self._module.transposed else columns
-
-    def _compute_block(self, x: NDArray[Any], y: NDArray[Any], shift: int) -> None:
-        place = self._spec.window._replace(left=shift, mode=geometry.ZEROS)
-        primitive = scatter if self._spec.transposed else correlate
-        primitive(x, self._weight, self._bias, y, place, (config.get_num_threads(), True))
+        whole = at == 0 and last - first == y.shape[2]
+        target = y if whole else y[:, :, at : at + last - first]
+        self._ranges.compute(x, origin, first, target)
 
     # ---- the end, and the state
 

@@ -13,9 +13,9 @@ version
 kernels
 core.geometry core.arrays core.activations core.threads core.files core.machine
 config
-core.engines core.reach core.spec core.minimal core.adjoint core.forward
+core.engines core.reach core.spec core.minimal core.adjoint core.forward core.ranges
 folding weights
-core.base core.training core.convolution core.program
+core.base core.training core.convolution core.program core.pieces
 functional grad geometry
 streaming modules elementwise sequential
 planner costs receptive reference

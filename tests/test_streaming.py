@@ -395,7 +395,8 @@ def test_a_chunk_that_fails_can_be_given_again(op):
         x, *_ = layer.normal_arrays(seed)
         module = module_of(layer, seed)
         stream, parts, failed = module.stream(layer.n_batch), [], 0
-        stream._layer, stream._ring = Failing(stream._layer), None
+        stream._ranges._prepared = Failing(stream._ranges._prepared)
+        stream._ring = None
         chunks = random_chunks(np.random.default_rng(seed), layer.l_in)
         for a, b in [*chunks, (None, None)]:
             for _ in range(9):

@@ -99,26 +99,42 @@ def _compute_apart(
     residual: NDArray[Any] | None,
 ) -> None:
     """The same, with the steps before and after the sums as passes of their own."""
-    if x.dtype != w.dtype or steps.before is not None:
-        x = np.array(x, w.dtype, order="C")
-    if steps.before is not None:
-        direct_engine.finish(steps.before, x, None, 1.0, False)
+    x = before_sums(steps, x, w)
     direct = y.dtype == w.dtype and y.flags.c_contiguous
     z = y if direct else arrays.new(y.shape, w.dtype)
     if transposed:
         adjoint.scatter(engine, x, w, b, z, geometry)
     else:
         engine.correlate(x, w, b, z, geometry, execution())
+    after_sums(steps, z, residual, y)
+
+
+def before_sums(steps: Steps, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
+    """Return inputs of the weight's dtype, with what a spec asks for before the sums."""
+    if x.dtype != w.dtype or steps.before is not None:
+        x = np.array(x, w.dtype, order="C")
+    if steps.before is not None:
+        direct_engine.finish(steps.before, x, None, 1.0, False)
+    return x
+
+
+def after_sums(
+    steps: Steps, z: NDArray[Any], residual: NDArray[Any] | None, y: NDArray[Any]
+) -> None:
+    """Write sums z, of the weight's dtype, to y, with what a spec asks for after them.
+
+    z is C-contiguous, changes, and may be y itself.
+    """
     if residual is not None:
-        residual = np.ascontiguousarray(residual, w.dtype)
-    if w.dtype.kind == "c":
+        residual = np.ascontiguousarray(residual, z.dtype)
+    if z.dtype.kind == "c":
         if residual is not None:
             with np.errstate(all="ignore"):
-                z += residual * w.dtype.type(steps.residual_scale)
+                z += residual * z.dtype.type(steps.residual_scale)
     elif steps.after is not None or residual is not None:
         scale, last = steps.residual_scale, steps.residual_last
         direct_engine.finish(steps.after, z, residual, scale, last)
-    if not direct:
+    if z is not y:
         with np.errstate(over="ignore"):
             np.copyto(y, z, casting="same_kind")
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .activations import Steps
-    from .convolution import Pack
+    from .convolution import Pack, Parameters
     from .spec import Around, Spec
 
 Shape = tuple[int, ...]
@@ -86,11 +86,25 @@ class Convolve:
         if y is None:
             convolve(joined.spec, given[0], *joined.pack.parameters, residual, out)
 
+    def as_now(self) -> tuple[Spec, Parameters]:
+        """Return the layer with its neighbours' steps, as they are now."""
+        held = self.layer._held
+        if self.layer.training:  # where it may be written to
+            held = type(held)(*(None if a is None else a.copy() for a in held))
+        spec: Spec = self.layer._spec
+        if len(self.sources) == 1 and self.before is None and self.after is None:
+            return spec, held
+        return self._spec(spec, *self._neighbours()), held
+
+    def _neighbours(self) -> tuple[Any, Any, float | None]:
+        """Return the activations beside the layer, and the factor of the residual."""
+        factor = None if self.addition is None else self.addition.last
+        return _activation_of(self.before), _activation_of(self.after), factor
+
     def _with_neighbours(self) -> Joined:
         """Return the layer as it is now with the neighbours' steps: made again if one changed."""
         pack, joined = self.layer._pack(), self._joined
-        factor = None if self.addition is None else self.addition.last
-        neighbours = (_activation_of(self.before), _activation_of(self.after), factor)
+        neighbours = self._neighbours()
         if (
             joined is None
             or joined.pack is not pack
@@ -179,22 +193,31 @@ class Combine:
         return Reach()
 
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        flat = [array.reshape(-1) for array in given]
-        target = out.reshape(-1)
-        with np.errstate(all="ignore"):
-            for begin in range(0, target.size, _CHUNK):
-                part = slice(begin, begin + _CHUNK)
-                self._combine([array[part] for array in flat], target[part])
+        combine(given, out, self.last, self.total)
 
-    def _combine(self, parts: list[NDArray[Any]], out: NDArray[Any]) -> None:
-        *first, last = parts
-        scale = self.last
-        if scale != 1:
-            last = last * last.dtype.type(scale)
-        total = first[0] if first else last
-        for part in [*first[1:], last] if first else []:
-            total = np.add(total, part, out=out)
-        np.multiply(total, out.dtype.type(self.total), out=out)
+
+def combine(
+    given: Sequence[NDArray[Any]], out: NDArray[Any], last: float = 1.0, total: float = 1.0
+) -> None:
+    """Write ``total * sum of given``, the last of them times `last`; all are C-contiguous."""
+    flat = [array.reshape(-1) for array in given]
+    target = out.reshape(-1)
+    with np.errstate(all="ignore"):
+        for begin in range(0, target.size, _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            _combine([array[part] for array in flat], target[part], last, total)
+
+
+def _combine(
+    parts: list[NDArray[Any]], out: NDArray[Any], factor: float, total_factor: float
+) -> None:
+    *first, last = parts
+    if factor != 1:
+        last = last * last.dtype.type(factor)
+    total = first[0] if first else last
+    for part in [*first[1:], last] if first else []:
+        total = np.add(total, part, out=out)
+    np.multiply(total, out.dtype.type(total_factor), out=out)
 
 
 Operation = Convolve | Activate | Combine

@@ -70,7 +70,7 @@ def _scatter(
 
 
 class Margin(NamedTuple):
-    """Positions beyond an end of y, ``begin`` to ``begin + width``, and where y has what they are."""
+    """Positions beyond an end of y, ``begin`` to ``begin + width``, and what they stand for."""
 
     begin: int
     width: int
@@ -316,16 +316,27 @@ def backward(
         return _backward_in_float32(
             transposed, grad_output, input, weight, geometry_of, algorithm, output_mask
         )
-    mask = _checked_mask(output_mask)
-    name = "conv_transpose1d" if transposed else "conv1d"
-    x, w, _, batched = arrays.operands(name, input, weight, None)
-    geometry = geometry_of(x.shape, w.shape, None)
-    shape = (x.shape[0], *geometry[:2])
-    g = arrays.gradient_operand(grad_output, x.dtype, shape, batched)
+    mask = checked_mask(output_mask)
+    g, x, w, geometry, batched = checked(transposed, grad_output, input, weight, geometry_of)
     grad_input, grad_weight, grad_bias = gradients(transposed, g, x, w, geometry, algorithm, mask)
     if grad_input is not None and not batched:
         grad_input = grad_input[0]
     return grad_input, grad_weight, grad_bias
+
+
+def checked(
+    transposed: bool,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    geometry_of: Callable[..., Geometry],
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], Geometry, bool]:
+    """Return the operands of a backward, batched, the geometry and whether they were batched."""
+    name = "conv_transpose1d" if transposed else "conv1d"
+    x, w, _, batched = arrays.operands(name, input, weight, None)
+    geometry = geometry_of(x.shape, w.shape, None)
+    shape = (x.shape[0], *geometry[:2])
+    return arrays.gradient_operand(grad_output, x.dtype, shape, batched), x, w, geometry, batched
 
 
 def _backward_in_float32(
@@ -338,13 +349,8 @@ def _backward_in_float32(
     output_mask: Sequence[bool],
 ) -> Gradients:
     g, x, w = map(arrays.operand, (grad_output, input, weight))
-    if g.dtype != x.dtype:
-        raise TypeError(
-            f"Input type ({x.dtype}) and grad_output type ({g.dtype}) should be the same"
-        )
+    check_stored(g, x)
     stored = x.dtype
-    if not arrays.half_of(stored):
-        raise TypeError(f"gradients of complex32 are not implemented, got dtype {x.dtype}")
     g, x = g.astype(np.float32), x.astype(np.float32)
     wide = arrays.as_float32("weight", w)
     by_operand = backward(transposed, g, x, wide, geometry_of, algorithm, output_mask)
@@ -356,7 +362,17 @@ def _backward_in_float32(
     return by_input, by_weight, by_bias
 
 
-def _checked_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
+def check_stored(g: NDArray[Any], x: NDArray[Any]) -> None:
+    """Raise TypeError unless both operands have one dtype of 16 bits."""
+    if g.dtype != x.dtype:
+        raise TypeError(
+            f"Input type ({x.dtype}) and grad_output type ({g.dtype}) should be the same"
+        )
+    if not arrays.half_of(x.dtype):
+        raise TypeError(f"gradients of complex32 are not implemented, got dtype {x.dtype}")
+
+
+def checked_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
     try:
         by_input, by_weight, by_bias = map(bool, output_mask)
     except TypeError:

@@ -7,7 +7,7 @@ the same compiled steps run before and after it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -40,14 +40,7 @@ def convolve(
     channels_last = spec.channels_last
     if arrays.is_complex32_call(weight):
         return _complex32(spec, input, weight, bias, residual, out)
-    x, w, b, batched = _operands(spec.name, input, weight, bias, channels_last)
-    geometry = spec.geometry(x.shape, w.shape, None if b is None else b.shape)
-    c_out, l_out = geometry[:2]
-    steps = spec.steps_for(x.shape[1], c_out)
-    if w.dtype.kind == "c" and (steps.before or steps.after):
-        raise TypeError(f"activations take real dtypes, got an input of dtype {x.dtype}")
-    shape = (x.shape[0], l_out, c_out) if channels_last else (x.shape[0], c_out, l_out)
-    more = arrays.residual_operand(residual, x.dtype, shape, batched)
+    x, w, b, batched, geometry, steps, shape, more = checked(spec, input, weight, bias, residual)
     if out is None:
         y = arrays.new(shape, x.dtype)
     else:
@@ -61,6 +54,53 @@ def convolve(
     )
     compute(engine, spec.transposed, x, w, b, view, geometry, steps, more)
     return arrays.delivered(y, batched, out)
+
+
+class Call(NamedTuple):
+    """The operands of a call as kernels take them, and what follows from them.
+
+    Attributes
+    ----------
+    x, weight, bias : ndarray
+        x is (N, C, L) in any layout.
+    batched : bool
+        Whether the input was.
+    geometry : Geometry
+    steps : Steps
+    shape : tuple of int
+        The result's, batched and in the layout of the spec.
+    residual : ndarray or None
+        Of this shape.
+    """
+
+    x: NDArray[Any]
+    weight: NDArray[Any]
+    bias: NDArray[Any] | None
+    batched: bool
+    geometry: Geometry
+    steps: Steps
+    shape: tuple[int, int, int]
+    residual: NDArray[Any] | None
+
+
+def checked(
+    spec: Spec,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    residual: ArrayLike | None = None,
+) -> Call:
+    """Return a call's operands; raises whatever does not fit together."""
+    x, w, b, batched = _operands(spec.name, input, weight, bias, spec.channels_last)
+    geometry = spec.geometry(x.shape, w.shape, None if b is None else b.shape)
+    c_out, l_out = geometry[:2]
+    steps = spec.steps_for(x.shape[1], c_out)
+    if w.dtype.kind == "c" and (steps.before or steps.after):
+        raise TypeError(f"activations take real dtypes, got an input of dtype {x.dtype}")
+    channels_last = spec.channels_last
+    shape = (x.shape[0], l_out, c_out) if channels_last else (x.shape[0], c_out, l_out)
+    more = arrays.residual_operand(residual, x.dtype, shape, batched)
+    return Call(x, w, b, batched, geometry, steps, shape, more)
 
 
 def compute(

@@ -20,7 +20,7 @@ functional grad geometry
 streaming modules elementwise sequential
 planner costs receptive reference
 __init__
-torch onnx bench demo
+torch onnx dask bench demo
 __main__
 """.split()
 

@@ -229,7 +229,7 @@ def gradients(
     elif grad_bias is not None and not transposed:
         _bias_gradient(engine, g, x, w.shape, geometry, grad_bias)
     if grad_bias is not None and transposed:
-        _bias_gradient_alone(algorithm, g, grad_bias)
+        bias_gradient(algorithm, g, grad_bias)
     if by_input and grad_input is None:
         grad_input = input_gradient(engine, transposed, g, w, x.shape, geometry)
     return grad_input, grad_weight, grad_bias
@@ -289,8 +289,8 @@ def _bias_gradient(
     engine.weight_gradient(g, x, shape_only, geometry, execution(), grad_bias, True)
 
 
-def _bias_gradient_alone(algorithm: str, g: NDArray[Any], grad_bias: NDArray[Any]) -> None:
-    """Write the gradient by the bias of a transposed convolution: that of a layer of 1x1 taps."""
+def bias_gradient(algorithm: str, g: NDArray[Any], grad_bias: NDArray[Any]) -> None:
+    """Write the gradient by the bias alone: that of a layer of one tap."""
     w_shape = (grad_bias.size, 1, 1)
     geometry = Geometry(grad_bias.size, g.shape[2], 1, 1, 0, 0, 1, ZEROS)
     algorithm = "auto" if grad_bias.size == 0 else algorithm

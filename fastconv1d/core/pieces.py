@@ -8,6 +8,8 @@ Padding is made where the whole call has it, nowhere else.
 from __future__ import annotations
 
 import copy
+import threading
+from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +19,7 @@ from .. import config
 from . import adjoint, arrays
 from .activations import Steps
 from .convolution import Parameters
-from .engines import ENGINES, choose_engine
+from .engines import ENGINES, choose_engine, engine_of_scatter
 from .forward import after_sums, before_sums
 from .geometry import CIRCULAR, REFLECT, REPLICATE, ZEROS, Geometry
 from .program import Combine, Convolve, combine, infer_shapes, naming
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 # First position and the one after the last.
 Interval = tuple[int, int]
+
+_packing = threading.Lock()
 
 
 class Piece(NamedTuple):
@@ -76,6 +80,8 @@ class Pointwise:
 
     def __init__(self, run: Callable[[Sequence[NDArray[Any]], NDArray[Any]], None]) -> None:
         self._run = run
+
+    reach = Reach()
 
     def needs(self, first: int, last: int) -> list[Interval]:
         return [(first, last)]
@@ -152,17 +158,41 @@ class Convolved:
         self._folds = spec.transposed and geometry.mode != ZEROS and bool(left or right)
         self._made: Ranges | None = None
 
+    @classmethod
+    def gradient(
+        cls,
+        spec: Spec,
+        weight: NDArray[Any],
+        geometry: Geometry,
+        engine: ModuleType,
+        g_shape: tuple[int, ...],
+        x_shape: tuple[int, ...],
+    ) -> Convolved:
+        """Return what computes the gradient by the input of a convolution of this spec."""
+        conjugate = weight.conj() if weight.dtype.kind == "c" else weight
+        if not spec.transposed:
+            engine = engine_of_scatter(engine, weight.dtype.char, weight.shape, geometry)
+        adjoined = Spec(not spec.transposed, weight.shape[2])
+        geometry = geometry._replace(c_out=x_shape[1], l_out=x_shape[2])
+        parameters = Parameters(conjugate, None)
+        return cls(adjoined, parameters, geometry, g_shape[2], x_shape[2], engine)
+
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_made": None}
 
+    @property
+    def reach(self) -> Reach:
+        return self._spec.reach(self._l_in)
+
     def _ranges(self) -> Ranges:
-        if self._made is None:
-            spec, (weight, bias) = self._spec, self._parameters
-            if self._folds:  # the steps come after what is added at the ends
-                spec = spec._replace(steps=Steps())
-            prepared = ENGINES[self._engine].prepare(weight, bias, spec)
-            self._made = Ranges(spec, weight, bias, prepared)
-        return self._made
+        with _packing:  # once, whichever thread is first
+            if self._made is None:
+                spec, (weight, bias) = self._spec, self._parameters
+                if self._folds:  # the steps come after what is added at the ends
+                    spec = spec._replace(steps=Steps())
+                prepared = self.engine.prepare(weight, bias, spec)
+                self._made = Ranges(spec, weight, bias, prepared)
+            return self._made
 
     # ---- which inputs
 
@@ -184,7 +214,7 @@ class Convolved:
 
     def _window(self, first: int, last: int) -> Interval:
         """Return the positions that outputs read, beyond the ends, too."""
-        reach: Reach = self._spec.reach(self._l_in)
+        reach = self.reach
         return reach.first(first), reach.last(last - 1) + 1
 
     def _clipped(self, begin: int, end: int) -> Interval:
@@ -260,6 +290,20 @@ class Convolved:
             parts.append(self._padding(pieces, max(begin, length), end))
         return np.concatenate(parts, axis=2) if len(parts) > 1 else parts[0], begin
 
+    def padded(self, pieces: Sequence[Piece], first: int, last: int) -> tuple[NDArray[Any], int]:
+        """Return what outputs read, and how many zeros lie before it."""
+        begin, end = self._window(first, last)
+        if end <= 0 or begin >= self._l_in:
+            if self._geometry.mode == ZEROS:
+                x = pieces[0].values
+                return np.zeros((*x.shape[:2], end - begin), x.dtype), 0
+        x, origin = self._read(pieces, begin, end)
+        return x, origin - begin
+
+    @property
+    def engine(self) -> ModuleType:
+        return ENGINES[self._engine]
+
     def _padding(self, pieces: Sequence[Piece], begin: int, end: int) -> NDArray[Any]:
         if self._geometry.mode == REPLICATE:
             edge = 0 if begin < 0 else self._l_in - 1
@@ -273,7 +317,7 @@ class Convolved:
     ) -> None:
         """The same where cropped positions are added to others: `adjoint.scatter` for a range."""
         weight, geometry = self._parameters.weight, self._geometry
-        steps, engine = self._spec.steps, ENGINES[self._engine]
+        steps, engine = self._spec.steps, self.engine
         z = arrays.new(y.shape, weight.dtype)
         begin, end = self._clipped(*self._window(first, last))
         x = before_sums(steps, cut(pieces, begin, end), weight)
@@ -308,6 +352,19 @@ class Pipeline:
     def __init__(self, links: Sequence[tuple[tuple[int, ...], int]], stages: Sequence[Any]) -> None:
         self._links, self._stages = list(links), list(stages)
         self._result = self._links[-1][1] if self._links else 0
+
+    @classmethod
+    def of(cls, stage: Convolved, n_inputs: int = 1) -> Pipeline:
+        """Return the pipeline of one convolution, with a residual if there is a second input."""
+        return cls([((0, -1)[:n_inputs], 1)], [stage])
+
+    @property
+    def step(self) -> Fraction:
+        """The step along the input from one output to the next."""
+        steps = {0: Fraction(1)}
+        for (sources, target), stage in zip(self._links, self._stages, strict=True):
+            steps[target] = steps[sources[0]] * stage.reach.down / stage.reach.up
+        return steps[self._result]
 
     def needs(self, first: int, last: int) -> list[Interval]:
         """Return the inputs that outputs `first` to `last` need, the latter excluded."""
@@ -352,20 +409,87 @@ class Pipeline:
         np.copyto(out, cut(values[0], first, last))
 
 
+class WeightGradient:
+    """The gradient by a weight that pieces of both operands of a convolution make.
+
+    Parameters
+    ----------
+    transposed : bool
+        Whether the convolution is. The windows over one operand, which have a position of the other
+        each, are then those of its output.
+    w_shape, dtype
+        Of the weight.
+    geometry : Geometry
+    engine : module
+    l_in : int
+        Length of the operand with the windows.
+    """
+
+    def __init__(
+        self,
+        transposed: bool,
+        w_shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        geometry: Geometry,
+        engine: ModuleType,
+        l_in: int,
+    ) -> None:
+        self._transposed, self._shape, self._dtype = transposed, w_shape, dtype
+        self._geometry = geometry
+        stand_in = np.broadcast_to(np.zeros((), dtype), w_shape)
+        spec = Spec(False, w_shape[2])
+        self._windows = Convolved(spec, Parameters(stand_in, None), geometry, l_in, 0, engine)
+
+    def needs(self, first: int, last: int) -> list[Interval]:
+        """Return what windows `first` to `last` read, the latter excluded."""
+        return self._windows.needs(first, last)
+
+    def compute(self, given: Sequence[Sequence[Piece]], first: int, last: int) -> NDArray[Any]:
+        """Return what windows `first` to `last` add to the gradient.
+
+        `given` has pieces of the operand with a position for each window, and of the other.
+        """
+        g = cut(given[0], first, last).astype(self._dtype, copy=False)
+        x, left = self._windows.padded(given[1], first, last)
+        x = x.astype(self._dtype, copy=False)
+        gradient = arrays.new(self._shape, self._dtype)
+        place = self._geometry._replace(left=left, mode=ZEROS)
+        run = config.get_num_threads(), True
+        self._windows.engine.weight_gradient(
+            g, x, gradient, place, run, None, False, None, self._transposed
+        )
+        return gradient
+
+
+class BiasGradient:
+    """The gradient by a bias that pieces of the gradient by an output make."""
+
+    def __init__(self, algorithm: str, channels: int, dtype: np.dtype[Any]) -> None:
+        self._algorithm, self._channels, self._dtype = algorithm, channels, dtype
+
+    def compute(self, given: Sequence[Sequence[Piece]], first: int, last: int) -> NDArray[Any]:
+        """Return what positions `first` to `last` add to the gradient."""
+        g = cut(given[0], first, last).astype(self._dtype, copy=False)
+        gradient = arrays.new((self._channels,), self._dtype)
+        adjoint.bias_gradient(self._algorithm, g, gradient)
+        return gradient
+
+
 def of_operations(
     operations: Sequence[Operation],
     lowered: Sequence[Operation],
-    shape: tuple[int, ...],
-    dtype: np.dtype[Any],
+    x: NDArray[Any],
 ) -> tuple[Pipeline, tuple[int, ...]]:
     """Return what computes a network on pieces of an input (N, C, L), and the output's shape.
+
+    `operations` are those of `lowered`, fused.
 
     Raises
     ------
     ValueError, TypeError, OverflowError
         If the network does not take such an input, or a layer needs all of it; the text names it.
     """
-    shapes = infer_shapes(lowered, shape, dtype)
+    shapes = infer_shapes(lowered, x.shape, x.dtype)
     stages: list[Any] = []
     for operation in operations:
         with naming(operation):

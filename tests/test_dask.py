@@ -1,0 +1,177 @@
+"""Dask arrays: the bits of the call on the whole array, for any chunks, on any scheduler."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+from layers import PADDING_MODES, assert_same_bits, assert_within, draw_layer, random_layers
+
+import fastconv1d
+from fastconv1d import (
+    Conv1d,
+    ConvTranspose1d,
+    LeakyReLU,
+    Mean,
+    ReLU,
+    Residual,
+    Sequential,
+    SiLU,
+    Snake,
+    reference,
+)
+
+pytest.importorskip("dask")
+import dask
+import dask.array as da
+
+import fastconv1d.dask as fd
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+def chunks_of(rng, size):
+    """Sizes of random chunks, which may be short, long or even empty."""
+    kind = rng.integers(4)
+    if kind == 0 or size == 0:
+        return (size,)
+    longest = 3 if kind == 1 else max(1, size // 3) if kind == 2 else size
+    sizes = []
+    while sum(sizes) < size:
+        sizes.append(int(min(rng.integers(1, longest + 1), size - sum(sizes))))
+        if rng.random() < 0.03:
+            sizes.append(0)
+    return tuple(sizes)
+
+
+def chunked(rng, array):
+    return da.from_array(array, chunks=tuple(chunks_of(rng, size) for size in array.shape))
+
+
+def random_case(rng, **fixed):
+    """A layer with keywords, and its arrays in the dtype and layout that are called."""
+
+    def choose(options):
+        return options[int(rng.integers(len(options)))]
+
+    dtype = choose(("float32", "float32", "float64", "float16", "complex64"))
+    fixed["dtype"] = "float32" if dtype == "float16" else dtype
+    layer = draw_layer(
+        choose,
+        kernel_size=choose((1, 2, 3, 4, 7)),
+        stride=choose((1, 1, 2, 3, 5)),
+        dilation=choose((1, 1, 2, 5)),
+        c_in_per_group=choose((1, 2, 3)),
+        c_out_per_group=choose((1, 2, 5)),
+        l_out=choose((1, 2, 5, 17, 60, 131)),
+        **fixed,
+    )
+    if layer.op == "conv_transpose1d":
+        layer = dataclasses.replace(layer, padding_mode=choose(PADDING_MODES))
+    layer = dataclasses.replace(
+        layer, padding=choose((*3 * [layer.padding], "causal", "same_upper", "same_lower"))
+    )
+    return layer, dtype
+
+
+def layer_arrays(layer, dtype, seed):
+    x, w, b, _ = layer.normal_arrays(seed)
+    return x.astype(dtype), w, b
+
+
+def outcome(call):
+    """What a call returns, or the error that it raises."""
+    try:
+        return call(), None
+    except (ValueError, TypeError, OverflowError) as error:
+        return None, error
+
+
+def check_forward(seed, **fixed):
+    """One random case equal to the whole call; returns whether it computed something."""
+    rng = np.random.default_rng(seed)
+    layer, dtype = random_case(rng, **fixed)
+    x, w, b = layer_arrays(layer, dtype, seed)
+    options = {**layer.params, "padding_mode": layer.padding_mode}
+    if dtype != "complex64":
+        options["activation"] = [None, "relu", "silu", ("snake", 0.5)][rng.integers(4)]
+        options["pre_activation"] = [None, None, "leaky_relu", "sigmoid"][rng.integers(4)]
+    options["algorithm"] = ["auto", "auto", "auto", "blas"][rng.integers(4)]
+    if rng.random() < 0.3:
+        options["layout"] = "NLC"
+        x = np.ascontiguousarray(x.swapaxes(1, 2))
+    batched = rng.random() < 0.7
+    x = x if batched else x[0]
+    context = f"{seed}: {layer} {dtype} {options}"
+    function, lazy = getattr(fastconv1d, layer.op), getattr(fd, layer.op)
+    given = chunked(rng, x)
+    expected, error = outcome(lambda: function(x, w, b, **options))
+    result, other = outcome(lambda: lazy(given, w, b, **options))
+    if error is not None:
+        assert type(other) is type(error) and str(other) == str(error), (context, error, other)
+        return False
+    assert other is None, (context, other)
+    if rng.random() < 0.3:
+        more = rng.standard_normal(expected.shape).astype(expected.dtype)
+        options |= {"residual": more, "residual_scale": 0.5}
+        options["residual_position"] = ["before", "after"][rng.integers(2)]
+        expected = function(x, w, b, **options)
+        options["residual"] = chunked(rng, more)
+        result = lazy(given, w, b, **options)
+    assert (result.shape, result.dtype) == (expected.shape, expected.dtype), context
+    assert result._meta.dtype == expected.dtype and result._meta.ndim == expected.ndim
+    assert_same_bits(np.asarray(result.compute()), expected, f"{context} {given.chunks}")
+    return True
+
+
+def check_gradients(seed, **fixed):
+    rng = np.random.default_rng(seed)
+    layer, dtype = random_case(rng, **fixed)
+    x, w, _ = layer_arrays(layer, dtype, seed)
+    options = {**layer.params, "padding_mode": layer.padding_mode}
+    options["algorithm"] = ["auto", "auto", "auto", "blas"][rng.integers(4)]
+    context = f"{seed}: {layer} {dtype} {options}"
+    forward, error = outcome(lambda: getattr(fastconv1d, layer.op)(x, w, **options))
+    g = rng.standard_normal((1, 1, 1) if error else forward.shape).astype(dtype)
+    if rng.random() < 0.2:
+        x, g = x[0], g[0]
+    given = chunked(rng, g), chunked(rng, x)
+    function = getattr(fastconv1d, layer.op + "_backward")
+    expected, error = outcome(lambda: function(g, x, w, **options))
+    lazy, other = outcome(lambda: getattr(fd, layer.op + "_backward")(*given, w, **options))
+    if error is not None:
+        assert type(other) is type(error) and str(other) == str(error), (context, error, other)
+        return False
+    assert other is None, (context, other)
+    results = dask.compute(*lazy)
+    assert_same_bits(results[0], expected[0], context)
+    wide = [a.astype(np.result_type(a.dtype, np.float64)) for a in (g, x, w)]
+    names = {name: value for name, value in options.items() if name != "algorithm"}
+    oracle = getattr(reference, layer.op + "_backward")
+    exact = oracle(*wide, **names)
+    scale = oracle(*map(np.abs, wide), **names)
+    for i in (1, 2):
+        assert results[i].dtype == expected[i].dtype and results[i].shape == lazy[i].shape
+        if dtype == "float16":
+            ulps = np.spacing(np.abs(expected[i]).astype(np.float16)).astype(np.float64)
+            exact_i = exact[i]
+            assert (np.abs(results[i] - exact_i) <= ulps + 1e-5 * scale[i]).all(), context
+        else:
+            assert_within(results[i], exact[i], scale[i], context)
+    return True
+
+
+@pytest.mark.parametrize("op", ["conv1d", "conv_transpose1d"])
+def test_random_cases_have_the_bits_of_the_whole_call(op, deterministic, share):
+    count = int(700 * share)
+    assert sum(check_forward(seed, op=op) for seed in range(count)) > 0.6 * count
+
+
+@pytest.mark.parametrize("op", ["conv1d", "conv_transpose1d"])
+def test_random_gradients(op, deterministic, share):
+    count = int(300 * share)
+    assert sum(check_gradients(seed, op=op) for seed in range(count)) > 0.6 * count

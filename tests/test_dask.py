@@ -175,3 +175,78 @@ def test_random_cases_have_the_bits_of_the_whole_call(op, deterministic, share):
 def test_random_gradients(op, deterministic, share):
     count = int(300 * share)
     assert sum(check_gradients(seed, op=op) for seed in range(count)) > 0.6 * count
+
+
+def test_real_dtypes_need_no_deterministic_mode():
+    for seed, layer in enumerate(random_layers(40, 5, dtype="float32", groups=1)):
+        x, w, b, _ = layer.normal_arrays(seed)
+        given = chunked(np.random.default_rng(seed), x)
+        expected = layer.forward(fastconv1d)(x, w, b)
+        assert_same_bits(layer.forward(fd)(given, w, b).compute(), expected, f"{layer}")
+
+
+# ---- networks
+
+
+def random_convolution(rng, c_in, c_out, **fixed):
+    size, dilation = int(rng.integers(1, 6)), int(rng.integers(1, 4))
+    mode = PADDING_MODES[rng.integers(4)]
+    options = {"dilation": dilation, "padding_mode": mode, **fixed}
+    options["activation"] = [None, None, "relu", "silu"][rng.integers(4)]
+    options["dtype"] = fixed.get("dtype", np.float32)
+    if fixed.get("padding") is None:
+        options["stride"] = int(rng.integers(1, 4))
+        options["padding"] = (int(rng.integers(0, 5)), int(rng.integers(0, 5)))
+    if fixed.get("padding") is None and rng.random() < 0.35:
+        options["padding"] = tuple(min(p, 2) for p in options["padding"])
+        return ConvTranspose1d(c_in, c_out, size, rng=rng, **options)
+    if rng.random() < 0.2 and fixed.get("padding") is None:
+        options["padding"] = ["same_upper", "same_lower", "causal"][rng.integers(3)]
+    if rng.random() < 0.1:
+        options["algorithm"] = ["winograd", "blas"][rng.integers(2)]
+    return Conv1d(c_in, c_out, size, rng=rng, **options)
+
+
+def random_network(rng, channels):
+    layers = []
+    for _ in range(rng.integers(1, 5)):
+        same = {"padding": "same"}
+        kind = rng.integers(5)
+        if kind == 0:
+            layers.append([ReLU(), LeakyReLU(0.2), SiLU(), Snake(np.ones(channels))][rng.integers(4)])
+        elif kind == 1:
+            shortcut = random_convolution(rng, channels, channels, **same)
+            block = [SiLU(), random_convolution(rng, channels, channels, **same), ReLU()]
+            both = {"shortcut": shortcut} if rng.random() < 0.4 else {}
+            layers.append(Residual(*block, residual_scale=[1.0, 0.3][rng.integers(2)], **both))
+        elif kind == 2:
+            branches = (random_convolution(rng, channels, channels, **same) for _ in range(3))
+            layers.append(Mean(*branches))
+        else:
+            layers.append(random_convolution(rng, channels, channels))
+    return Sequential(*layers)
+
+
+def check_network(seed):
+    rng = np.random.default_rng(seed)
+    channels = int(rng.integers(1, 4))
+    network = random_network(rng, channels)
+    dtype = [np.float32, np.float32, np.float16][rng.integers(3)]
+    shape = (int(rng.integers(1, 3)), channels, int(rng.choice([1, 7, 40, 150, 333])))
+    x = rng.standard_normal(shape).astype(dtype)
+    x = x[0] if rng.random() < 0.3 else x
+    context = f"{seed}: {network} {x.shape} {dtype}"
+    expected, error = outcome(lambda: network(x))
+    result, other = outcome(lambda: fd.apply(network, chunked(rng, x)))
+    if error is not None:
+        assert type(other) is type(error) and str(other) == str(error), (context, error, other)
+        return False
+    assert other is None, (context, other)
+    assert (result.shape, result.dtype) == (expected.shape, expected.dtype), context
+    assert_same_bits(result.compute(), expected, context)
+    return True
+
+
+def test_random_networks_have_the_bits_of_the_whole_call(deterministic, share):
+    count = int(600 * share)
+    assert sum(map(check_network, range(count))) > 0.5 * count

@@ -484,7 +484,7 @@ class _Chunked:
 
         `step` is that along the input from one output to the next.
         """
-        along = {-(-bound * step.denominator // step.numerator) for bound in self.bounds}
+        along = {-(-bound * step.denominator // step.numerator) for bound in self.bounds[:-1]}
         starts = sorted(bound for bound in along if bound < length)
         widest = max((b - a for a, b in pairwise(starts)), default=length)
         while length - starts[-1] > 2 * widest:  # more padding than chunks are long
@@ -638,7 +638,7 @@ def _computed(
     batched, channels_last, _ = source.form
     if 0 in shape:
         whole = (shape[0], length, channels) if channels_last else shape
-        return da.zeros(whole if batched else whole[1:], dtype, chunks=-1)
+        return da.zeros(whole if batched else whole[1:], dtype=dtype, chunks=-1)
     sources = [source, *(other.like(source) for other in sources[1:])]
     bounds = source.follow(pipeline.step, length) if like is None else like.bounds
     name, graph, layer = _share(name, pipeline, sources, channels)

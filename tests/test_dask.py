@@ -213,7 +213,9 @@ def random_network(rng, channels):
         same = {"padding": "same"}
         kind = rng.integers(5)
         if kind == 0:
-            layers.append([ReLU(), LeakyReLU(0.2), SiLU(), Snake(np.ones(channels))][rng.integers(4)])
+            layers.append(
+                [ReLU(), LeakyReLU(0.2), SiLU(), Snake(np.ones(channels))][rng.integers(4)]
+            )
         elif kind == 1:
             shortcut = random_convolution(rng, channels, channels, **same)
             block = [SiLU(), random_convolution(rng, channels, channels, **same), ReLU()]
@@ -250,3 +252,181 @@ def check_network(seed):
 def test_random_networks_have_the_bits_of_the_whole_call(deterministic, share):
     count = int(600 * share)
     assert sum(map(check_network, range(count))) > 0.5 * count
+
+
+def test_a_layer_alone_in_any_layout():
+    rng = np.random.default_rng(0)
+    layer = Conv1d(3, 4, 5, stride=2, padding=2, layout="NLC", rng=rng)
+    x = rng.standard_normal((2, 50, 3), dtype=np.float32)
+    assert_same_bits(fd.apply(layer, chunked(rng, x)).compute(), layer(x))
+    y = fd.apply(ReLU(), chunked(rng, x))
+    assert_same_bits(y.compute(), ReLU()(x))
+    assert_same_bits(fd.apply(Sequential(), chunked(rng, x)).compute(), x)
+
+
+def test_a_network_is_applied_as_it_was():
+    rng = np.random.default_rng(0)
+    network = Sequential(Conv1d(1, 2, 3, rng=rng), LeakyReLU(0.5), Snake(np.ones(2))).train()
+    x = rng.standard_normal((1, 1, 30), dtype=np.float32)
+    expected = network(x)
+    result = fd.apply(network, da.from_array(x, chunks=7))
+    network[0].weight[:] = 0
+    network[1].negative_slope = 0.1
+    assert_same_bits(result.compute(), expected)
+
+
+class Backwards(Conv1d):
+    def forward(self, input, **rest):
+        return super().forward(input[..., ::-1].copy(), **rest)
+
+
+def test_layers_that_cannot_be_cut_are_named():
+    x = da.ones((1, 1, 30), chunks=7, dtype=np.float32)
+    with pytest.raises(TypeError, match=r"^layer 1 should compute .* Backwards with a forward"):
+        fd.apply(Sequential(ReLU(), Backwards(1, 1, 3)), x)
+    with pytest.raises(ValueError, match=r"^layer 0\.1, Conv1d: .*expected input"):
+        fd.apply(Sequential(Residual(ReLU(), Conv1d(2, 2, 3))), x)
+    with pytest.raises(TypeError, match="should be a Conv1d"):
+        fd.apply([Conv1d(1, 1, 3)], x)
+
+
+# ---- lazily, and small
+
+
+def test_nothing_is_computed_by_a_call():
+    def block():
+        raise AssertionError("computed")
+
+    x = da.from_delayed(dask.delayed(block)(), (2, 3, 40), np.float32)
+    x = da.concatenate([x] * 3, axis=2)
+    y = fd.conv1d(x, np.ones((4, 3, 3), np.float32), stride=2, padding=1)
+    assert y.chunks == ((2,), (4,), (20, 20, 20))
+    assert type(y._meta) is np.ndarray and y.dtype == np.float32
+    assert fd.conv_transpose1d(x, np.ones((3, 4, 4), np.float32), stride=2).shape == (2, 4, 242)
+    fd.conv1d_backward(y, x, np.ones((4, 3, 3), np.float32), stride=2, padding=1)
+    with pytest.raises(AssertionError, match="computed"):
+        y.compute()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "lengths"),
+    [
+        ({"padding": "same"}, (10, 10, 5)),
+        ({"padding": "causal"}, (10, 10, 5)),
+        ({}, (10, 10, 1)),
+        ({"stride": 3, "padding": 2}, (4, 3, 2)),
+        ({"padding": 60}, (*13 * (10,), 11)),
+    ],
+)
+def test_output_chunks_follow_the_input(kwargs, lengths):
+    x = da.ones((1, 25), chunks=(1, 10))
+    y = fd.conv1d(x, np.ones((1, 1, 5)), **kwargs)
+    assert y.chunks == ((1,), lengths)
+    assert_same_bits(y.compute(), fastconv1d.conv1d(np.ones((1, 25)), np.ones((1, 1, 5)), **kwargs))
+
+
+def test_graph_size_of_a_chunk():
+    x = da.zeros((4, 1000 * 100), chunks=(4, 100), dtype=np.float32)
+    y = fd.conv1d(x, np.ones((4, 4, 3000), np.float32), padding="causal")
+    graph = y.dask.layers[y.name]
+    assert len(graph) == 1000 + 1  # and the weight
+    weights = [key for key in graph if isinstance(key, str)]
+    assert len(weights) == 1
+    rest = [graph[key] for key in graph if key not in weights]
+    assert len(pickle.dumps(rest)) < 1000 * 1000  # each names 30 neighbours
+
+
+def test_large_blocks_are_read_by_parts():
+    x = da.zeros((4, 5 * (1 << 17)), chunks=(4, 1 << 17), dtype=np.float32)
+    y = fd.conv1d(x, np.ones((1, 4, 9), np.float32), padding="same")
+    graph = y.dask.layers[y.name]
+    parts = [task for key, task in graph.items() if str(key[0]).endswith("-part")]
+    assert len(parts) == 8
+    assert all(key[-1] - key[-2] == 4 for key in graph if str(key[0]).endswith("-part"))
+    block = np.arange(40.0).reshape(2, 20)
+    part = fd._part_of(block, False, 3, 5)
+    assert part.base is None and part.tolist() == [[3, 4], [23, 24]]
+
+
+def test_one_packed_weight_a_process():
+    w = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
+    x = da.ones((3, 100), chunks=(3, 10), dtype=np.float32)
+    y = fd.conv1d(x, w)
+    (shared,) = (task.value for key, task in y.dask.layers[y.name].items() if isinstance(key, str))
+    assert pickle.loads(pickle.dumps(shared)) is shared
+    y.compute()
+    ranges = shared.work._stages[0]._made
+    y.compute()
+    assert shared.work._stages[0]._made is ranges is not None
+    token, content = shared.token, pickle.dumps(shared)
+    del y, shared
+    assert token not in fd._shared
+    assert pickle.loads(content).work._stages[0]._made is None
+
+
+# ---- bad input, refused by the call
+
+
+W = np.ones((1, 1, 3), np.float32)
+
+
+def refused(error, match, call, *args, **kwargs):
+    with pytest.raises(error, match=match):
+        call(*args, **kwargs)
+
+
+@pytest.mark.parametrize("call", [fd.conv1d, fd.conv_transpose1d])
+def test_bad_input(call):
+    x = da.ones((1, 1, 30), chunks=(1, 1, 7), dtype=np.float32)
+    unknown = da.ones((1, 30), chunks=(1, 7), dtype=np.float32)
+    unknown = unknown[:, da.ones(30, chunks=7) > 0]
+    refused(ValueError, "sizes of all chunks.*compute_chunk_sizes", call, unknown, W)
+    refused(TypeError, "not implemented for 'object'", call, x.astype(object), W.astype(object))
+    refused(TypeError, "not implemented for 'Int'", call, x.astype(np.int32), W.astype(np.int32))
+    refused(TypeError, r"Input type \(int64\) and weight type", call, x.astype(np.int64), W)
+    refused(TypeError, "takes Dask arrays, got ndarray", call, np.ones((1, 1, 30)), W)
+    chunked_weight = da.from_array(W, chunks=(1, 1, 2))
+    refused(TypeError, r"Dask array of 2 chunks: pass weight.compute\(\)", call, x, chunked_weight)
+    refused(TypeError, "bias should be an array in memory", call, x, W, da.ones(1))
+    refused(ValueError, "negative padding is not supported", call, x, W, padding=-1)
+    refused(ValueError, "expected.* input", call, da.ones((1, 2, 30), dtype=np.float32), W)
+    refused(ValueError, "residual should have the size", call, x, W, residual=x[..., :3])
+    refused(ValueError, "layout should be 'NCL' or 'NLC'", call, x, W, layout="LNC")
+    refused(ValueError, "algorithm should be one of", call, x, W, algorithm="fft")
+    refused(ValueError, "Expected 2D .unbatched. or 3D", call, x[0, 0], W)
+
+
+def test_too_much_padding():
+    x = da.ones((1, 1, 5), chunks=2, dtype=np.float32)
+    refused(
+        ValueError,
+        "Padding size should be less",
+        fd.conv1d,
+        x,
+        W,
+        padding=5,
+        padding_mode="reflect",
+    )
+    refused(ValueError, "wrapping around more", fd.conv1d, x, W, padding=6, padding_mode="circular")
+    refused(ValueError, "Output size is too small", fd.conv_transpose1d, x, W, padding=9)
+    refused(ValueError, "Kernel size can't be greater", fd.conv1d, x[..., :2], W)
+
+
+def test_bad_gradients():
+    x = da.ones((1, 1, 30), chunks=7, dtype=np.float32)
+    backward = fd.conv1d_backward
+    refused(ValueError, "grad_output should have the size", backward, x, x, W)
+    refused(TypeError, "grad_output type", backward, x.astype(np.float64), x, W)
+    refused(TypeError, "takes Dask arrays", backward, np.ones((1, 1, 28), np.float32), x, W)
+    refused(TypeError, "in memory", backward, x[..., :28], x, da.from_array(W))
+    refused(TypeError, "three bools", backward, x[..., :28], x, W, output_mask=1)
+    assert backward(x[..., :28], x, W, output_mask=(False,) * 3) == (None, None, None)
+
+
+def test_no_items_and_no_outputs():
+    x = da.ones((0, 2, 30), chunks=7, dtype=np.float32)
+    w = np.ones((4, 2, 3), np.float32)
+    assert fd.conv1d(x, w).compute().shape == (0, 4, 28)
+    by_input, by_weight, by_bias = fd.conv1d_backward(fd.conv1d(x, w), x, w)
+    assert by_input.compute().shape == (0, 2, 30)
+    assert not by_weight.compute().any() and not by_bias.compute().any()

@@ -30,7 +30,6 @@ from .sequential import lowered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-    from fractions import Fraction
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -479,18 +478,6 @@ class _Chunked:
         array = self.array.rechunk({0: other.batches})
         return _Chunked("", array, self.form.channels_last)
 
-    def follow(self, step: Fraction, length: int) -> list[int]:
-        """Return where output chunks begin, and the output's length.
-
-        `step` is that along the input from one output to the next.
-        """
-        along = {-(-bound * step.denominator // step.numerator) for bound in self.bounds[:-1]}
-        starts = sorted(bound for bound in along if bound < length)
-        widest = max((b - a for a, b in pairwise(starts)), default=length)
-        while length - starts[-1] > 2 * widest:  # more padding than chunks are long
-            starts.append(starts[-1] + widest)
-        return [*starts, length]
-
     def key(self, n: int, channel: int, position: int) -> tuple[Any, ...]:
         """Return the key of a block."""
         last = (position, channel) if self.form.channels_last else (channel, position)
@@ -640,7 +627,7 @@ def _computed(
         whole = (shape[0], length, channels) if channels_last else shape
         return da.zeros(whole if batched else whole[1:], dtype=dtype, chunks=-1)
     sources = [source, *(other.like(source) for other in sources[1:])]
-    bounds = source.follow(pipeline.step, length) if like is None else like.bounds
+    bounds = pieces.follow(source.bounds, pipeline.step, length) if like is None else like.bounds
     name, graph, layer = _share(name, pipeline, sources, channels)
     for at, (first, last) in enumerate(pairwise(bounds)):
         wanted = [pipeline.needs(first, last) if first < last else []]

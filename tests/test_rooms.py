@@ -20,7 +20,7 @@ functional grad geometry
 streaming modules elementwise sequential
 planner costs receptive reference
 __init__
-torch onnx dask bench demo
+torch onnx dask run bench demo
 __main__
 """.split()
 

@@ -11,6 +11,7 @@ import copy
 import threading
 from fractions import Fraction
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -73,6 +74,27 @@ def cut(pieces: Sequence[Piece], first: int, last: int) -> NDArray[Any]:
         if piece.first <= first and last <= end:
             return piece.values[:, :, first - piece.first : last - piece.first]
     raise IndexError(f"no piece has the positions {first} to {last}")
+
+
+def follow(bounds: Sequence[int], step: Fraction, length: int) -> list[int]:
+    """Return where parts of an output begin that follow those of the input, and its length.
+
+    `bounds` are where the input's parts begin, and its length; `step` is that along the input from
+    one output to the next.
+
+    Examples
+    --------
+    >>> from fractions import Fraction
+    >>> from fastconv1d.core.pieces import follow
+    >>> follow([0, 10, 20, 25], Fraction(3), 8)
+    [0, 4, 7, 8]
+    """
+    along = {-(-bound * step.denominator // step.numerator) for bound in bounds[:-1]}
+    starts = sorted(bound for bound in along if bound < length)
+    widest = max((b - a for a, b in pairwise(starts)), default=length)
+    while length - starts[-1] > 2 * widest:  # more padding than parts are long
+        starts.append(starts[-1] + widest)
+    return [*starts, length]
 
 
 class Pointwise:

@@ -333,6 +333,7 @@ class _Runner:
 
     def run(self, path: Path, target: Path) -> None:
         """Compute one output."""
+        path, target = path.absolute(), target.absolute()  # workers have folders of their own
         if not path.is_dir() and (special := what_special(path)):
             raise RunError(f"is {special}: expected a regular file")
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -27,7 +27,7 @@ def blocks(page):
 )
 def test_code_of_pages_runs(page, tmp_path, monkeypatch):
     code = blocks(page)
-    for package in ("torch", "onnx"):
+    for package in ("torch", "onnx", "dask", "distributed", "xarray", "zarr"):
         if re.search(rf"^(import|from) {package}\b", "\n".join(code), re.MULTILINE):
             pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
@@ -98,9 +98,9 @@ def present_sections(thing):
     return present if ">>>" in doc else present - {"Examples"}
 
 
-@pytest.mark.parametrize("name", ["", ".grad", ".config", ".torch", ".onnx"])
+@pytest.mark.parametrize("name", ["", ".grad", ".config", ".torch", ".onnx", ".dask"])
 def test_docstrings_have_their_sections(name):
-    if name in (".torch", ".onnx"):
+    if name in (".torch", ".onnx", ".dask"):
         pytest.importorskip(name[1:])
     missing = {}
     for path, thing in public_objects(importlib.import_module("fastconv1d" + name)):

@@ -87,7 +87,7 @@ def peers(rounds: int) -> None:
     from scipy.signal import oaconvolve
 
     torch.set_num_threads(1)
-    channels, length = 16, 1 << 20
+    channels, length = 16, 1 << 18
     signal = np.random.default_rng(0).standard_normal((channels, length), dtype=np.float32)
     x = da.from_array(signal, chunks=(channels, 1 << 16))
     for taps in (31, 251, 2001):

@@ -582,11 +582,15 @@ def _the_one(token: str, work: Any, forms: list[_Form], channels: int) -> _Share
 
 
 def _share(
-    name: str, work: Any, sources: Sequence[_Chunked], channels: int
+    name: str, work: Any, sources: Sequence[_Chunked], channels: int, *also: Any
 ) -> tuple[str, dict[Any, Any], TaskRef]:
-    """Return the name of an array, and the beginning of its graph: what its tasks share."""
+    """Return the name of an array, and the beginning of its graph: what its tasks share.
+
+    The name is that of all that the array depends on, `also` among it.
+    """
     forms = [source.form for source in sources]
-    content = pickle.dumps((work, forms, [source.array.name for source in sources]), protocol=5)
+    names = [source.array.name for source in sources]
+    content = pickle.dumps((work, forms, names, also), protocol=5)
     token = hashlib.blake2b(content, digest_size=16).hexdigest()
     key = f"{name}-layer-{token}"
     return (
@@ -628,7 +632,7 @@ def _computed(
         return da.zeros(whole if batched else whole[1:], dtype=dtype, chunks=-1)
     sources = [source, *(other.like(source) for other in sources[1:])]
     bounds = pieces.follow(source.bounds, pipeline.step, length) if like is None else like.bounds
-    name, graph, layer = _share(name, pipeline, sources, channels)
+    name, graph, layer = _share(name, pipeline, sources, channels, bounds, dtype)
     for at, (first, last) in enumerate(pairwise(bounds)):
         wanted = [pipeline.needs(first, last) if first < last else []]
         wanted += [[(first, last)] for _ in sources[1:]]
@@ -657,7 +661,7 @@ def _summed(
 ) -> da.Array:
     """Return the sum of what `work` makes of each chunk of the first source, as one chunk."""
     first_source = sources[0]
-    name, graph, layer = _share(name, work, sources, shape[0])
+    name, graph, layer = _share(name, work, sources, shape[0], dtype)
     parts = []
     for n in range(len(first_source.batches)):
         for first, last in pairwise(first_source.bounds):

@@ -348,6 +348,23 @@ def test_large_blocks_are_read_by_parts():
     assert part.base is None and part.tolist() == [[3, 4], [23, 24]]
 
 
+def test_names_are_those_of_all_that_arrays_depend_on():
+    x = da.ones((1, 1, 30), chunks=7, dtype=np.float16)
+    g, w = x[..., :28], np.ones((1, 1, 3), np.float16)
+    again = fd.conv1d(x, w), fd.conv1d(x, w)
+    assert again[0].name == again[1].name
+    assert fd.conv1d(x, w, padding=1).name != again[0].name != fd.conv1d(x, 2 * w).name
+    gradients = [
+        fd.conv1d_backward(g, other, weight)
+        for other in (x, x.rechunk(9))
+        for weight in (w, w.astype(np.float32))
+    ]
+    assert len({by_input.name for by_input, _, _ in gradients}) == 2
+    assert len({by_weight.name for _, by_weight, _ in gradients}) == 4
+    both = dask.compute(*(by_weight for _, by_weight, _ in gradients))
+    assert [value.dtype.itemsize for value in both] == [2, 4, 2, 4]
+
+
 def test_one_packed_weight_a_process():
     w = np.random.default_rng(0).standard_normal((4, 3, 5)).astype(np.float32)
     x = da.ones((3, 100), chunks=(3, 10), dtype=np.float32)

@@ -122,7 +122,7 @@ def workers(rounds: int) -> None:
     from distributed import Client, LocalCluster
 
     rng = np.random.default_rng(0)
-    x = da.random.default_rng(0).standard_normal((64, 40 * 8192), chunks=(64, 8192)).astype("f4")
+    x = da.random.default_rng(0).standard_normal((64, 24 * 8192), chunks=(64, 8192)).astype("f4")
     y = fastconv1d.dask.conv1d(
         x, rng.standard_normal((64, 64, 31), dtype=np.float32), padding="same"
     )

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .core.geometry import as_index
-from .core.program import Combine, Convolve, infer_shapes, naming
+from .core.program import Convolve, infer_shapes, naming
+from .core.reach import reach_of
 from .sequential import lowered
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def _reaches(operations: Sequence[Operation], length: int | None) -> list[Reach]
     reaches = []
     for operation in operations:
         with naming(operation):
-            reaches.append(operation.reach(lengths[operation.sources[0]]))
+            reaches.append(reach_of(operation, lengths[operation.sources[0]]))
     return reaches
 
 
@@ -135,10 +136,10 @@ def _strides(operations: Sequence[Operation], reaches: Iterable[Reach]) -> list[
     strides = [Fraction(1)]
     for operation, reach in zip(operations, reaches, strict=True):
         given = {strides[source] for source in operation.sources}
-        if isinstance(operation, Combine) and len(given) > 1:
+        if len(given) > 1:
             with naming(operation):
                 raise ValueError(
-                    "what is added should have one stride, got "
+                    "what is joined should have one stride, got "
                     + " and ".join(map(str, sorted(given)))
                 )
         strides.append(strides[operation.sources[0]] * reach.down / reach.up)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +21,9 @@ from fastconv1d import (
     Snake,
     reference,
 )
+from fastconv1d.core import pieces
+from fastconv1d.core.program import Activate, Convolve
+from fastconv1d.core.reach import Reach
 
 pytest.importorskip("dask")
 import dask
@@ -447,3 +451,72 @@ def test_no_items_and_no_outputs():
     by_input, by_weight, by_bias = fd.conv1d_backward(fd.conv1d(x, w), x, w)
     assert by_input.compute().shape == (0, 2, 30)
     assert not by_weight.compute().any() and not by_bias.compute().any()
+
+
+# ---- layers that join by what they read
+
+
+class Pooling:
+    """The largest of windows with padding, the last of them not full, as an operation has it."""
+
+    size, stride, padding = 3, 2, 1
+
+    def reach(self, l_in):
+        return Reach(self.stride, 1, self.padding, self.size - 1 - self.padding)
+
+    def windows(self, x):
+        ends = np.full((*x.shape[:2], self.padding), -np.inf, x.dtype)
+        padded = np.concatenate([ends, x, ends, ends], axis=2)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, self.size, axis=2)
+        return windows[:, :, :: self.stride].max(-1)
+
+
+class Pool:
+    in_place = False
+
+    def __init__(self, name, layer, source, target):
+        self.name, self.layer, self.sources, self.target = name, layer, (source,), target
+
+    def shape(self, shapes, dtype):
+        return self.layer.windows(np.zeros(shapes[0], dtype)).shape
+
+    def run(self, given, out):
+        np.copyto(out, self.layer.windows(given[0]))
+
+
+def with_a_pool(layer):
+    def operations():
+        return [
+            Convolve("first", CONVOLUTION, 0, 1),
+            Pool("pool", layer, 1, 2),
+            Activate("last", ReLU(), 2, 3),
+        ]
+
+    return operations
+
+
+CONVOLUTION = Conv1d(2, 2, 5, padding=2, rng=np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("length", [1, 2, 7, 40, 41])
+def test_layers_with_windows_of_their_own(length):
+    x = np.random.default_rng(length).standard_normal((1, 2, length), dtype=np.float32)
+    operations = with_a_pool(Pooling())
+    pipeline, shape = pieces.of_operations(operations(), operations(), x)
+    expected = np.maximum(Pooling().windows(CONVOLUTION(x)), 0)
+    assert shape == expected.shape and pipeline.step == 2
+    for first in range(shape[2]):
+        for last in range(first + 1, shape[2] + 1):
+            given = [pieces.Piece(a, x[:, :, a:b]) for a, b in pipeline.needs(first, last)]
+            out = np.empty((1, 2, last - first), np.float32)
+            pipeline.compute([given], first, last, out)
+            assert_same_bits(out, np.ascontiguousarray(expected[:, :, first:last]))
+    if length == 40:
+        assert pipeline.needs(10, 11) == [(16, 24)]
+
+
+def test_layers_that_read_everything_are_named():
+    whole = SimpleNamespace(windows=Pooling().windows)
+    operations = with_a_pool(whole)
+    with pytest.raises(ValueError, match=r"^layer pool, SimpleNamespace: .*may read all positions"):
+        pieces.of_operations(operations(), operations(), np.zeros((1, 2, 9), np.float32))

@@ -25,7 +25,7 @@ from .forward import after_sums, before_sums
 from .geometry import CIRCULAR, REFLECT, REPLICATE, ZEROS, Geometry
 from .program import Combine, Convolve, combine, infer_shapes, naming
 from .ranges import Ranges
-from .reach import Reach
+from .reach import Reach, reach_of
 from .spec import Spec
 
 if TYPE_CHECKING:
@@ -117,6 +117,36 @@ class Pointwise:
         assert y is not None
         self._run(sources, y)
         if out is None or direct:
+            return y
+        np.copyto(out, y)
+        return out
+
+
+class Cropped:
+    """An operation with a window of its own and padding of its own, as pooling has.
+
+    It computes parts of the input with the outputs that its padding changes, which are left out
+    unless the whole call has the padding there.
+    """
+
+    def __init__(self, operation: Any, reach: Reach, l_in: int) -> None:
+        self._operation, self.reach, self._l_in = operation, reach, l_in
+        self._changed = -(-max(reach.before, 0) // reach.down)  # outputs, by padding on the left
+
+    def needs(self, first: int, last: int) -> list[Interval]:
+        begin = max(first - self._changed, 0) * self.reach.down
+        end = min(self.reach.last(last - 1) + 1, self._l_in)
+        return [(begin, max(end, begin + 1))]
+
+    def compute(
+        self, given: Sequence[Sequence[Piece]], first: int, last: int, out: NDArray[Any] | None
+    ) -> NDArray[Any]:
+        x = np.ascontiguousarray(cut(given[0], *self.needs(first, last)[0]))
+        y = arrays.new(self._operation.shape([x.shape], x.dtype), x.dtype)
+        self._operation.run([x], y)
+        at = first - max(first - self._changed, 0)
+        y = y[:, :, at : at + last - first]
+        if out is None:
             return y
         np.copyto(out, y)
         return out
@@ -367,7 +397,7 @@ class Pipeline:
     ----------
     operations : sequence of Operation
         With numbered values as a `Program` has them; the last one makes the result.
-    stages : sequence of Convolved or Pointwise
+    stages : sequence of Convolved, Pointwise or Cropped
         What computes each.
     """
 
@@ -520,7 +550,9 @@ def of_operations(
     return Pipeline(links, stages), shapes[operations[-1].target if operations else 0]
 
 
-def _stage(operation: Operation, shapes: Sequence[tuple[int, ...]]) -> Convolved | Pointwise:
+def _stage(
+    operation: Operation, shapes: Sequence[tuple[int, ...]]
+) -> Convolved | Pointwise | Cropped:
     """Return what computes an operation as its layer is now, whatever becomes of the layer."""
     source = shapes[operation.sources[0]]
     if isinstance(operation, Convolve):
@@ -530,10 +562,11 @@ def _stage(operation: Operation, shapes: Sequence[tuple[int, ...]]) -> Convolved
         return Convolved(spec, parameters, geometry, source[2], geometry.l_out)
     if isinstance(operation, Combine):
         return Pointwise(partial(combine, last=operation.last, total=operation.total))
-    if operation.reach(source[2]) == Reach():
-        return Pointwise(partial(_applied, copy.copy(operation.layer)))
-    raise TypeError(f"no layer that is computed from pieces of its input, got {operation.layer!r}")
-
-
-def _applied(layer: Any, sources: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-    layer.apply(sources[0], out)
+    reach = reach_of(operation, source[2])
+    snapshot = copy.copy(operation)
+    snapshot.layer = copy.copy(operation.layer)
+    if reach == Reach():
+        return Pointwise(snapshot.run)
+    if reach.up == 1 and len(operation.sources) == 1:
+        return Cropped(snapshot, reach, source[2])
+    raise ValueError("it cannot be computed from pieces of its input")

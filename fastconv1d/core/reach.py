@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Reach(NamedTuple):
@@ -45,3 +45,31 @@ class Reach(NamedTuple):
         32
         """
         return (output * self.down + self.after) // self.up
+
+
+def reach_of(operation: Any, l_in: int | None) -> Reach:
+    """Return the reach of an operation of a network, for an input of so many positions.
+
+    An operation or its layer joins by a method ``reach(l_in)``, with `l_in` None where the length
+    is not known.
+
+    Raises
+    ------
+    ValueError
+        If it has none: its outputs may read all positions.
+
+    Examples
+    --------
+    >>> from fastconv1d import ReLU
+    >>> from fastconv1d.core.reach import reach_of
+    >>> from fastconv1d.sequential import lowered
+    >>> reach_of(lowered(ReLU())[0], None)
+    Reach(down=1, up=1, before=0, after=0)
+    """
+    for owner in (operation, operation.layer):
+        if hasattr(owner, "reach"):
+            reach: Reach = owner.reach(l_in)
+            return reach
+    raise ValueError(
+        "its outputs may read all positions of the input, not a window that moves along with them"
+    )

@@ -260,7 +260,7 @@ def _model(args: argparse.Namespace) -> Model:
 def _onnx_model(path: Path) -> Model:
     try:
         from .onnx import from_onnx
-        from .onnx.chain import operations_of
+        from .onnx.pieces import operations_of
     except ImportError as error:
         raise RunError(f"an ONNX model needs onnx: {error}") from error
     model = from_onnx(path)

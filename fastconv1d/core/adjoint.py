@@ -365,9 +365,7 @@ def _backward_in_float32(
 def check_stored(g: NDArray[Any], x: NDArray[Any]) -> None:
     """Raise TypeError unless both operands have one dtype of 16 bits."""
     if g.dtype != x.dtype:
-        raise TypeError(
-            f"Input type ({x.dtype}) and grad_output type ({g.dtype}) should be the same"
-        )
+        raise arrays.other_dtype(x.dtype, "grad_output", g.dtype)
     if not arrays.half_of(x.dtype):
         raise TypeError(f"gradients of complex32 are not implemented, got dtype {x.dtype}")
 

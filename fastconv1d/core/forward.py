@@ -91,13 +91,19 @@ def checked(
     residual: ArrayLike | None = None,
 ) -> Call:
     """Return a call's operands; raises whatever does not fit together."""
-    x, w, b, batched = _operands(spec.name, input, weight, bias, spec.channels_last)
-    geometry = spec.geometry(x.shape, w.shape, None if b is None else b.shape)
+    channels_last = spec.channels_last
+    x, w, b, batched = _operands(spec.name, input, weight, bias, channels_last)
+    try:
+        geometry = spec.geometry(x.shape, w.shape, None if b is None else b.shape)
+    except ValueError as error:
+        if not channels_last:
+            raise
+        sizes = str([x.shape[0], x.shape[2], x.shape[1]])  # as they were given
+        raise ValueError(str(error).replace(str([*x.shape]), sizes)) from None
     c_out, l_out = geometry[:2]
     steps = spec.steps_for(x.shape[1], c_out)
     if w.dtype.kind == "c" and (steps.before or steps.after):
         raise TypeError(f"activations take real dtypes, got an input of dtype {x.dtype}")
-    channels_last = spec.channels_last
     shape = (x.shape[0], l_out, c_out) if channels_last else (x.shape[0], c_out, l_out)
     more = arrays.residual_operand(residual, x.dtype, shape, batched)
     return Call(x, w, b, batched, geometry, steps, shape, more)

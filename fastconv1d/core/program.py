@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import config
-from . import arrays
+from . import arrays, sliding
 from .activations import parse_steps
+from .flow import PerPosition
 from .forward import convolve
 from .reach import Reach
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
     from .activations import Steps
     from .convolution import Pack, Parameters
+    from .flow import Flow
     from .spec import Around, Spec
 
 Shape = tuple[int, ...]
@@ -101,6 +103,10 @@ class Convolve:
         factor = None if self.addition is None else self.addition.last
         return _activation_of(self.before), _activation_of(self.after), factor
 
+    def flow(self) -> Flow:
+        joined = self._with_neighbours()
+        return sliding.convolution(joined.pack, joined.spec, len(self.sources) > 1)
+
     def _with_neighbours(self) -> Joined:
         """Return the layer as it is now with the neighbours' steps: made again if one changed."""
         pack, joined = self.layer._pack(), self._joined
@@ -164,6 +170,10 @@ class Activate:
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         self.layer.apply(given[0], out)
 
+    def flow(self) -> Flow:
+        flow: Flow = self.layer._flow(self.run)
+        return flow
+
 
 class Combine:
     """``target = total * sum of sources``, the last of them times the layer's `residual_scale`."""
@@ -218,6 +228,9 @@ def _combine(
     for part in [*first[1:], last] if first else []:
         total = np.add(total, part, out=out)
     np.multiply(total, out.dtype.type(total_factor), out=out)
+
+    def flow(self) -> Flow:
+        return PerPosition(self.run)
 
 
 Operation = Convolve | Activate | Combine
@@ -394,9 +407,21 @@ def naming(operation: Operation) -> Iterator[None]:
     try:
         yield
     except (ValueError, TypeError, OverflowError) as error:
-        where = f"layer {operation.name}, " if operation.name else ""
-        where += f"{type(operation.layer).__name__}: "
-        raise type(error)(where + str(error)) from None
+        raise type(error)(f"{place_of(operation)}: {error}") from None
+
+
+def place_of(operation: Operation) -> str:
+    """Return which layer of a network an operation computes, for errors.
+
+    Examples
+    --------
+    >>> from fastconv1d import ReLU
+    >>> from fastconv1d.core.program import Activate, place_of
+    >>> place_of(Activate("0.1", ReLU(), 0, 1))
+    'layer 0.1, ReLU'
+    """
+    where = f"layer {operation.name}, " if operation.name else ""
+    return where + type(operation.layer).__name__
 
 
 def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -> Shape:
@@ -419,7 +444,7 @@ def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -
         raise ValueError(f"layout should be 'NCL' inside of networks, got {spec.layout!r}")
     half = dtype is not None and arrays.half_of(dtype) and layer.dtype == np.float32
     if dtype is not None and dtype != layer.dtype and not half:
-        raise TypeError(f"Input type ({dtype}) and weight type ({layer.dtype}) should be the same")
+        raise arrays.other_dtype(dtype, "weight", layer.dtype)
     weight, bias = layer._held
     geometry = spec.geometry(shape, weight.shape, None if bias is None else bias.shape)
     return shape[0], geometry.c_out, geometry.l_out

@@ -65,7 +65,7 @@ class Ranges:
         """
         if self._prepared is not None:
             shift = self._spec.shift(origin, first)
-            self._prepared.run_at(x, y, shift, config.get_num_threads, residual)
+            self._prepared.run(x, y, shift, config.get_num_threads, residual)
         else:
             self._compute_tiles(x, origin, first, y, residual)
 

@@ -25,7 +25,7 @@ def operations_of(model: OnnxModel) -> list[Operation] | None:
     --------
     >>> from fastconv1d import Conv1d, Residual, ReLU, Sequential
     >>> from fastconv1d.onnx import from_onnx, to_onnx
-    >>> from fastconv1d.onnx.chain import operations_of
+    >>> from fastconv1d.onnx.pieces import operations_of
     >>> net = Sequential(Conv1d(2, 2, 3), Residual(ReLU(), Conv1d(2, 2, 3, padding=1)))
     >>> [type(op).__name__ for op in operations_of(from_onnx(to_onnx(net)))]
     ['Convolve', 'Convolve']

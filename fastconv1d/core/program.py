@@ -205,6 +205,9 @@ class Combine:
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         combine(given, out, self.last, self.total)
 
+    def flow(self) -> Flow:
+        return PerPosition(self.run)
+
 
 def combine(
     given: Sequence[NDArray[Any]], out: NDArray[Any], last: float = 1.0, total: float = 1.0
@@ -228,9 +231,6 @@ def _combine(
     for part in [*first[1:], last] if first else []:
         total = np.add(total, part, out=out)
     np.multiply(total, out.dtype.type(total_factor), out=out)
-
-    def flow(self) -> Flow:
-        return PerPosition(self.run)
 
 
 Operation = Convolve | Activate | Combine

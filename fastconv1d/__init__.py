@@ -4,8 +4,8 @@ Functions: `conv1d`, `conv_transpose1d`, their gradients `conv1d_backward` and
 `conv_transpose1d_backward` (and the single ones in `fastconv1d.grad`), `unfold1d`, `fold1d`.
 Layers: `Conv1d`, `ConvTranspose1d`, activations such as `ReLU`, pooling, norms, `Linear`, `LSTM`,
 `GRU` and others of torch's; networks of them: `Sequential`, `Residual`, `Mean`, `Sum`, `Concat`,
-`Gate`, `Graph`; what they cost: `flops`, `summary`; into their weights: `fold_batch_norm`,
-`fold_weight_norm`.
+`Gate`, `Graph`; what they cost: `flops`, `summary`; what they read:
+`receptive_field`; into their weights: `fold_batch_norm`, `fold_weight_norm`.
 Over chunks of a signal: `StreamingConv1d`, `StreamingConvTranspose1d`, `StreamingNetwork`.
 Weight files: `save_file`, `load_file`, `WeightFileError`.
 Settings: `set_num_threads`, `get_num_threads`, `num_threads`, `use_deterministic_algorithms`,
@@ -54,6 +54,7 @@ from .linear import Linear
 from .modules import Conv1d, ConvTranspose1d
 from .normalization import BatchNorm1d, GroupNorm, InstanceNorm1d, LayerNorm
 from .pooling import AdaptiveAvgPool1d, AdaptiveMaxPool1d, AvgPool1d, MaxPool1d
+from .receptive import ReceptiveField, receptive_field
 from .recurrent import GRU, LSTM
 from .sequential import Concat, Gate, Graph, Mean, Residual, Sequential, Sum
 from .shaping import Flatten, Select, Transpose, Upsample
@@ -91,6 +92,7 @@ __all__ = [
     "PReLU",
     "ReLU",
     "ReLU6",
+    "ReceptiveField",
     "Residual",
     "Select",
     "Sequential",
@@ -120,6 +122,7 @@ __all__ = [
     "grad",
     "load_file",
     "num_threads",
+    "receptive_field",
     "save_file",
     "set_num_threads",
     "show_config",

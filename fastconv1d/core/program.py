@@ -8,6 +8,7 @@ layers needs two, and a chain of residual blocks three.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections import Counter
@@ -23,9 +24,10 @@ from .convolution import Pack, Parameters
 from .dense import run_rows
 from .flow import PerPosition
 from .network import standardized_channels
+from .reach import Reach
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -96,6 +98,16 @@ class Convolve:
         shape = output_shape(self.layer, source if len(source) == 3 else (1, *source), dtype)
         return shape[3 - len(source) :]
 
+    def reach(self, l_in: int | None) -> Reach:
+        spec: Spec = self.layer._spec
+        if spec.same and l_in is None:
+            raise ValueError(
+                "the padding depends on the length of the input: padding should not be "
+                f"'same_upper' or 'same_lower' with a stride unless the length is given, got "
+                f"padding={spec.padding!r} and stride={spec.stride}"
+            )
+        return spec.reach(l_in or 1)
+
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         if self.alone:
             self.layer(given[0], out=out)
@@ -122,6 +134,23 @@ class Convolve:
         made: Pack = folded[1]
         return made
 
+    def as_now(self) -> tuple[Spec, Parameters]:
+        """Return the layer with its neighbours' steps, as they are now."""
+        held: Parameters = self.layer._held
+        if self.norm_before is not None or self.norm_after is not None:
+            held = self._pack().parameters
+        elif self.layer.training:  # where it may be written to
+            held = type(held)(*(None if a is None else a.copy() for a in held))
+        spec: Spec = self.layer._spec
+        if self.alone:
+            return spec, held
+        return self._spec(spec, *self._neighbours()), held
+
+    def _neighbours(self) -> tuple[Any, Any, float | None]:
+        """Return the activations beside the layer, and the factor of the residual."""
+        factor = None if self.addition is None else self.addition.last
+        return _activation_of(self.before), _activation_of(self.after), factor
+
     def flow(self) -> Flow:
         joined = self._with_neighbours()
         return sliding.convolution(joined.pack, joined.spec, len(self.sources) > 1)
@@ -129,8 +158,7 @@ class Convolve:
     def _with_neighbours(self) -> Joined:
         """Return the layer as it is now with the neighbours' steps: made again if one changed."""
         pack, joined = self._pack(), self._joined
-        factor = None if self.addition is None else self.addition.last
-        neighbours = (_activation_of(self.before), _activation_of(self.after), factor)
+        neighbours = self._neighbours()
         if (
             joined is None
             or joined.pack is not pack
@@ -206,6 +234,9 @@ class Activate:
         self.layer.check(shapes[0], dtype)
         return shapes[0]
 
+    def reach(self, l_in: int | None) -> Reach:
+        return Reach()
+
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         self.layer.apply(given[0], out)
 
@@ -280,26 +311,38 @@ class Combine:
                 )
         return shapes[0]
 
-    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        flat = [array.reshape(-1) for array in given]
-        target = out.reshape(-1)
-        with np.errstate(all="ignore"):
-            for begin in range(0, target.size, _CHUNK):
-                part = slice(begin, begin + _CHUNK)
-                self._combine([array[part] for array in flat], target[part])
+    def reach(self, l_in: int | None) -> Reach:
+        return Reach()
 
-    def _combine(self, parts: list[NDArray[Any]], out: NDArray[Any]) -> None:
-        *first, last = parts
-        scale = self.last
-        if scale != 1:
-            last = last * last.dtype.type(scale)
-        total = first[0] if first else last
-        for part in [*first[1:], last] if first else []:
-            total = np.add(total, part, out=out)
-        np.multiply(total, out.dtype.type(self.total), out=out)
+    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+        combine(given, out, self.last, self.total)
 
     def flow(self) -> Flow:
         return PerPosition(self.run)
+
+
+def combine(
+    given: Sequence[NDArray[Any]], out: NDArray[Any], last: float = 1.0, total: float = 1.0
+) -> None:
+    """Write ``total * sum of given``, the last of them times `last`; all are C-contiguous."""
+    flat = [array.reshape(-1) for array in given]
+    target = out.reshape(-1)
+    with np.errstate(all="ignore"):
+        for begin in range(0, target.size, _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            _combine([array[part] for array in flat], target[part], last, total)
+
+
+def _combine(
+    parts: list[NDArray[Any]], out: NDArray[Any], factor: float, total_factor: float
+) -> None:
+    *first, last = parts
+    if factor != 1:
+        last = last * last.dtype.type(factor)
+    total = first[0] if first else last
+    for part in [*first[1:], last] if first else []:
+        total = np.add(total, part, out=out)
+    np.multiply(total, out.dtype.type(total_factor), out=out)
 
 
 Operation = Convolve | Activate | Apply | Combine
@@ -561,11 +604,18 @@ def infer_shapes(
     """Return the shapes of all values, or raise an error that names the layer."""
     shapes = [shape]
     for operation in operations:
-        try:
+        with naming(operation):
             shapes.append(operation.shape([shapes[v] for v in operation.sources], dtype))
-        except (ValueError, TypeError, OverflowError) as error:
-            raise type(error)(f"{place_of(operation)}: {error}") from None
     return shapes
+
+
+@contextlib.contextmanager
+def naming(operation: Operation) -> Iterator[None]:
+    """Put the layer's name before the text of an error."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as error:
+        raise type(error)(f"{place_of(operation)}: {error}") from None
 
 
 def place_of(operation: Operation) -> str:

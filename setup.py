@@ -101,12 +101,14 @@ SIMD_HEADERS = [
     f"{SIMD}/{name}.h"
     for name in (
         "across",
+        "chain",
         "fc1d",
         "gradient",
         "half",
         "minimal",
         "network",
         "pointwise",
+        "product",
         "rows",
         "step",
         "template",
@@ -141,7 +143,7 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network", "operands"
+NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network", "product", "chain", "operands"
 extensions = [kernel(name) for name in NAMES]
 # NumPy's allocator hook is in all versions that run the package, not in its default API.
 extensions.append(kernel("memory", macros=[("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION")]))

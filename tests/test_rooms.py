@@ -14,8 +14,9 @@ kernels
 core.geometry core.arrays core.activations core.threads core.files core.machine
 config
 core.engines core.spec core.minimal core.adjoint core.forward
+core.flow
 folding weights
-core.base core.training core.convolution core.program
+core.base core.training core.convolution core.sliding core.program
 functional grad geometry
 streaming modules elementwise sequential
 planner costs reference

@@ -529,7 +529,7 @@ cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdif
     stored by itself, against transposing all of it.
     """
     cdef ptrdiff_t lanes = kernels.lanes
-    if (p.n_batch < 2 * lanes or p.levels or p.residual != NULL or p.l_in > 64 or p.l_in == 0
+    if (p.n_batch < lanes or p.levels or p.residual != NULL or p.l_in > 64 or p.l_in == 0
             or (p.l_in > 1 and p.xl != 1) or (p.l_out > 1 and p.yl != 1)
             or (p.groups * p.c_in > 1 and p.xc != p.l_in) or (p.groups * p.c_out > 1 and p.yc != p.l_out)
             or _window_items(p, itemsize) < 2 * lanes):

@@ -179,17 +179,22 @@ static void NAME(pack_window)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t firs
                     NAME(finish_row)(&before, first + ci + c, zeros ? dst + lo : dst, NULL, zeros ? hi - lo : n);
             }
         }
-        /* Columns between and behind the items are computed and dropped. What scratch happens to hold there may be
-         * subnormal, at 100 times the cost of a multiply-add. */
-        const ptrdiff_t end = r + 1 < p->n_runs ? run[1].offset : p->row_pitch;
-        for (ptrdiff_t c = 0; items > 1 && c < n_ci; c++)
-            for (ptrdiff_t item = 0; item < items; item++) {
-                T *row = window + c * p->row_pitch;
-                const ptrdiff_t next = item + 1 < items ? run->offset + (item + 1) * p->item_pitch : end;
-                for (ptrdiff_t i = run->offset + item * p->item_pitch + n; i < next; i++)
-                    row[i] = 0;
-            }
     }
+}
+
+/* What lies between the items of a window and behind the last is computed with them and left out. It is zero, as
+ * whatever else is in memory may be subnormal, with which an operation takes 30 times as long. */
+static void NAME(clear_gaps)(const fc1d_problem *p, ptrdiff_t items, ptrdiff_t n_ci, ptrdiff_t width, T *window)
+{
+    const ptrdiff_t cols = (items - 1) * p->item_pitch + width, slot = (cols + LANES - 1) / LANES * LANES;
+    for (ptrdiff_t r = 0; r < p->n_runs; r++)
+        for (ptrdiff_t item = 0; item < items; item++) {
+            const fc1d_run *run = p->runs + r;
+            const ptrdiff_t begin = item * p->item_pitch + width + run->extra;
+            const ptrdiff_t end = item + 1 < items ? (item + 1) * p->item_pitch : slot + run->extra;
+            for (ptrdiff_t c = 0; begin < end && c < n_ci; c++)
+                memset(window + run->offset + c * p->row_pitch + begin, 0, (size_t)(end - begin) * sizeof(T));
+        }
 }
 
 /* Input that the next window will read, fetched into L2 a piece at a time while this one is computed. */
@@ -542,6 +547,8 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
     for (ptrdiff_t ci = 0; ci == 0 || ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
         NAME(pack_window)(p, x, g * p->c_in, items, ci, n_ci, q0, width, window);
+        if (ci == 0 && items > 1)
+            NAME(clear_gaps)(p, items, n_ci, width, window);
         NAME(ahead) ahead = NAME(look_ahead)(p, x, ci, q0, more_groups);
         for (ptrdiff_t r = 0; r < p->n_phases; r++) {
             const ptrdiff_t taps = p->phase_start[r + 1] - p->phase_start[r];
@@ -621,7 +628,7 @@ static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch
             for (ptrdiff_t i = 0; i < n_ci * p->l_in; i++)
                 NAME(finish_row)(&before, g * p->c_in + ci + i / p->l_in, window + i * p->row_pitch, NULL, items);
         }
-        for (ptrdiff_t i = 0; i < n_ci * p->l_in; i++) /* columns that are computed and dropped, see pack_window */
+        for (ptrdiff_t i = 0; i < n_ci * p->l_in; i++) /* columns that are computed and dropped, see clear_gaps */
             for (ptrdiff_t j = items; j % LANES; j++)
                 window[i * p->row_pitch + j] = 0;
         for (ptrdiff_t l = 0; l < p->l_out; l++)

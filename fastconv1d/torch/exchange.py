@@ -5,13 +5,26 @@ from __future__ import annotations
 import copy
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 
-from .layers import FastConv1d, FastConvTranspose1d, class_of, give_back, own_class
-from .report import Report, described, reason_elsewhere, reason_to_leave
+from . import calls as _calls  # noqa: F401  (kinds of classes)
+from .classes import EqualToTorchs, class_of, derived, give_back, own_class, reason_against
+from .layers import Fast, FastConv1d, FastConvTranspose1d
+from .planes import FastConv2d
+from .report import (
+    Report,
+    asks_torchs_class,
+    called,
+    described,
+    is_line,
+    reason_elsewhere,
+    reason_of_instance,
+    reason_to_leave,
+)
 
 _Module = TypeVar("_Module", bound=nn.Module)
-_FAST: dict[type, Any] = {nn.Conv1d: FastConv1d, nn.ConvTranspose1d: FastConvTranspose1d}
+_LAYERS: tuple[Any, ...] = (FastConv1d, FastConvTranspose1d, FastConv2d)
 
 
 def accelerate(
@@ -84,17 +97,14 @@ def accelerate(
         model = copy.deepcopy(model, _derived(model))
     replaced, left = [], {}
     layers = {}
-    for name, module in model.named_modules():
-        if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
-            reason = reason_to_leave(module, own_class(module))
-            if reason is None:
-                _exchange_class(module, algorithm)
-                replaced.append(name)
-                layers[name] = described(module)
-        else:
-            reason = reason_elsewhere(module)
+    for name, module in list(model.named_modules()):
+        place, reason = _place_of(module)
         if reason is not None:
             left[name] = reason
+        elif place is not None:
+            _exchange_class(module, place, algorithm)
+            replaced.append(name)
+            layers[name] = described(module)
     report = Report(replaced, left)
     report.layers = layers
     return model, report
@@ -154,10 +164,45 @@ def _derived(model: nn.Module) -> dict[int, Any]:
     }
 
 
-def _exchange_class(module: Any, algorithm: str) -> None:
-    fast = _FAST.get(own_class(module))
-    if fast is not None and not isinstance(module, fast):
-        module.__class__ = class_of(module, fast)
-        # torch.fx takes modules whose module is torch's as they are, and looks into others
-        module.__dict__["__module__"] = fast._torchs.__module__
-    module.algorithm = algorithm
+def _place_of(module: nn.Module) -> tuple[Any, str | None]:
+    """The class that a module should get, or why it gets none, or two Nones where it needs none."""
+    own = own_class(module)
+    if isinstance(own, EqualToTorchs):
+        return (own, reason_to_leave(module)) if isinstance(module, Fast) else (None, None)
+    for layer in _LAYERS:
+        if isinstance(module, layer._torchs):
+            return _place_of_layer(module, own, layer)
+    if called(own) and not isinstance(module, (torch.fx.GraphModule, torch.jit.ScriptModule)):
+        reason = reason_against(own) or reason_of_instance(module)
+        return _derived_class(own, (), ("calls",)) if reason is None else (None, reason)
+    return None, reason_elsewhere(module)
+
+
+def _place_of_layer(module: nn.Module, own: Any, layer: Any) -> tuple[Any, str | None]:
+    if layer is FastConv2d and (own is not nn.Conv2d or not is_line(module)):
+        return None, reason_elsewhere(module)
+    reason = reason_to_leave(module)
+    if reason is None and own is layer._torchs:
+        return layer, None
+    kinds = ("calls",) if called(own) else ()
+    if reason is None and not kinds and not asks_torchs_class(own):
+        reason = f"{own.__module__}.{own.__qualname__} does not ask torch's forward or functions"
+    reason = reason or reason_against(own)
+    return _derived_class(own, (layer,), kinds) if reason is None else (None, reason)
+
+
+def _derived_class(own: Any, bases: tuple[Any, ...], kinds: tuple[str, ...]) -> Any:
+    try:
+        return derived(own, bases, kinds), None
+    except TypeError as error:
+        return None, f"Python has no class after {own.__qualname__} and another: {error}"
+
+
+def _exchange_class(module: Any, place: Any, algorithm: str) -> None:
+    if not isinstance(own_class(module), EqualToTorchs):
+        module.__class__ = class_of(module, place)
+        if place in _LAYERS:
+            # torch.fx takes modules whose module is torch's as they are, and looks into others
+            module.__dict__["__module__"] = place._torchs.__module__
+    if isinstance(module, Fast):
+        module.algorithm = algorithm

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import profiler
-from torch.nn import functional as F  # also for torch.jit.script, see Fast
+from torch.nn import functional as F  # for torch.jit.script, too, as the next
+from torch.nn.modules.utils import _single  # noqa: F401
 from torch.nn.utils import parametrizations, parametrize
 
 from ..core.engines import ENGINES, choose_engine
@@ -20,6 +21,7 @@ from ..core.minimal import MinimalLayer, computes
 from ..core.spec import Spec
 from ..kernels.direct_engine import PreparedLayer
 from ..kernels.operands import fingerprint
+from .classes import EqualToTorchs, give_back
 from .memory import LEAST, large_output
 from .operators import (
     DTYPES,
@@ -65,7 +67,7 @@ def _integer(value: Any) -> int:
     return int(value) if isinstance(value, np.integer) else -1
 
 
-def _single(value: Any) -> int:
+def _only(value: Any) -> int:
     """The same for what torch takes for one dimension's."""
     if type(value) is tuple and len(value) == 1 and type(value[0]) is int:
         return value[0]
@@ -143,30 +145,15 @@ def _plain_array(tensor: Tensor) -> Any:
     return tensor.numpy(force=True)
 
 
-class _EqualToTorchs(type):
-    """The class of the layers' classes, which are equal to torch's, though not the same.
-
-    Tools look layers up by ``type(module)``: torch.ao.quantization and its fuse_modules, counters
-    of operations, functions for `torch.nn.Module.apply`.
-    """
-
-    def __eq__(cls, other: object) -> bool:
-        return _looked_up(cls) is _looked_up(other)
-
-    def __hash__(cls) -> int:
-        return type.__hash__(_looked_up(cls))
-
-
-def _looked_up(cls: Any) -> Any:
-    return cls.__dict__.get("_torchs", cls) if isinstance(cls, _EqualToTorchs) else cls
-
-
 def _own(function: Any) -> Any:
     """A method of torch's, as long as nobody replaced it before it was read here."""
     return function if function.__module__ == "torch.nn.modules.conv" else None
 
 
-class Fast(nn.Module, metaclass=_EqualToTorchs):
+_CONV_FORWARD = _own(nn.Conv1d._conv_forward)
+
+
+class Fast(nn.Module, metaclass=EqualToTorchs):
     """What both layers share: who computes a call, and the pack of a layer in eval mode.
 
     A class of its own names torch's class (``_torchs``), the method of it that a call goes through
@@ -226,7 +213,11 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
     def _is_torchs(self: Any) -> bool:
         """Whether a call is what torch's class does: nobody replaced the method it goes through."""
         cls, asked = type(self), self._asked
-        return asked not in self.__dict__ and getattr(cls, asked) is cls._asked_function is not None
+        return (
+            asked not in self.__dict__
+            and getattr(cls, asked) is cls._asked_function is not None
+            and (self._is_scatter or nn.Conv1d._conv_forward is _CONV_FORWARD is not None)
+        )
 
     def _forward(self: Any, input: Tensor, output_size: Any = None) -> Tensor | None:
         """The output, or None where torch should compute it or raise."""
@@ -274,6 +265,27 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
             pass
         return None
 
+    def _of_operands(self: Any, input: Any, weight: Any, bias: Any) -> Tensor | None:
+        """The same for the weight and the bias that a subclass hands to the method."""
+        is_compiling = torch.compiler.is_compiling()
+        if is_compiling:
+            if torch_exports() or torch.is_autocast_enabled("cpu"):
+                return None
+        elif torch_watches() or not all(map(is_plain, (input, weight))):
+            return None
+        try:
+            if not is_compiling and weight is self.weight and bias is self.bias:
+                return self._eager(input, None)
+            if not (is_compiling or bias is None or is_plain(bias)):
+                return None
+            needs_gradients = torch.is_grad_enabled() and any(
+                tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
+            )
+            ops = OPERATORS if is_compiling else FUNCTIONS if needs_gradients else KERNELS
+            return self._differentiable(ops, input, weight, bias, None)
+        except _UNFIT:
+            return None
+
     def _without_gradients(
         self: Any,
         input: Tensor,
@@ -316,6 +328,7 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
     ) -> _Pack:
         """A new pack, kept in eval mode; an empty one where torch should compute or raise."""
         pack = _Pack()
+        weight = self._kernel(weight)
         _, w, b = operands(weight, weight, bias)
         geometry = self._geometry(w.shape[2]) if w.ndim == 3 and is_plain(weight) else None
         if geometry is None or 0 in w.shape:
@@ -337,6 +350,10 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
             pack.remember(parts, arrays)
             self.__dict__["_pack"] = pack
         return pack
+
+    def _kernel(self, weight: Tensor) -> Tensor:
+        """The weight with one axis for the taps."""
+        return weight
 
     def _attributes(self: Any, norm: Any) -> tuple[Any, ...]:
         return (
@@ -477,7 +494,6 @@ class FastConv1d(Fast, nn.Conv1d):
 
     _torchs = nn.Conv1d
     _asked = "_conv_forward"
-    _asked_function = _own(nn.Conv1d._conv_forward)
     _is_scatter = False
 
     def forward(self, input: Tensor) -> Tensor:
@@ -507,8 +523,17 @@ class FastConv1d(Fast, nn.Conv1d):
         output = self._forward(input)
         return super().forward(input) if output is None else output
 
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What subclasses with a `_conv_forward` of their own ask for, Whisper's for one."""
+        output = None
+        if type(self).forward is not FastConv1d.forward or not self._is_torchs():
+            output = self._of_operands(input, weight, bias)
+        return super()._conv_forward(input, weight, bias) if output is None else output
+
+    _asked_function = _conv_forward
+
     def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
-        stride, dilation = _single(self.stride), _single(self.dilation)
+        stride, dilation = _only(self.stride), _only(self.dilation)
         groups, mode, padding = _integer(self.groups), self.padding_mode, self.padding
         if mode != "zeros":
             if not isinstance(mode, str) or mode not in PADDING_MODES:
@@ -525,7 +550,7 @@ class FastConv1d(Fast, nn.Conv1d):
         elif padding == "valid":
             left = right = 0
         else:
-            left = right = _single(padding)
+            left = right = _only(padding)
         return _geometry_of(stride, left, dilation, groups, right, mode, 0)
 
     def _length(self: Any, length: int, geometry: _Geometry, span: int) -> int:
@@ -613,7 +638,7 @@ class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
         if self.padding_mode != "zeros" or not isinstance(self.padding, tuple):
             return None
         stride, padding, dilation, output_padding = map(
-            _single, (self.stride, self.padding, self.dilation, self.output_padding)
+            _only, (self.stride, self.padding, self.dilation, self.output_padding)
         )
         groups = _integer(self.groups)
         return _geometry_of(stride, padding, dilation, groups, padding, "zeros", output_padding)
@@ -646,31 +671,10 @@ class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
         return x, weight, bias, *geometry[:4], length
 
 
-for _layer in (FastConv1d, FastConvTranspose1d):
-    # torch.jit.script compiles the source that it finds here, torch's
-    setattr(_layer.forward, "__wrapped__", _layer._torchs.forward)  # noqa: B010
-
-
-def own_class(module: nn.Module) -> Any:
-    """The class of a module, or what it was before a parametrisation made its own."""
-    if parametrize.is_parametrized(module):
-        return type(module).__bases__[0]
-    return type(module)
-
-
-def class_of(module: nn.Module, own: type) -> type:
-    """The class that a module gets in the place of its own, or of what that was parametrised."""
-    made = type(module)
-    if made is own_class(module):
-        return own
-    body = {k: v for k, v in vars(made).items() if k not in ("__dict__", "__weakref__")}
-    return type(own)(f"Parametrized{own.__name__}", (own,), body)
-
-
-def give_back(module: nn.Module) -> None:
-    """Make a layer torch's again, if it is one of these two classes."""
-    own = own_class(module)
-    if own is FastConv1d or own is FastConvTranspose1d:
-        for name in ("algorithm", "_pack", "__module__"):
-            module.__dict__.pop(name, None)
-        module.__class__ = class_of(module, own._torchs)
+# torch.jit.script compiles the source that it finds here, torch's
+for _ours, _torchs in (
+    (FastConv1d.forward, nn.Conv1d.forward),
+    (FastConv1d._conv_forward, nn.Conv1d._conv_forward),
+    (FastConvTranspose1d.forward, nn.ConvTranspose1d.forward),
+):
+    setattr(_ours, "__wrapped__", _torchs)  # noqa: B010

@@ -355,7 +355,7 @@ def test_nothing_is_left_without_a_word():
     assert report.left.keys() == expected.keys()
     for name, text in expected.items():
         assert text in report.left[name]
-    assert str(report).startswith("3 replaced, 8 left\n")
+    assert str(report).startswith("3 replaced, 7 left\n")
 
 
 def test_reports():

@@ -526,7 +526,8 @@ class FastConv1d(Fast, nn.Conv1d):
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What subclasses with a `_conv_forward` of their own ask for, Whisper's for one."""
         output = None
-        if type(self).forward is not FastConv1d.forward or not self._is_torchs():
+        asked_again = type(self).forward is FastConv1d.forward and self._is_torchs()
+        if not asked_again and nn.Conv1d._conv_forward is _CONV_FORWARD is not None:
             output = self._of_operands(input, weight, bias)
         return super()._conv_forward(input, weight, bias) if output is None else output
 

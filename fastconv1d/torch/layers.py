@@ -88,6 +88,7 @@ class _Pack:
     c_out = span = 0
     gain = 0.0  # the output has at most so many times the bytes of the input
     attributes: tuple[Any, ...] = ()  # as they were read, the same objects
+    settings: tuple[Any, ...] = ()  # those of a chain's other modules
     bits: int | None = None  # None: nothing is packed
     whole = True  # all bits are compared in each call
     long = 0  # or in calls of an input of so many elements
@@ -201,6 +202,22 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
         parameters = self._parameters
         return parameters[name] if name in parameters else getattr(self, name)
 
+    def _parts(self: Any) -> tuple[Any, Any, tuple[Any, ...], Any]:
+        """Weight (None if it is to be computed), bias, what they follow from, and by which norm."""
+        parameters = self._parameters
+        bias = parameters["bias"] if "bias" in parameters else self.bias
+        weight, norm = None, None
+        if "weight" in parameters:
+            weight = parameters["weight"]
+            return weight, bias, (weight,) if bias is None else (weight, bias), None
+        norm = self._norm()
+        if norm is None:
+            weight = self.weight
+            parts = (weight,)
+        else:
+            parts = tuple(norm._parameters.values())
+        return weight, bias, parts if bias is None else (*parts, bias), norm
+
     def _norm(self: Any) -> Any:
         """The parametrisation of the weight if that is a weight norm alone, otherwise None."""
         steps = self._modules.get("parametrizations")
@@ -227,28 +244,22 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
             weight, bias = self._parameter("weight"), self._parameter("bias")
             return self._differentiable(OPERATORS, input, weight, bias, output_size)
         if torch_watches() or not is_plain(input) or not self._is_torchs():
-            return None
+            return self._traced(input, output_size)
         if profiling():
             name = "scatter" if self._is_scatter else "correlate"
             with profiler.record_function(f"fastconv1d::{name}"):
                 return self._eager(input, output_size)
         return self._eager(input, output_size)
 
+    def _traced(self: Any, input: Any, output_size: Any) -> Any:
+        """What a graph gets that this library makes; None for whatever else is not computed."""
+        trace = getattr(getattr(input, "tracer", None), "convolution", None)
+        if trace is None or output_size is not None or not self._is_torchs():
+            return None
+        return trace(self, input)
+
     def _eager(self: Any, input: Tensor, output_size: Any) -> Tensor | None:
-        parameters = self._parameters
-        bias = parameters["bias"] if "bias" in parameters else self.bias
-        weight, norm = None, None
-        if "weight" in parameters:
-            weight = parameters["weight"]
-            parts = (weight,) if bias is None else (weight, bias)
-        else:
-            norm = self._norm()
-            if norm is None:
-                weight = self.weight
-                parts = (weight,)
-            else:
-                parts = tuple(norm._parameters.values())
-            parts = parts if bias is None else (*parts, bias)
+        weight, bias, parts, norm = self._parts()
         needs_gradients = torch.is_grad_enabled() and (
             input.requires_grad
             or parts[0].requires_grad
@@ -523,13 +534,14 @@ class FastConv1d(Fast, nn.Conv1d):
         output = self._forward(input)
         return super().forward(input) if output is None else output
 
-    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What subclasses with a `_conv_forward` of their own ask for, Whisper's for one."""
         output = None
-        asked_again = type(self).forward is FastConv1d.forward and self._is_torchs()
-        if not asked_again and nn.Conv1d._conv_forward is _CONV_FORWARD is not None:
-            output = self._of_operands(input, weight, bias)
-        return super()._conv_forward(input, weight, bias) if output is None else output
+        # not for a module that was given back, and kept this bound method, and not asked again
+        if isinstance(self, Fast) and nn.Conv1d._conv_forward is _CONV_FORWARD is not None:
+            if type(self).forward is not FastConv1d.forward or not self._is_torchs():
+                output = self._of_operands(input, weight, bias)
+        return nn.Conv1d._conv_forward(self, input, weight, bias) if output is None else output
 
     _asked_function = _conv_forward
 

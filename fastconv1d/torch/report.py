@@ -45,7 +45,15 @@ class Report(_Names):
     layers : dict of str to dict
         Of each module replaced: ``'class'``, ``'engine'`` of its calls without gradients
         (``'direct'``, ``'winograd'``, or ``'torch'``), ``'algorithm'``, and ``'unseen'``: which
-        writes to its weight go unseen in eval mode, or None.
+        writes to its weight go unseen in eval mode, or None. Modules whose code calls functions
+        have these as ``'calls'``.
+    fused : dict of str to dict
+        With ``fuse=True``: of each module whose forward was fused, its convolutions and what each
+        takes on, in the order of computation.
+    unfused : dict of str to str
+        The modules whose forward could not be, with the reason; their children were tried.
+    checked : bool
+        Whether the fused model was compared with torch's on the example inputs.
 
     Examples
     --------
@@ -56,10 +64,13 @@ class Report(_Names):
     """
 
     layers: dict[str, dict[str, str | None]]
+    fused: dict[str, dict[str, list[str]]]
+    unfused: dict[str, str]
+    checked: bool
 
     def __new__(cls, replaced: list[str], left: dict[str, str]) -> Report:
         report = super().__new__(cls, replaced, left)
-        report.layers = {}
+        report.layers, report.fused, report.unfused, report.checked = {}, {}, {}, False
         return report
 
     def __str__(self) -> str:
@@ -68,7 +79,13 @@ class Report(_Names):
             lines.append(
                 "no 1-D convolution was found, as a module or as a call in the code of one"
             )
-        return "\n".join(lines + [f"{name}: {reason}" for name, reason in self.left.items()])
+        lines += [f"{name}: {reason}" for name, reason in self.left.items()]
+        if self.fused:
+            chains = sum(map(len, self.fused.values()))
+            checked = "checked on the example inputs" if self.checked else "not checked"
+            lines.append(f"{chains} convolutions fused with their neighbours, {checked}")
+        lines += [f"{name or 'the model'} not fused: {why}" for name, why in self.unfused.items()]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as what JSON has.
@@ -77,17 +94,20 @@ class Report(_Names):
         -------
         dict
             ``'replaced'`` maps names of modules to what `layers` has of them, ``'left'`` to
-            reasons.
+            reasons; ``'fused'``, ``'unfused'`` and ``'checked'`` are the attributes.
 
         Examples
         --------
         >>> from fastconv1d.torch import Report
         >>> Report(["encoder"], {}).to_dict()
-        {'replaced': {'encoder': {}}, 'left': {}}
+        {'replaced': {'encoder': {}}, 'left': {}, 'fused': {}, 'unfused': {}, 'checked': False}
         """
         return {
             "replaced": {name: dict(self.layers.get(name, {})) for name in self.replaced},
             "left": dict(self.left),
+            "fused": {name: dict(chains) for name, chains in self.fused.items()},
+            "unfused": dict(self.unfused),
+            "checked": self.checked,
         }
 
 

@@ -550,7 +550,7 @@ def compare(make, rounds: int) -> tuple[list[float], list[float], list[str]]:
     model.eval()
     with torch.inference_mode():
         contestants = [model]
-        for options in ({}, {}):
+        for options in ({}, {"fuse": True, "example_inputs": inputs}):
             contestants.append(accelerate(model, **options)[0])
         outputs = [each(*inputs) for each in contestants]
         largest = outputs[0].abs().max()

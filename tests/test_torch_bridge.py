@@ -19,6 +19,7 @@ import fastconv1d.torch as bridge  # noqa: E402
 from fastconv1d.torch import FastConv1d, FastConvTranspose1d, accelerate  # noqa: E402
 
 nn = torch.nn
+pytestmark = pytest.mark.usefixtures("small_gradients")
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from fastconv1d.torch import FastConv1d, FastConv2d, accelerate, calls, disabled
 from fastconv1d.torch.operators import KERNELS  # noqa: E402
 
 nn = torch.nn
+pytestmark = pytest.mark.usefixtures("small_gradients")
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from fastconv1d.torch import FastConv1d, Report, accelerate, disabled, restore  
 
 nn = torch.nn
 pytestmark = [
+    pytest.mark.usefixtures("small_gradients"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*torch.ao.quantization.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*quantize_per_tensor.*:UserWarning"),

@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from .classes import AROUND
 from .layers import _geometry_of, _integer, _only
-from .operators import DTYPES, FUNCTIONS, KERNELS
+from .operators import DTYPES, FUNCTIONS, KERNELS, is_worth
 from .watch import TRANSPARENT, is_plain, torch_watches
 
 _FUNCTIONS = (torch.conv1d, torch.conv_transpose1d)
@@ -79,6 +79,9 @@ def _computed(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -
         needs_gradients = torch.is_grad_enabled() and any(
             tensor is not None and tensor.requires_grad for tensor in (x, weight, bias)
         )
+        stride, groups = operands[3], operands[6]
+        if needs_gradients and not is_worth(x, weight, groups, 1 if is_scatter else stride):
+            return None
         ops = FUNCTIONS if needs_gradients else KERNELS
         y = ops.scatter(*operands) if is_scatter else ops.correlate(*operands)
         return y.squeeze(0) if x.dim() == 2 else y

@@ -219,6 +219,8 @@ class Chain:
         geometry = layer._geometry(w.shape[2]) if w.ndim == 3 and is_plain(weight) else None
         if geometry is None or 0 in w.shape or geometry.mode != "zeros":
             return pack
+        if any(array.dtype != w.dtype for array in arrays):
+            return pack
         left, right = geometry.left + self.left, geometry.right + self.right
         if left < 0 or right < 0 or (self.right < 0 and geometry.stride != 1):
             return pack
@@ -260,7 +262,8 @@ def _folded(norm: Any, w: Any, b: Any, groups: int, is_scatter: bool) -> tuple[A
     shift = -mean * scale if b is None else (b - mean) * scale
     if norm.bias is not None:
         shift = shift + norm.bias.numpy(force=True)
-    if shift.shape != (w.shape[1] * groups if is_scatter else w.shape[0],):
+    channels = (w.shape[1] * groups if is_scatter else w.shape[0],)
+    if not all(t is None or t.shape == channels for t in (norm.weight, norm.bias, mean, var)):
         raise ValueError
     if is_scatter:
         factors = scale.reshape(groups, 1, -1)

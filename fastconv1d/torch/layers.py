@@ -31,6 +31,8 @@ from .operators import (
     Operators,
     check_dtypes,
     check_layer,
+    is_worth,
+    is_worth_compiled,
     num_threads,
     operands,
 )
@@ -242,6 +244,8 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
             if torch_exports() or torch.is_autocast_enabled("cpu") or not self._is_torchs():
                 return None
             weight, bias = self._parameter("weight"), self._parameter("bias")
+            if weight is None or not is_worth_compiled(weight, self.groups):
+                return None
             return self._differentiable(OPERATORS, input, weight, bias, output_size)
         if torch_watches() or not is_plain(input) or not self._is_torchs():
             return self._traced(input, output_size)
@@ -270,17 +274,24 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
                 return self._without_gradients(input, parts, weight, norm, bias)
             weight = self.weight if weight is None else weight
             if is_plain(weight) and (bias is None or is_plain(bias)):
+                if needs_gradients and not self._is_worth(input, weight):
+                    return None
                 ops = FUNCTIONS if needs_gradients else KERNELS
                 return self._differentiable(ops, input, weight, bias, output_size)
         except _UNFIT:
             pass
         return None
 
+    def _is_worth(self: Any, input: Tensor, weight: Tensor) -> bool:
+        return is_worth(input, weight, self.groups, 1 if self._is_scatter else _only(self.stride))
+
     def _of_operands(self: Any, input: Any, weight: Any, bias: Any) -> Tensor | None:
         """The same for the weight and the bias that a subclass hands to the method."""
         is_compiling = torch.compiler.is_compiling()
         if is_compiling:
             if torch_exports() or torch.is_autocast_enabled("cpu"):
+                return None
+            if not is_worth_compiled(weight, self.groups):
                 return None
         elif torch_watches() or not all(map(is_plain, (input, weight))):
             return None
@@ -292,6 +303,8 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
             needs_gradients = torch.is_grad_enabled() and any(
                 tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
             )
+            if needs_gradients and not is_compiling and not self._is_worth(input, weight):
+                return None
             ops = OPERATORS if is_compiling else FUNCTIONS if needs_gradients else KERNELS
             return self._differentiable(ops, input, weight, bias, None)
         except _UNFIT:

@@ -107,7 +107,8 @@ def has_hooks(module: nn.Module) -> bool:
 
 def trace(module: nn.Module) -> Graph:
     """The graph of a module in eval mode; Untraceable says why there is none."""
-    before = [(m, dict(vars(m))) for m in module.modules()]
+    _check_code(module)
+    before = [(d, dict(d)) for m in module.modules() for d in _dicts(m)]
     tracer = _Tracer()
     try:
         with _in_eval_mode(module), torch.no_grad():
@@ -116,15 +117,28 @@ def trace(module: nn.Module) -> Graph:
         raise
     except Exception as error:  # whatever the user's code raises with stand-ins
         raise Untraceable(_first_line(error)) from None
-    for m, attributes in before:
-        now = vars(m)
-        if now.keys() != attributes.keys() or any(now[k] is not v for k, v in attributes.items()):
-            raise Untraceable("its forward sets attributes")
+    finally:
+        changed = [_take_back(d, attributes) for d, attributes in before]
+    if any(changed):
+        raise Untraceable("its forward sets attributes")
     for m in (module, *tracer.entered):
         _check_code(m)
     _check_graph(graph, module)
     names = {id(m): name for name, m in module.named_modules()}
     return Graph(graph, [module, *tracer.entered], names, tracer.n_arguments)
+
+
+def _dicts(module: nn.Module) -> list[dict[str, Any]]:
+    return [vars(module), module._parameters, module._buffers, module._modules]
+
+
+def _take_back(now: dict[str, Any], before: dict[str, Any]) -> bool:
+    """Give a module the attributes of before; return whether others were there."""
+    if now.keys() == before.keys() and all(now[k] is v for k, v in before.items()):
+        return False
+    now.clear()
+    now.update(before)
+    return True
 
 
 @contextmanager

@@ -34,10 +34,10 @@ class Causal(nn.Conv1d):
 
 class Chomping(nn.Conv1d):
     def __init__(self, c_in, c_out, kernel):
-        super(Chomping, self).__init__(c_in, c_out, kernel, padding=kernel - 1)
+        super().__init__(c_in, c_out, kernel, padding=kernel - 1)
 
     def forward(self, x):
-        return super(Chomping, self).forward(x)[..., : -self.padding[0]].contiguous()
+        return super().forward(x)[..., : -self.padding[0]].contiguous()
 
 
 class Toeplitz(nn.Conv1d):

@@ -87,6 +87,7 @@ def derived(own: type, bases: tuple[type, ...], kinds: tuple[str, ...] = ()) -> 
     TypeError
         If Python has no such class.
     """
+    made: Any
     for made in own.__subclasses__():
         if made.__dict__.get("_made_of") == (own, bases, kinds):
             return made
@@ -100,7 +101,7 @@ def derived(own: type, bases: tuple[type, ...], kinds: tuple[str, ...] = ()) -> 
     }
     made = EqualToTorchs(own.__name__, (own, *bases), body)
     if kinds:
-        made.forward = _surrounded(made, own, kinds)  # type: ignore[attr-defined]
+        made.forward = _surrounded(made, own, kinds)
     return made
 
 

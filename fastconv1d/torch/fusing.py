@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from ..core.activations import Steps, parse_activation
 from .calls import _computed
-from .classes import AROUND, EqualToTorchs, class_of, derived, give_back, own_class, reason_against
+from .classes import AROUND, class_of, derived, give_back, own_class, reason_against
 from .layers import LONG, Fast, _Pack, _plain_array
 from .memory import LEAST, large_output
 from .operators import check_layer, num_threads, operands
@@ -110,9 +110,9 @@ def _function_of(node: Any, root: nn.Module) -> _Function | None:
 
 def _torchs_of(name: str, value: Any) -> Callable[..., Any]:
     if name in ("relu", "silu"):
-        return getattr(F, name)  # type: ignore[no-any-return]
+        return getattr(F, name)
     if name in ("tanh", "sigmoid"):
-        return getattr(torch, name)  # type: ignore[no-any-return]
+        return getattr(torch, name)
     keyword = {"leaky_relu": "negative_slope", "elu": "alpha", "gelu": "approximate"}[name]
     return functools.partial(getattr(F, name), **{keyword: value})
 
@@ -199,7 +199,7 @@ class Chain:
             and pack.recognises(parts, arrays, array)
         ):
             pack = self._packed(x, parts, arrays, norm)
-        if pack.layer is None or array.dtype is not pack.dtype:
+        if pack.layer is None or pack.dtype is None or array.dtype is not pack.dtype:
             return None
         large = None
         if array.nbytes * pack.gain >= LEAST:
@@ -230,7 +230,8 @@ class Chain:
         if self.norm is not None:
             w, b = _folded(self.norm, w, b, geometry.groups, layer._is_scatter)
         settings = self._settings()
-        steps = Steps(*map(parse_activation, settings[:2]), 1.0, self.adds_last)
+        before, after = map(parse_activation, settings[:2])
+        steps = Steps(before, after, 1.0, self.adds_last)
         prepared = layer._prepared(w, b, geometry, layer.algorithm)
         if prepared is None:
             return pack
@@ -299,7 +300,7 @@ class _Matcher:
             module = self.root.get_submodule(str(node.target))
             if type(module) in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.AlphaDropout):
                 self.skipped.append(module)
-                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+                node.replace_all_uses_with(_source(node))
                 self.graph.erase_node(node)
 
     def _match(self, node: fx.Node, layer: Any) -> None:
@@ -331,14 +332,14 @@ class _Matcher:
     def _take_before(self, chain: Chain, source: fx.Node) -> fx.Node:
         pads = None if chain.layer._is_scatter else _pads(source, self.root)
         if pads is not None:
-            (chain.left, chain.right), inner = pads, source.args[0]
+            (chain.left, chain.right), inner = pads, _source(source)
             chain.torchs.insert(0, ("", functools.partial(F.pad, pad=pads)))
-            source = inner  # type: ignore[assignment]
+            source = inner
         function = _function_of(source, self.root)
         if function is not None and self._may_precede(source, function):
             chain.before = function
             chain.torchs.insert(0, ("", function.run))
-            source = source.args[0]  # type: ignore[assignment]
+            source = _source(source)
         return source
 
     def _may_precede(self, node: fx.Node, function: _Function) -> bool:
@@ -400,19 +401,27 @@ class _Matcher:
         return module if known else None
 
 
-def _pads(node: Any, root: nn.Module) -> tuple[int, int] | None:
+def _source(node: fx.Node) -> fx.Node:
+    """What an operation is applied to."""
+    (first, *_) = node.args
+    if not isinstance(first, fx.Node):
+        raise Untraceable(f"{node.name} is applied to no tensor")
+    return first
+
+
+def _pads(node: Any, root: nn.Module) -> Any:
     """How many zeros a node adds on both sides, or None."""
     if not isinstance(node, fx.Node) or not node.args or not isinstance(node.args[0], fx.Node):
         return None
     if node.op == "call_module":
-        module = root.get_submodule(str(node.target))
+        module: Any = root.get_submodule(str(node.target))
         if type(module) is not nn.ConstantPad1d and type(module).__name__ != "ZeroPad1d":
             return None
         pads, mode, value = module.padding, "constant", module.value
     elif node.target is F.pad:
         given = dict(zip(("pad", "mode", "value"), node.args[1:], strict=False))
         given.update(node.kwargs)
-        pads, mode = given.get("pad"), given.get("mode", "constant")
+        pads, mode = given.get("pad"), str(given.get("mode", "constant"))
         value = given.get("value")
     else:
         return None
@@ -549,7 +558,7 @@ def _compiled(graph: fx.Graph, root: nn.Module) -> Callable[..., Any]:
     source = f"def program({', '.join(parameters)}):\n" + "".join(f"    {x}\n" for x in lines)
     namespace = writer.constants
     exec(compile(source, "<fastconv1d program>", "exec"), namespace)  # of names and numbers alone
-    return namespace["program"]  # type: ignore[no-any-return]
+    return namespace["program"]
 
 
 class _Writer:
@@ -653,7 +662,7 @@ def _forget(module: nn.Module, seen: set[int]) -> None:
 
 def _torchs(module: nn.Module) -> Any:
     own = own_class(module)
-    return own._torchs if isinstance(own, EqualToTorchs) else own
+    return own.__dict__.get("_torchs", own)
 
 
 def _exchange(module: Any, program: Program) -> None:

@@ -53,8 +53,8 @@ def is_worth(x: Tensor, weight: Tensor, groups: Any, stride: Any) -> bool:
     return work >= LEAST_WORK * (stride if type(stride) is int and stride > 1 else 1)
 
 
-# Taps from which on a compiled graph holds our operators for groups = 1. A graph packs the weight in
-# each call and calls Python, for 17 us: 256 channels, 3 taps, 50 columns took 320 us, torch 114.
+# Taps from which on a compiled graph holds our operators for groups = 1. A graph packs the weight
+# in each call and calls Python, for 17 us: 256 channels, 3 taps, 50 columns took 320 us, torch 114.
 # Long kernels are 1.7 to 3 times as fast here, depthwise ones, too. The rule does not ask lengths:
 # a graph would be compiled again for others.
 LONG_KERNEL = 16

@@ -57,7 +57,7 @@ class Graph(NamedTuple):
 
 class _Tracer(fx.Tracer):
     def __init__(self) -> None:
-        super().__init__(autowrap_modules=())
+        super().__init__()
         self.entered: list[nn.Module] = []
         self.n_arguments = 0
 
@@ -75,7 +75,7 @@ class _Tracer(fx.Tracer):
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """Stand-ins for what has no default; the rest is the default."""
-        args = [self.root]
+        args: list[Any] = [self.root]
         for parameter in list(inspect.signature(root_fn).parameters.values())[1:]:
             if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
                 if parameter.default is parameter.empty:
@@ -307,7 +307,7 @@ def _read_by(module: nn.Module) -> list[tuple[str, Any, Any]]:
     found = []
     for name in sorted(names):
         value = module.__dict__.get(name, _MISSING)
-        copied = None
+        copied: Any = None
         if isinstance(value, dict):
             copied = dict(value)
         elif isinstance(value, (list, set)):

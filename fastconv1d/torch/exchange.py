@@ -45,8 +45,10 @@ def accelerate(
     """Let fastconv1d compute the 1-D convolutions of a model.
 
     Every `torch.nn.Conv1d` and `torch.nn.ConvTranspose1d` with float32 or float64 parameters on the
-    CPU becomes a `FastConv1d` or `FastConvTranspose1d`, weight-normed and shared ones included.
-    Only its class changes: parameters, state dict, hooks and names stay. Tensors are not copied.
+    CPU becomes a `FastConv1d` or `FastConvTranspose1d`, weight-normed and shared ones included, and
+    a `torch.nn.Conv2d` with a kernel of (K, 1) or (1, K) a `FastConv2d`. Subclasses, and modules
+    whose code calls ``F.conv1d``, get a class after their own. Only classes change: parameters,
+    state dict, hooks and names stay. Tensors are not copied.
 
     Parameters
     ----------
@@ -57,6 +59,12 @@ def accelerate(
     algorithm : {'auto', 'winograd'}, default 'auto'
         As for `fastconv1d.Conv1d`, for calls without gradients of layers in eval mode. 'winograd'
         takes half the multiplications of many layers, at a few times the error.
+    fuse : bool, default False
+        Compute a convolution and what stands around it (padding, cut, batch norm, activations, an
+        addition) as one step, in eval mode without gradients, where nothing sees the difference.
+    example_inputs : tuple, optional
+        Arguments of the model, with which a fused one is compared with torch's: it is not fused
+        where they differ by more than 1e-4 of the largest value. Without them it is not checked.
 
     Returns
     -------
@@ -64,7 +72,8 @@ def accelerate(
         The copy, or the model itself.
     report : Report
         ``report.replaced`` lists the names of modules, ``report.left`` maps the names of those
-        with convolutions that stay torch's to the reason and what helps.
+        with convolutions that stay torch's to the reason and what helps; ``report.fused`` lists
+        what was fused.
 
     Raises
     ------

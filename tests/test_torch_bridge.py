@@ -219,7 +219,7 @@ def test_what_is_replaced_and_what_left():
         "4 replaced, 6 left",
         f"lazy: {report.left['lazy']}",
     ]
-    assert isinstance(fast["own"], Own) and type(fast["own"]) == Own  # noqa: E721
+    assert isinstance(fast["own"], Own)
     assert accelerate(fast)[1].replaced == report.replaced
 
 

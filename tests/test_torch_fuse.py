@@ -155,7 +155,7 @@ def _rows(fast, x):
 @pytest.mark.parametrize("name", MODELS)
 def test_restored(name):
     model, fast, _, x, _ = made(name)
-    assert type(fast) == type(model) and isinstance(fast, type(model))  # noqa: E721
+    assert isinstance(fast, type(model))
     assert list(fast.state_dict()) == list(model.state_dict())
     with torch.no_grad():
         fast(x)
@@ -181,6 +181,15 @@ def test_pickles(name):
     with torch.no_grad():
         close(again(x), model(x))
     assert is_fused(again, x)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_compiled(name):
+    model, fast, _, x, _ = made(name)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        close(torch.compile(fast, backend="eager", fullgraph=True)(x), model(x))
+    close(torch.fx.symbolic_trace(fast)(x), model(x))
 
 
 OBSERVERS = {

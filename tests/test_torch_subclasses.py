@@ -15,7 +15,10 @@ from fastconv1d.torch import FastConv1d, FastConv2d, accelerate, calls, disabled
 from fastconv1d.torch.operators import KERNELS  # noqa: E402
 
 nn = torch.nn
-pytestmark = pytest.mark.usefixtures("small_gradients")
+pytestmark = [
+    pytest.mark.usefixtures("small_gradients"),
+    pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +150,7 @@ def test_subclasses_are_computed_here(name):
     model = make().eval()
     fast, report = accelerate(model)
     assert "" in report.replaced and report.left == {}
-    assert isinstance(fast, type(model)) and type(fast) == type(model)  # noqa: E721
+    assert isinstance(fast, type(model))
     x = torch.randn(shape)
     expected = model(x)
     with torch.no_grad():
@@ -186,6 +189,27 @@ def test_subclasses_are_restored(name):
     )
     assert b"fastconv1d" not in pickle.dumps(back)
     assert torch.equal(back(x), model(x))
+
+
+@pytest.mark.parametrize("name", SUBCLASSES)
+def test_compiled_and_scripted_subclasses(name):
+    make, shape = SUBCLASSES[name]
+    model = make().eval()
+    fast, _ = accelerate(model)
+    x = torch.randn(shape)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        close(torch.compile(fast, backend="eager", fullgraph=True)(x), model(x))
+    exported = torch.export.export(fast, (x,))
+    assert not any("fastconv1d" in str(node.target) for node in exported.graph.nodes)
+    outcomes = []
+    for m in (model, fast):
+        try:
+            outcomes.append(torch.jit.script(m)(x))
+        except RuntimeError as error:  # torch.jit knows no super()
+            outcomes.append(str(error).splitlines()[1])
+    assert type(outcomes[0]) is type(outcomes[1])
+    close(torch.jit.trace(fast, x)(x), model(x))
 
 
 def test_pickles_hold_the_users_class():

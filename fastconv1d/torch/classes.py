@@ -1,8 +1,8 @@
 """Classes in the place of others: a module keeps everything but its class, and gets it back.
 
-The class that a module gets is equal to its own, so that tools which look modules up by
-``type(module)`` find them, and names it as ``_torchs``. For torch's layers they are written down
-(`layers`, `planes`). For subclasses and other modules they are made when needed: in
+The class that a module gets names its own as ``_torchs``. For torch's layers they are written down
+(`layers`, `planes`), and equal to torch's, so that tools which look modules up by ``type(module)``
+find them. For subclasses and other modules they are made when needed: in
 ``class Own(CausalConv1d, FastConv1d)`` it is `FastConv1d` that ``super().forward`` means in
 CausalConv1d's code.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dis
 import functools
+import inspect
 import types
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +35,9 @@ class EqualToTorchs(type):
 
 
 def _looked_up(cls: Any) -> Any:
-    return cls.__dict__.get("_torchs", cls) if isinstance(cls, EqualToTorchs) else cls
+    if not isinstance(cls, EqualToTorchs) or "_made_of" in cls.__dict__:
+        return cls  # torch.compile looks for a class in the order of resolution by equality
+    return cls.__dict__.get("_torchs", cls)
 
 
 def own_class(module: nn.Module) -> Any:
@@ -106,16 +109,21 @@ def derived(own: type, bases: tuple[type, ...], kinds: tuple[str, ...] = ()) -> 
 
 
 def _surrounded(made: Any, own: Any, kinds: tuple[str, ...]) -> Any:
-    arounds = [AROUND[kind] for kind in kinds]
+    arounds, partial = [AROUND[kind] for kind in kinds], functools.partial
 
-    @functools.wraps(own.forward)
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         call = super(made, self).forward
         for around in arounds:
-            call = functools.partial(around, call, self)
+            call = partial(around, call, self)
         return call(*args, **kwargs)
 
-    return forward
+    # torch.jit.script finds own's source by the wrapping, and the names in it by the globals
+    theirs = inspect.unwrap(own.forward).__globals__
+    moved = types.FunctionType(
+        forward.__code__, theirs, "forward", forward.__defaults__, forward.__closure__
+    )
+    moved.__kwdefaults__ = forward.__kwdefaults__
+    return functools.wraps(own.forward)(moved)
 
 
 def _reduced(self: Any, protocol: Any) -> tuple[Any, ...]:

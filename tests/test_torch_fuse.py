@@ -372,3 +372,29 @@ def test_again_and_without():
     assert third.replaced == report.replaced
     with torch.no_grad():
         close(plain(x), model(x))
+
+
+def test_other_threads_run_while_a_model_is_traced():
+    import threading
+
+    model = Block().eval()
+    x, go, errors = torch.randn(1, 6, 20), threading.Event(), []
+
+    def calls():
+        with torch.no_grad():
+            expected = model(x)
+            while not go.is_set():
+                try:
+                    assert torch.equal(model(x), expected)
+                except Exception as error:
+                    errors.append(error)
+                    return
+
+    threads = [threading.Thread(target=calls) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    reports = [accelerate(model, fuse=True)[1] for _ in range(10)]
+    go.set()
+    for thread in threads:
+        thread.join()
+    assert errors == [] and all(report.fused for report in reports)

@@ -174,8 +174,8 @@ class Chain:
             parts = tuple(part for part in found if part is not None)
         if self.norm is not None:
             bn = self.norm
-            affine = () if bn.weight is None else (bn.weight, bn.bias)
-            parts = (*parts, *affine, bn.running_mean, bn.running_var)
+            found = bn.weight, bn.bias, bn.running_mean, bn.running_var
+            parts = (*parts, *(part for part in found if part is not None))
         for function in (self.before, self.after):
             if function is not None and isinstance(function.module, nn.PReLU):
                 parts = (*parts, function.module.weight)
@@ -184,9 +184,10 @@ class Chain:
     def _settings(self) -> tuple[Any, ...]:
         before = None if self.before is None else self.before.read()
         after = None if self.after is None else self.after.read()
-        hook = old_norm(self.layer)
+        hook, bn = old_norm(self.layer), self.norm
         dim = None if hook is None else hook.dim
-        return before, after, dim, None if self.norm is None else self.norm.eps
+        given = None if bn is None else (bn.eps, bn.weight is None, bn.bias is None)
+        return before, after, dim, self.layer.bias is None, given
 
     def _computed(self, x: Tensor, residual: Any) -> Tensor | None:
         if x.dim() != 3 or (self.adds and not is_plain(residual)) or not self.layer._is_torchs():
@@ -376,8 +377,8 @@ class _Matcher:
                 chain.norm = norm
                 chain.torchs.append(("", norm))
             elif cut is not None and chain.right >= 0 and not (chain.after or chain.adds):
-                if chain.left or chain.right or chain.layer._is_scatter:
-                    return last, residual
+                if chain.left or chain.right or not _has_padding(chain.layer, -cut):
+                    break
                 chain.right = cut
                 chain.torchs.append(("", functools.partial(_cut_of, cut=cut)))
             elif _is_copy(after) and chain.right < 0:
@@ -443,6 +444,14 @@ def _cut(node: fx.Node) -> int | None:
     if start not in (None, 0) or step not in (None, 1) or type(stop) is not int or stop >= 0:
         return None
     return stop
+
+
+def _has_padding(layer: Any, columns: int) -> bool:
+    """Whether a layer pads so many columns on the right, which a cut makes needless."""
+    if layer._is_scatter or layer.kernel_size == ():
+        return False
+    geometry = layer._geometry(layer.kernel_size[0])
+    return geometry is not None and geometry.stride == 1 and geometry.right >= columns
 
 
 def _cut_of(x: Tensor, cut: int) -> Tensor:

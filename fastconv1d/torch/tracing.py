@@ -10,6 +10,7 @@ from __future__ import annotations
 import dis
 import inspect
 import operator
+import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ _SETS = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "STORE_SU
 _CHANGING = {"random", "time", "datetime", "uuid", "secrets", "print", "open"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MISSING = object()
+_lock = threading.Lock()
 
 
 class Untraceable(Exception):
@@ -60,6 +62,7 @@ class _Tracer(fx.Tracer):
         super().__init__()
         self.entered: list[nn.Module] = []
         self.n_arguments = 0
+        self.thread = threading.get_ident()
 
     def is_leaf_module(self, m: Any, module_qualified_name: str) -> bool:
         own = own_class(m)
@@ -67,7 +70,16 @@ class _Tracer(fx.Tracer):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
+    # torch.fx changes how all modules are called while it traces, in other threads, too
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
     def call_module(self, m: Any, forward: Any, args: Any, kwargs: Any) -> Any:
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
         name = self.path_of_module(m)
         if not self.is_leaf_module(m, name):
             self.entered.append(m)
@@ -111,7 +123,7 @@ def trace(module: nn.Module) -> Graph:
     before = [(d, dict(d)) for m in module.modules() for d in _dicts(m)]
     tracer = _Tracer()
     try:
-        with _in_eval_mode(module), torch.no_grad():
+        with _lock, _in_eval_mode(module), torch.no_grad():
             graph = tracer.trace(module)
     except Untraceable:
         raise

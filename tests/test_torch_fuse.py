@@ -96,14 +96,17 @@ MODELS = {
     "block": (Block, {"conv1": ["convolution", "batch norm", "relu"],
                       "conv2": ["convolution", "batch norm", "addition", "relu"]}),
     "chomped": (Chomped, {"conv": ["convolution", "cut", "leaky_relu", "addition"]}),
-    "gated": (Gated, {"a": ["padding", "convolution", "tanh"],
-                      "b": ["padding", "convolution", "sigmoid"],
+    "gated": (Gated, {"a": ["padding", "convolution"],
+                      "b": ["padding", "convolution"],
                       "up": ["leaky_relu", "convolution", "batch norm", "elu"]}),
     "before": (Before, {"a": ["relu", "convolution", "addition"],
                         "b": ["relu", "padding", "convolution"]}),
-    "sequential": (lambda: nn.Sequential(nn.Conv1d(6, 4, 1), nn.SiLU(), nn.Sigmoid(),
-                                         nn.Conv1d(4, 4, 3, padding=1), nn.LeakyReLU(0.3)),
-                   {"0": ["convolution", "silu"], "3": ["sigmoid", "convolution", "leaky_relu"]}),
+    "sequential": (lambda: nn.Sequential(nn.Conv1d(6, 4, 1), nn.ELU(), nn.Tanh(),
+                                         nn.Conv1d(4, 4, 3, padding=1), nn.LeakyReLU(0.3),
+                                         nn.ReLU(),
+                                         nn.Conv1d(4, 4, 1), nn.GELU("tanh"), nn.GELU()),
+                   {"0": ["convolution", "elu"], "3": ["convolution", "leaky_relu"],
+                    "6": ["relu", "convolution", "gelu"]}),
 }  # fmt: skip
 
 
@@ -230,6 +233,24 @@ def test_changes_are_seen(change):
         assert is_fused(fast, x)
     elif change != "slope":
         assert not is_fused(fast, x)
+
+
+def test_slopes_are_seen():
+    model, fast, _, x, _ = made("chomped")
+    with torch.no_grad():
+        fast(x)
+        for slopes in (torch.tensor([3.0]), torch.linspace(0, 1, 6)):
+            for m in (model, fast):
+                m.act.weight = nn.Parameter(slopes.clone())
+            close(fast(x), model(x))
+        for m in (model, fast):
+            m.act.weight = nn.Parameter(torch.ones(1, 1, 1))
+        errors = []
+        for m in (model, fast):
+            with pytest.raises(RuntimeError) as raised:
+                m(x)
+            errors.append(str(raised.value))
+        assert errors[0] == errors[1]
 
 
 def test_old_weight_norms_are_computed_once():

@@ -24,7 +24,6 @@ from ..core.activations import Steps, parse_activation
 from .calls import _computed
 from .classes import AROUND, class_of, derived, give_back, own_class, reason_against
 from .layers import LONG, Fast, _Pack, _plain_array
-from .memory import LEAST, large_output
 from .operators import check_layer, num_threads, operands
 from .tracing import Graph, Inner, Untraceable, Watched, layer_of, old_norm, trace
 from .watch import is_plain, profiling, torch_watches
@@ -201,15 +200,10 @@ class Chain:
             and pack.recognises(parts, arrays, array)
         ):
             pack = self._packed(x, parts, arrays, norm)
-        if pack.layer is None or pack.dtype is None or array.dtype is not pack.dtype:
+        if pack.layer is None or array.dtype is not pack.dtype:
             return None
-        large = None
-        if array.nbytes * pack.gain >= LEAST:
-            length = self.layer._length(array.shape[2], pack.geometry, pack.span)
-            large = large_output((array.shape[0], pack.c_out, length), array.dtype)
-        added = _plain_array(residual) if self.adds else None
-        y = pack.layer(array, num_threads, added, large)
-        return None if y is None else torch.from_numpy(y if large is None else large)
+        y = pack.layer(array, num_threads, _plain_array(residual) if self.adds else None)
+        return None if y is None else torch.from_numpy(y)
 
     def _packed(self, x: Tensor, parts: Any, arrays: Any, norm: Any) -> _Pack:
         layer, pack = self.layer, _Pack()
@@ -241,12 +235,8 @@ class Chain:
         if prepared is None:
             return pack
         pack.layer = prepared if steps == Steps() else prepared.with_steps(steps)
-        pack.geometry, pack.dtype, pack.settings = geometry, w.dtype, settings
-        pack.c_out = w.shape[1] * geometry.groups if layer._is_scatter else w.shape[0]
-        pack.span = geometry.dilation * (w.shape[2] - 1) + 1
+        pack.dtype, pack.settings = w.dtype, settings
         pack.long = LONG * geometry.stride * x.shape[1]
-        longest = pack.span + geometry.left + geometry.right + geometry.stride + 1
-        pack.gain = longest * pack.c_out / x.shape[1]
         attributes = layer._attributes(norm)
         if not any(isinstance(value, list) for value in attributes):
             pack.attributes = attributes

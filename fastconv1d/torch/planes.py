@@ -118,6 +118,3 @@ class FastConv2d(Fast, nn.Conv2d):
         else:
             left = right = 0 if padding[line] == "valid" else _integer(padding[line])
         return _geometry_of(step, left, spread, _integer(self.groups), right, "zeros", 0)
-
-    def _length(self: Any, length: int, geometry: _Geometry, span: int) -> int:
-        return (length + geometry.left + geometry.right - span) // geometry.stride + 1

@@ -174,8 +174,8 @@ class Chain:
             parts = tuple(part for part in found if part is not None)
         if self.norm is not None:
             bn = self.norm
-            found = bn.weight, bn.bias, bn.running_mean, bn.running_var
-            parts = (*parts, *(part for part in found if part is not None))
+            both = bn.weight, bn.bias, bn.running_mean, bn.running_var
+            parts = (*parts, *(part for part in both if part is not None))
         for function in (self.before, self.after):
             if function is not None and isinstance(function.module, nn.PReLU):
                 parts = (*parts, function.module.weight)

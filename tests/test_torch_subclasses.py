@@ -212,6 +212,16 @@ def test_compiled_and_scripted_subclasses(name):
     close(torch.jit.trace(fast, x)(x), model(x))
 
 
+@pytest.mark.parametrize("name", SUBCLASSES)
+def test_bound_methods_outlive_restore(name):
+    make, shape = SUBCLASSES[name]
+    model = make().eval()
+    fast, _ = accelerate(model)
+    method, x = fast.forward, torch.randn(shape)
+    restore(fast, inplace=True)
+    assert torch.equal(method(x), model(x))
+
+
 def test_pickles_hold_the_users_class():
     fast, _ = accelerate(nn.Sequential(Causal(4, 6, 3), nn.ReLU()))
     buffer = io.BytesIO()

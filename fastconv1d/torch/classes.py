@@ -112,6 +112,8 @@ def _surrounded(made: Any, own: Any, kinds: tuple[str, ...]) -> Any:
     arounds, partial = [AROUND[kind] for kind in kinds], functools.partial
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, made):  # it was given back, and kept this method
+            return own.forward(self, *args, **kwargs)
         call = super(made, self).forward
         for around in arounds:
             call = partial(around, call, self)

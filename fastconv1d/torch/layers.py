@@ -530,8 +530,8 @@ class FastConv1d(Fast, nn.Conv1d):
         >>> FastConv1d(4, 8, 3).forward(torch.zeros(4, 20)).shape
         torch.Size([8, 18])
         """
-        output = self._forward(input)
-        return super().forward(input) if output is None else output
+        output = self._forward(input) if isinstance(self, Fast) else None  # or was given back
+        return nn.Conv1d.forward(self, input) if output is None else output
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What subclasses with a `_conv_forward` of their own ask for, Whisper's for one."""
@@ -643,8 +643,10 @@ class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
         >>> FastConvTranspose1d(4, 8, 3, stride=2).forward(torch.zeros(4, 20), [42]).shape
         torch.Size([8, 42])
         """
-        output = self._forward(input, output_size)
-        return super().forward(input, output_size) if output is None else output
+        output = self._forward(input, output_size) if isinstance(self, Fast) else None
+        if output is None:
+            return nn.ConvTranspose1d.forward(self, input, output_size)
+        return output
 
     def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
         if self.padding_mode != "zeros" or not isinstance(self.padding, tuple):

@@ -262,9 +262,9 @@ class Sequential(Container):
     exact, behind it. `Dropout` and `Identity` are left out. Of layers with several outputs, `LSTM`
     and `GRU`, the first one goes on. What lies between the layers is kept in buffers, two for a
     chain, three where there are residual blocks, each as large as the largest array that it holds.
-    They stay for the next call; one of another shape replaces them. In eval mode a network may be called from several
-    threads at once: a call that finds the buffers in use allocates its own. The result is a new
-    array for each call unless `out` is given.
+    They stay for the next call; one of another shape replaces them. In eval mode a network may be
+    called from several threads at once: a call that finds the buffers in use allocates its own. The
+    result is a new array for each call unless `out` is given.
 
     `training`, `train`, `eval`, `state_dict`, `load_state_dict` and `repr` are torch's; a new
     network is in the mode of its layers, which is eval. The layers of a network stay the same:

@@ -40,7 +40,7 @@ class Flow:
     rate = (1, 1)
     side_by_side = False
 
-    def reach(self) -> Reach:
+    def reads(self) -> Reach:
         """Return which positions of its sources an output reads."""
         raise NotImplementedError
 
@@ -105,7 +105,7 @@ class PerPosition(Flow):
     def __init__(self, run: Run) -> None:
         self._run = run
 
-    def reach(self) -> Reach:
+    def reads(self) -> Reach:
         return Reach()
 
     def final(self, counts: Sequence[int]) -> int:
@@ -173,7 +173,7 @@ class Windows(Flow):
         self._apply = apply
         self.rate = 1, stride
 
-    def reach(self) -> Reach:
+    def reads(self) -> Reach:
         return Reach(self._stride, 1, self._left, self._span - 1 - self._left)
 
     def final(self, counts: Sequence[int]) -> int:

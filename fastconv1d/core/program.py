@@ -140,7 +140,8 @@ class Convolve:
         if self.norm_before is not None or self.norm_after is not None:
             held = self._pack().parameters
         elif self.layer.training:  # where it may be written to
-            held = type(held)(*(None if a is None else a.copy() for a in held))
+            bias = None if held.bias is None else held.bias.copy()
+            held = Parameters(held.weight.copy(), bias)
         spec: Spec = self.layer._spec
         if self.alone:
             return spec, held

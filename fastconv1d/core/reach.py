@@ -71,7 +71,7 @@ def reach_of(operation: Any, l_in: int | None) -> Reach:
             reach: Reach = owner.reach(l_in)
             return reach
     try:
-        of_flow: Reach = operation.flow().reach()
+        of_flow: Reach = operation.flow().reads()
     except ValueError:
         raise ValueError(
             "its outputs may read all positions of the input, not a window that moves along with "

@@ -166,6 +166,49 @@ static void NAME(pack_product)(const void *from, void *to, ptrdiff_t n, ptrdiff_
     }
 }
 
+/* to[j*rows + i] = from[i*columns + j]. */
+static void NAME(transpose_plane)(const T *from, T *to, ptrdiff_t rows, ptrdiff_t columns)
+{
+    ptrdiff_t i = 0;
+    if (LANES > 1 && columns >= LANES && rows >= LANES) {
+        for (; i < rows; i += LANES) {
+            const ptrdiff_t row = i < rows - LANES ? i : rows - LANES; /* the last block may write some again */
+            for (ptrdiff_t j = 0; j < columns; j += LANES) {
+                const ptrdiff_t column = j < columns - LANES ? j : columns - LANES;
+                NAME(transpose_square)(to + column * rows + row, rows, from + row * columns + column, columns);
+            }
+        }
+        return;
+    }
+    if (LANES > 1 && columns >= LANES && rows > 1) {
+        for (ptrdiff_t j = 0; j < columns; j += LANES) {
+            const ptrdiff_t column = j < columns - LANES ? j : columns - LANES;
+            V v[LANES] = {{0}};
+            for (ptrdiff_t r = 0; r < rows; r++)
+                v[r] = LOAD(from + r * columns + column);
+            NAME(transpose)(v);
+            for (ptrdiff_t r = 0; r < LANES; r++) { /* what a vector writes behind its row, the next rows write again */
+                T *const p = to + (column + r) * rows;
+                if ((column + r) * rows + LANES <= columns * rows)
+                    STORE(p, v[r]);
+                else
+                    NAME(store_part)(p, v[r], rows);
+            }
+        }
+        return;
+    }
+    for (ptrdiff_t j = 0; j < columns; j++)
+        for (i = 0; i < rows; i++)
+            to[j * rows + i] = from[i * columns + j];
+}
+
+/* A unit is a plane: to[q->to_item*unit + j*rows + i] = from[q->from_item*unit + i*columns + j]. */
+static void NAME(transpose_planes)(const fc1d_planes *q, ptrdiff_t unit, void *scratch)
+{
+    (void)scratch;
+    NAME(transpose_plane)((const T *)q->from + unit * q->from_plane, (T *)q->to + unit * q->to_plane, q->rows, q->columns);
+}
+
 #undef PRODUCT_TERMS
 #undef PRODUCT_ROWS
 #undef PRODUCT_VECTORS

@@ -1,8 +1,7 @@
-"""What a program knows once it has seen a set of input shapes: sizes, and arrays to write to.
+"""What a program knows once it has seen a set of input shapes.
 
 Exporters compute sizes with dozens of small nodes. Those depend on nothing but the inputs' shapes,
-so that a second call of the same shapes need not compute them again; and large arrays that the
-first call made and forgot are there for the second one to write to.
+so that a second call of the same shapes need not compute them again.
 """
 
 from __future__ import annotations
@@ -48,8 +47,6 @@ _VARYING = {
 }
 # What is known of a set of shapes may take so many bytes.
 _LARGEST_KNOWN = 1 << 26
-# Arrays of less are as quickly allocated as found.
-LEAST_SPARE = 1 << 16
 
 
 class Sizes:
@@ -91,7 +88,6 @@ class Call(NamedTuple):
     output: int
     others: list[int]  # further outputs
     done: list[int]
-    spare: tuple[tuple[int, ...], np.dtype[Any]] | None  # of a large array to write to
     node: Node
 
 
@@ -100,7 +96,6 @@ class Binding(NamedTuple):
 
     values: list[Any]
     calls: list[Call]
-    pooled: bool  # whether there are large arrays to write to
 
 
 def known_values(values: dict[str, Any]) -> dict[str, Array] | None:
@@ -113,55 +108,3 @@ def known_values(values: dict[str, Any]) -> dict[str, Array] | None:
     for value in kept.values():
         value.flags.writeable = False
     return kept
-
-
-class Pool:
-    """Arrays of one call at a time: those in use, by the values that hold them, and spare ones."""
-
-    def __init__(self) -> None:
-        self.spare: dict[tuple[tuple[int, ...], Any], list[Array]] = {}
-        self.fresh: dict[tuple[tuple[int, ...], Any], list[Array]] = {}
-        self.holders: dict[int, tuple[int, Array]] = {}  # of a pooled array, by its id
-
-    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Return an array that no value of this call holds."""
-        key = shape, dtype
-        for stock in (self.fresh, self.spare):
-            if stock.get(key):
-                array = stock[key].pop()
-                break
-        else:
-            array = np.empty(shape, dtype)
-        self.holders[id(array)] = 0, array
-        return array
-
-    def hold(self, value: Any) -> None:
-        """Note that one more value lies in a pooled array, if it does."""
-        for owner in self._owners(value):
-            count, array = self.holders[owner]
-            self.holders[owner] = count + 1, array
-
-    def drop(self, value: Any) -> None:
-        """Note that one value less does; an array that none does is spare."""
-        for owner in self._owners(value):
-            count, array = self.holders[owner]
-            if count > 1:
-                self.holders[owner] = count - 1, array
-            else:
-                del self.holders[owner]
-                self.fresh.setdefault((array.shape, array.dtype), []).append(array)
-
-    def _owners(self, value: Any) -> list[int]:
-        if not self.holders:
-            return []
-        if isinstance(value, list):
-            return [owner for part in value for owner in self._owners(part)]
-        while value is not None:
-            if id(value) in self.holders:
-                return [id(value)]
-            value = getattr(value, "base", None)
-        return []
-
-    def close(self) -> None:
-        """End a call: keep what it used and forgot, and let go what it gives to the caller."""
-        self.spare, self.fresh, self.holders = self.fresh, {}, {}

@@ -71,26 +71,17 @@ class Activate(Fused):
 
     def build(self) -> Callable[..., Any]:
         step = self.activation
-
-        def run(x: Array, out: Array | None = None) -> Array:
-            return activated(step, x, out)
-
-        run.takes_out = True  # type: ignore[attr-defined]
-        return run
+        return lambda x: activated(step, x)
 
 
-def activated(step: Activation, x: Array, out: Array | None = None) -> Array:
+def activated(step: Activation, x: Array) -> Array:
     """Return the activation of every element, in the dtype of `x`."""
     if x.dtype.char not in "fd":
         if x.dtype.kind != "f" and not half_of(x.dtype):  # Relu of integers
             return np.maximum(x, x.dtype.type(0))
         wide = x.astype(np.float32) if half_of(x.dtype) else x
         return step.apply(wide, min(1, x.ndim - 1)).astype(x.dtype)
-    if out is None:
-        y = np.array(x, order="C")
-    else:
-        y = out
-        np.copyto(y, x)
+    y = np.array(x, order="C")
     if step.alpha is not None:
         direct_engine.finish(step, y if y.ndim == 3 else y[np.newaxis], None, 1.0, False)
         return y
@@ -323,13 +314,12 @@ def _product_or_layer(node: Convolution) -> Callable[..., Any] | None:
         return None
     layer = _LaterLayer(node)
 
-    def run(x: Array, out: Array | None = None) -> Array:
+    def run(x: Array) -> Array:
         y = None
         if _suits_product(node, product, x):
-            y = product(x, None, out, config.get_num_threads())
-        return layer(x, out=out) if y is None else y  # of another dtype, or with an error
+            y = product(x, None, None, config.get_num_threads())
+        return layer(x) if y is None else y  # of another dtype, or with an error
 
-    run.takes_out = True  # type: ignore[attr-defined]
     return run
 
 
@@ -340,29 +330,26 @@ class _LaterLayer:
         self.node, self.make = node, make or (lambda node: _matrix_or_layer(node, _layer(node)))
         self.made: Any = None
 
-    def __call__(self, *arrays: Array, out: Array | None) -> Array:
+    def __call__(self, *arrays: Array) -> Array:
         if self.made is None:
             self.made = self.make(self.node)
-        return self.made(*arrays, out=out)
+        return self.made(*arrays)
 
 
 def _matrix_product(layer: Any) -> Callable[..., Any]:
     """A layer of (N, L, C) as a function of matrices, or of any number of them."""
 
-    def run(x: Array, residual: Array | None = None, out: Array | None = None) -> Array:
+    def run(x: Array, residual: Array | None = None) -> Array:
         n_in, n_out = layer.in_channels, layer.out_channels
         if x.ndim == 0 or x.shape[-1] != n_in:
             raise ValueError(f"expected an input of size [..., {n_in}], got {list(x.shape)}")
         rows = x.size // n_in
         if rows == 0:
             return np.empty((*x.shape[:-1], n_out), x.dtype)
-        others = [
-            None if array is None else array.reshape(1, rows, n_out) for array in (residual, out)
-        ]
-        y = layer(x.reshape(1, rows, n_in), residual=others[0], out=others[1])
-        return y.reshape(*x.shape[:-1], n_out) if out is None else out
+        if residual is not None:
+            residual = residual.reshape(1, rows, n_out)
+        return layer(x.reshape(1, rows, n_in), residual=residual).reshape(*x.shape[:-1], n_out)
 
-    run.takes_out = True  # type: ignore[attr-defined]
     return run
 
 
@@ -427,17 +414,16 @@ def _adding_layer(node: Convolution) -> Callable[..., Any]:
         return _adding_unpacked(node)
     layer = _LaterLayer(node, _adding_unpacked)
 
-    def run(x: Array, other: Array, out: Array | None = None) -> Array:
+    def run(x: Array, other: Array) -> Array:
         if not _suits_product(node, packed, x):
-            return layer(x, other, out=out)
-        y = packed(x, other, out, config.get_num_threads())
+            return layer(x, other)
+        y = packed(x, other, None, config.get_num_threads())
         shape = packed.shape(x) if y is None and other.dtype == x.dtype else None
         if shape is not None and other.shape != shape and _repeats_to(other.shape, shape):
             repeated = np.ascontiguousarray(np.broadcast_to(other, shape))
-            y = packed(x, repeated, out, config.get_num_threads())
-        return layer(x, other, out=out) if y is None else y
+            y = packed(x, repeated, None, config.get_num_threads())
+        return layer(x, other) if y is None else y
 
-    run.takes_out = True  # type: ignore[attr-defined]
     return run
 
 
@@ -454,22 +440,17 @@ def _adding_unpacked(node: Convolution) -> Callable[..., Any]:
     adding = _adding(node, _matrix_product(plain) if node.flat else plain)
     product = _matrix_product(layer)
 
-    def run(x: Array, other: Array, out: Array | None = None) -> Array:
+    def run(x: Array, other: Array) -> Array:
         if node.flat:
             if other.dtype == x.dtype and other.shape == (*x.shape[:-1], layer.out_channels):
-                return product(x, other, out)
+                return product(x, other)
         elif other.ndim == 3 and x.ndim == 3 and other.dtype == x.dtype:
             last = node.channels_last
             n, c, length = output_shape(shaped, x.swapaxes(1, 2).shape if last else x.shape)
             if other.shape == ((n, length, c) if last else (n, c, length)):
-                return layer(x, residual=other, out=out)
-        y = adding(x, other)
-        if out is None:
-            return y
-        np.copyto(out, y)
-        return out
+                return layer(x, residual=other)
+        return adding(x, other)
 
-    run.takes_out = True  # type: ignore[attr-defined]
     return run
 
 

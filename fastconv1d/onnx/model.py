@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import weakref
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
+from ..kernels import memory
 from .program import Program
 from .read import Graph, Type, load, read_model
 from .registry import OnnxError
@@ -51,6 +53,8 @@ class OnnxModel:
         self._types = {name: graph.types.get(name, Type()) for name in self.inputs + self.outputs}
         self._program = Program(graph, rest)
         self._steps = self._program.steps
+        memory.keep()
+        weakref.finalize(self, memory.release)
 
     def __call__(self, *inputs: ArrayLike, out: Any = None) -> Any:
         """Compute the outputs.
@@ -117,8 +121,12 @@ class OnnxModel:
         if not program.knows(key):
             for name, array in zip(self.inputs, arrays, strict=True):
                 _check_shape(name, array, self._types[name])
-        with np.errstate(all="ignore"):
-            results = program.run(arrays, key)
+        before = memory.enter()
+        try:
+            with np.errstate(all="ignore"):
+                results = program.run(arrays, key)
+        finally:
+            memory.leave(before)
         if wanted != self.outputs:
             by_name = dict(zip(self.outputs, results, strict=True))
             results = [by_name[name] for name in wanted]

@@ -30,22 +30,21 @@ class Normalize(Fused):
         axes, parameters = self.axes, (self.scale, self.shift)
         trailing = sorted(axes) == [*range(-len(axes), 0)]
 
-        def run(x: Array, out: Array | None = None) -> Array:
+        def run(x: Array) -> Array:
             wide = x.astype(np.float32) if half_of(x.dtype) else x
             if trailing and wide.dtype.char in "fd" and x.ndim >= len(axes):
                 shape = x.shape[x.ndim - len(axes) :]
                 own = [None if p is None else _of_shape(p, shape) for p in parameters]
                 if not any(p is _OTHER for p in own):
-                    y = self._rows(wide, own[0], own[1], out if wide is x else None)
+                    y = self._rows(wide, own[0], own[1])
                     return y.astype(x.dtype, copy=False)
             return self._any(wide).astype(x.dtype, copy=False)
 
-        run.takes_out = True  # type: ignore[attr-defined]
         return run
 
-    def _rows(self, x: Array, scale: Array | None, shift: Array | None, out: Array | None) -> Array:
+    def _rows(self, x: Array, scale: Array | None, shift: Array | None) -> Array:
         """The norm over the last dimensions."""
-        y = np.empty(x.shape, x.dtype) if out is None else out
+        y = np.empty(x.shape, x.dtype)
         if x.size:
             n = math.prod(x.shape[x.ndim - len(self.axes) :])
             factors = [

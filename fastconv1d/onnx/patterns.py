@@ -662,9 +662,9 @@ def _recurrent(view: View, node: Node, found: Match) -> Node | None:
     shapes = [(count, 4 * n, width), (count, 4 * n, n), (count, 8 * n)]
     if n < 1 or width < 1 or parameters[0].dtype.char not in "fd":
         return None
-    if any(p.shape != s or p.dtype != parameters[0].dtype for p, s in zip(parameters, shapes)):
+    if [p.shape for p in parameters] != shapes[: len(parameters)]:
         return None
-    if not all(node.outputs[: len([*filter(None, node.outputs)])]):
+    if any(p.dtype != parameters[0].dtype for p in parameters):
         return None
     made = Recurrent(
         *(node.op, OURS, node.name, [node.inputs[0], state, cell]),

@@ -6,14 +6,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ..modules import Conv1d, ConvTranspose1d
 from . import contrib as _contrib  # noqa: F401
 from . import operators as _operators  # noqa: F401  (which enters them in the table)
 from . import sequences as _sequences  # noqa: F401
-from .binding import LEAST_SPARE, Binding, Call, Pool, Sizes, known_values
+from .binding import Binding, Call, Sizes, known_values
 from .blocks import grouped
 from .bound import Bound, bound
 from .control import CONTROL
@@ -26,7 +24,6 @@ from .rest import handed_over
 
 Array = NDArray[Any]
 
-_LAYERS = Conv1d, ConvTranspose1d
 # So many sets of input shapes are remembered: a stream has two or three.
 _MOST_BINDINGS = 8
 # A refusal of many nodes gives so many reasons, and so many nodes for each.
@@ -41,7 +38,6 @@ class Step(NamedTuple):
     inputs: list[str]
     outputs: list[str]
     done: list[str]
-    takes_out: bool  # whether `run` has an argument for where to write
 
 
 class Program:
@@ -82,7 +78,6 @@ class Program:
         self._sources = [self._slots[name] for name in self.inputs]
         self._results = [self._slots[name] for name in self.outputs]
         self._bindings: dict[tuple[Any, ...] | None, Binding] = {}
-        self._pools: list[Pool] = []
 
     def key(self, arrays: Sequence[Any]) -> tuple[Any, ...] | None:
         """Return what calls of the same shapes have in common; None with a sequence among them."""
@@ -105,20 +100,17 @@ class Program:
             values[slot] = array
         if binding is None:
             self._first(key, values)
-        elif binding.pooled:
-            self._again(binding, values)
         else:
-            self._quickly(binding, values)
+            self._again(binding, values)
         return [values[slot] for slot in self._results]
 
     def _first(self, key: tuple[Any, ...] | None, values: list[Any]) -> None:
         """Compute all steps, and note what depends on the inputs' shapes alone."""
         known: dict[str, Any] = {}
-        shapes: dict[str, Any] = {}
         slots = self._slots
         quick: dict[int, Bound] = {}
         for step in self.steps:
-            call = _call(step, slots, None, None)
+            call = _call(step, slots, None)
             given = [values[slot] for slot in call.inputs]
             try:
                 _enter(call, call.run(*given), values)
@@ -132,10 +124,6 @@ class Program:
                 shorter = bound(step.node, step.run, given, made)
                 if shorter is not None:
                     quick[id(step.node)] = shorter
-            name, value = step.outputs[0], values[call.output]
-            if step.takes_out and name in self._settled and isinstance(value, np.ndarray):
-                if value.nbytes >= LEAST_SPARE:
-                    shapes[name] = value.shape, value.dtype
             for slot in call.done:
                 values[slot] = None
         kept = known_values(known)
@@ -143,15 +131,12 @@ class Program:
             template = self._template.copy()
             for name, value in kept.items():
                 template[slots[name]] = value
-            calls = [
-                _call(step, slots, shapes.get(step.outputs[0]), quick.get(id(step.node)))
-                for step in self._dynamic
-            ]
+            calls = [_call(step, slots, quick.get(id(step.node))) for step in self._dynamic]
             bindings = dict([*self._bindings.items()][1 - _MOST_BINDINGS :])
-            bindings[key] = Binding(template, calls, bool(shapes))
+            bindings[key] = Binding(template, calls)
             self._bindings = bindings
 
-    def _quickly(self, binding: Binding, values: list[Any]) -> None:
+    def _again(self, binding: Binding, values: list[Any]) -> None:
         """Compute what depends on the inputs' values."""
         call = None
         try:
@@ -166,33 +151,6 @@ class Program:
         except _REPORTED as error:
             assert call is not None
             raise _reported(call.node, error) from error
-
-    def _again(self, binding: Binding, values: list[Any]) -> None:
-        """The same, with large arrays of the call before."""
-        try:
-            pool = self._pools.pop()
-        except IndexError:  # another thread has it
-            pool = Pool()
-        call = None
-        try:
-            for call in binding.calls:
-                given = [values[slot] for slot in call.inputs]
-                if call.spare is None:
-                    _enter(call, call.run(*given), values)
-                else:
-                    _enter(call, call.run(*given, out=pool.take(*call.spare)), values)
-                if pool.holders:
-                    del given
-                    for slot in (call.output, *call.others):
-                        pool.hold(values[slot])
-                for slot in call.done:
-                    pool.drop(values[slot])
-                    values[slot] = None
-        except _REPORTED as error:
-            assert call is not None
-            raise _reported(call.node, error) from error
-        pool.close()
-        self._pools[:] = [pool]
 
 
 # What steps raise for inputs that they do not take.
@@ -219,13 +177,13 @@ def _slots(program: Program) -> tuple[dict[str, int], list[Any]]:
     return slots, template
 
 
-def _call(step: Step, slots: dict[str, int], spare: Any, quick: Bound | None) -> Call:
+def _call(step: Step, slots: dict[str, int], quick: Bound | None) -> Call:
     output, *others = [slots[name] for name in step.outputs]
     inputs, done = ([slots[name] for name in names] for names in (step.inputs, step.done))
     run = step.run
     if quick is not None:
         run, inputs = quick.run, inputs[: quick.n_inputs]
-    return Call(run, inputs, output, others, done, spare, step.node)
+    return Call(run, inputs, output, others, done, step.node)
 
 
 def _enter(call: Call, result: Any, values: list[Any]) -> None:
@@ -246,8 +204,7 @@ def _steps(graph: Graph, lower: Callable[[Graph], Program]) -> list[Step]:
         except OnnxError as error:
             errors.append((node, error))
             continue
-        takes_out = isinstance(run, _LAYERS) or getattr(run, "takes_out", False)
-        steps.append(Step(node, run, node.inputs, node.outputs, [], takes_out))
+        steps.append(Step(node, run, node.inputs, node.outputs, []))
     if errors:
         raise _refusal(errors)
     return _planned(steps, {*graph.constants, *graph.outputs})

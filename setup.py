@@ -143,7 +143,18 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network", "product", "chain", "memory", "operands"
+NAMES = (
+    "workers",
+    "pages",
+    "unfold",
+    "gemm",
+    "blas_engine",
+    "network",
+    "product",
+    "chain",
+    "memory",
+    "operands",
+)
 extensions = [kernel(name) for name in NAMES]
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 OPENMP = kernel("openmp", (), OPENMP_FLAGS, OPENMP_LINK_FLAGS)

@@ -96,6 +96,8 @@ class Binding(NamedTuple):
 
     values: list[Any]
     calls: list[Call]
+    macs: float  # of the convolutions
+    n_own: int  # calls that are no sessions of ONNX Runtime
 
 
 def known_values(values: dict[str, Any]) -> dict[str, Array] | None:

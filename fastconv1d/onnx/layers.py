@@ -7,6 +7,7 @@ dimension has more than a point, otherwise over the unfolded rows of the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -138,6 +139,13 @@ class Convolution(Fused):
         if self.weight.dtype.kind != "f" and not half_of(self.weight.dtype):
             return False
         return not (self.transposed and self.follows_length)
+
+    def macs(self, x: Any, y: Any) -> float:
+        """Return the multiply-adds that make y of x; none of a matrix product."""
+        if self.flat or not isinstance(y, np.ndarray):
+            return 0.0
+        terms = math.prod(self.weight.shape[1:])
+        return float(terms) * (x.size if self.transposed else y.size)
 
     def leaves(self, axis: int) -> bool:
         """Whether the convolution leaves this dimension as it is."""

@@ -16,11 +16,11 @@ from .blocks import grouped
 from .bound import Bound, bound
 from .control import CONTROL
 from .folding import fold
-from .layers import Fused
+from .layers import Convolution, Fused
 from .patterns import simplified
 from .read import Graph
 from .registry import OPERATORS, Node, OnnxError, find
-from .rest import handed_over
+from .rest import Foreign, handed_over
 
 Array = NDArray[Any]
 
@@ -90,6 +90,14 @@ class Program:
         """Whether there was a call of this key."""
         return key in self._bindings
 
+    def work(self, key: tuple[Any, ...] | None) -> tuple[float, int] | None:
+        """Return the multiply-adds of the convolutions and how many steps are none of ONNX Runtime.
+
+        None where there was no call of this key.
+        """
+        binding = self._bindings.get(key)
+        return None if binding is None else (binding.macs, binding.n_own)
+
     def run(self, arrays: Sequence[Any], key: tuple[Any, ...] | None = None) -> list[Any]:
         """Return the outputs for the inputs; to be called with NumPy's warnings off."""
         if key is None:
@@ -109,6 +117,7 @@ class Program:
         known: dict[str, Any] = {}
         slots = self._slots
         quick: dict[int, Bound] = {}
+        macs = 0.0
         for step in self.steps:
             call = _call(step, slots, None)
             given = [values[slot] for slot in call.inputs]
@@ -116,6 +125,8 @@ class Program:
                 _enter(call, call.run(*given), values)
             except _REPORTED as error:
                 raise _reported(step.node, error) from error
+            if isinstance(step.node, Convolution):
+                macs += step.node.macs(given[0], values[call.output])
             for name in step.outputs:
                 if name in self._needed:
                     known[name] = values[slots[name]]
@@ -132,8 +143,9 @@ class Program:
             for name, value in kept.items():
                 template[slots[name]] = value
             calls = [_call(step, slots, quick.get(id(step.node))) for step in self._dynamic]
+            n_own = sum(not isinstance(step.node, Foreign) for step in self._dynamic)
             bindings = dict([*self._bindings.items()][1 - _MOST_BINDINGS :])
-            bindings[key] = Binding(template, calls)
+            bindings[key] = Binding(template, calls, macs, n_own)
             self._bindings = bindings
 
     def _again(self, binding: Binding, values: list[Any]) -> None:

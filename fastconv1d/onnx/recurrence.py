@@ -41,7 +41,9 @@ class Recurrent(Fused):
 
         def run(x: Array, state: Array | None = None, cell: Array | None = None) -> Any:
             given = [v for v in (state, cell) if v is not None]
-            fits = x.ndim == 3 and x.shape[2] == weight.shape[2] and x.dtype == back.dtype and x.size
+            fits = (
+                x.ndim == 3 and x.shape[2] == weight.shape[2] and x.dtype == back.dtype and x.size
+            )
             shape = (count, x.shape[1], hidden) if fits else ()
             if not fits or any(v.shape != shape or v.dtype != x.dtype for v in given):
                 return whole(x, weight, back, *(bias or [None]), None, state, cell)

@@ -6,7 +6,7 @@ so that a second call of the same shapes need not compute them again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,8 +56,11 @@ class Sizes:
         self.known = {"", *constants}
         self.settled = {*inputs, *self.known}
 
-    def add(self, node: Node) -> None:
-        """Enter the outputs of a node, after those that make its inputs."""
+    def add(self, node: Node, branches: Sequence[Any] = ()) -> None:
+        """Enter the outputs of a node, after those that make its inputs.
+
+        `branches` are the programs of an If, of which shapes alone may choose one.
+        """
         outputs = [name for name in node.outputs if name]
         if not all(name in self.settled for name in node.inputs):
             return
@@ -72,6 +75,7 @@ class Sizes:
             isinstance(node, Fused)
             or (plain and node.op in _BY_SHAPES)
             or (plain and node.op in _BY_VALUES and self._knows(node.inputs[1:]))
+            or (branches and self._knows(node.inputs[:1]) and all(b.settles for b in branches))
         ):
             return
         self.settled.update(outputs)

@@ -84,6 +84,11 @@ class Blockwise(Fused):
             return result
 
         def run(*arrays: Array) -> Array:
+            largest = max(arrays, key=_size_of)
+            if largest.size <= BLOCK and all(
+                array.shape == largest.shape or array.ndim == 0 for array in arrays
+            ):
+                return compute([*arrays])
             shape = np.broadcast_shapes(*(array.shape for array in arrays))
             if math.prod(shape) <= BLOCK:
                 return compute([*arrays])
@@ -97,6 +102,10 @@ class Blockwise(Fused):
             return out
 
         return run
+
+
+def _size_of(array: Array) -> int:
+    return array.size
 
 
 def builder_of(node: Node) -> Callable[[Any], Callable[..., Any]]:

@@ -67,7 +67,7 @@ class Program:
         self.constants = {k: v for k, v in graph.constants.items() if k in used}
         sizes = Sizes(self.inputs, self.constants)
         for step in self.steps:
-            sizes.add(step.node)
+            sizes.add(step.node, getattr(step.run, "branches", ()))
         self._settled = sizes.settled
         known = sizes.known - {""}
         varying = [s for s in self.steps if not all(n in known for n in s.outputs if n)]
@@ -89,6 +89,11 @@ class Program:
     def knows(self, key: tuple[Any, ...] | None) -> bool:
         """Whether there was a call of this key."""
         return key in self._bindings
+
+    @property
+    def settles(self) -> bool:
+        """Whether the outputs' shapes follow from the inputs' shapes."""
+        return all(name in self._settled for name in self.outputs)
 
     def work(self, key: tuple[Any, ...] | None) -> tuple[float, int] | None:
         """Return the multiply-adds of the convolutions and how many steps are none of ONNX Runtime.

@@ -88,7 +88,8 @@ class Call(NamedTuple):
     """A step with the places of what it reads and writes in a list of all values."""
 
     run: Callable[..., Any]
-    inputs: list[int]
+    single: int  # the place of the only input
+    several: Callable[[list[Any]], Any] | None  # or what picks the inputs from the list
     output: int
     others: list[int]  # further outputs
     done: list[int]

@@ -22,6 +22,7 @@ from ..core.activations import Activation
 from ..core.arrays import half_of
 from ..core.program import output_shape
 from ..kernels import direct_engine
+from ..kernels.chain import Chain
 from ..kernels.product import Product
 from ..modules import Conv1d, ConvTranspose1d
 from .registry import Node, OnnxError
@@ -72,7 +73,13 @@ class Activate(Fused):
 
     def build(self) -> Callable[..., Any]:
         step = self.activation
-        return lambda x: activated(step, x)
+        chain = Chain(1, [("step", [0], (step,))]) if step.alpha is None else None
+
+        def run(x: Array) -> Array:
+            y = None if chain is None else chain((x,), None, config.get_num_threads())
+            return activated(step, x) if y is None else y
+
+        return run
 
 
 def activated(step: Activation, x: Array) -> Array:

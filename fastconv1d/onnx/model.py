@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
-from ..kernels import memory
+from ..kernels.memory import enter, keep, leave, release
 from .program import Program
 from .read import Graph, Type, load, read_model
 from .registry import OnnxError
@@ -56,8 +56,8 @@ class OnnxModel:
         self._program = Program(graph, rest)
         self._steps = self._program.steps
         self._whole = None if rest is None or whole is None else Whole(whole, self._program)
-        memory.keep()
-        weakref.finalize(self, memory.release)
+        keep()
+        weakref.finalize(self, release)
 
     def __call__(self, *inputs: ArrayLike, out: Any = None) -> Any:
         """Compute the outputs.
@@ -121,28 +121,24 @@ class OnnxModel:
         arrays = [values[name] for name in self.inputs]
         program = self._program
         key = program.key(arrays)
-        new = not program.knows(key)
-        if not new and self._suits_whole(key):
-            return self._whole.run(wanted, values)
+        new, whole = not program.knows(key), self._whole
+        if not new and whole is not None and whole.suits(key):
+            return whole.run(wanted, values)
         if new:
             for name, array in zip(self.inputs, arrays, strict=True):
                 _check_shape(name, array, self._types[name])
-        before = memory.enter()
+        before = enter()
         try:
             with np.errstate(all="ignore"):
                 results = program.run(arrays, key)
         finally:
-            memory.leave(before)
-        if new and self._suits_whole(key):
-            return self._whole.run(wanted, values)
+            leave(before)
+        if new and whole is not None and whole.suits(key):  # as it will be from now on
+            return whole.run(wanted, values)
         if wanted != self.outputs:
             by_name = dict(zip(self.outputs, results, strict=True))
             results = [by_name[name] for name in wanted]
         return _owned(results, arrays)
-
-    def _suits_whole(self, key: Any) -> bool:
-        """Whether ONNX Runtime is to compute the whole model for inputs that were seen before."""
-        return self._whole is not None and self._whole.suits(key)
 
 
 def _owned(results: list[Any], inputs: list[Any]) -> list[Any]:

@@ -34,7 +34,9 @@ class Recurrent(Fused):
         whole = build(inner)  # for what the kernel does not take, and its errors
         weight, back, *bias = self.parameters
         count, hidden = len(self.backward), back.shape[2]
-        sums = [b[: 4 * hidden] + b[4 * hidden :] for b in bias[0]] if bias else [None] * count
+        sums: list[Any] = (
+            [b[: 4 * hidden] + b[4 * hidden :] for b in bias[0]] if bias else [None] * count
+        )
         into = [Product(np.ascontiguousarray(w), b) for w, b in zip(weight, sums, strict=True)]
         again = [Product(np.ascontiguousarray(r)) for r in back]
         wanted = len(self.outputs)
@@ -46,7 +48,7 @@ class Recurrent(Fused):
             )
             shape = (count, x.shape[1], hidden) if fits else ()
             if not fits or any(v.shape != shape or v.dtype != x.dtype for v in given):
-                return whole(x, weight, back, *(bias or [None]), None, state, cell)
+                return whole(x, weight, back, bias[0] if bias else None, None, state, cell)
             y = np.empty((x.shape[0], *shape), x.dtype)
             cells = np.zeros(shape, x.dtype) if cell is None else np.array(cell, order="C")
             first = np.zeros(shape, x.dtype) if state is None else np.ascontiguousarray(state)

@@ -107,7 +107,7 @@ class Whole:
         return self._session
 
     def suits(self, key: Any) -> bool:
-        """Whether inputs with this key, of which there was a call, are to be computed as a whole."""
+        """Whether inputs with this key, that were seen before, are to be computed as a whole."""
         if self.always:
             return True
         if key not in self._choices:

@@ -116,16 +116,16 @@ SIMD_HEADERS = [
         "vectors",
     )
 ]
-HEADERS = ("atomics", "loaded", "openmp")
+HEADERS = ("atomics", "loaded", "mapped", "openmp")
 SIMD_SOURCES = [f"{SIMD}/{name}.c" for name in ("dispatch", "isa_base", "isa_avx2", "isa_avx512")]
 
 
-def kernel(name, c_sources=(), compile_flags=(), link_flags=()):
+def kernel(name, c_sources=(), compile_flags=(), link_flags=(), macros=()):
     return Extension(
         f"fastconv1d.kernels.{name}",
         [f"fastconv1d/kernels/{name}.pyx", *c_sources],
         include_dirs=[numpy.get_include()],
-        define_macros=MACROS,
+        define_macros=[*MACROS, *macros],
         extra_compile_args=[*compile_flags],
         extra_link_args=[*link_flags],
         depends=[*SIMD_HEADERS, *(f"fastconv1d/kernels/{h}.h" for h in HEADERS)],
@@ -152,10 +152,11 @@ NAMES = (
     "network",
     "product",
     "chain",
-    "memory",
     "operands",
 )
 extensions = [kernel(name) for name in NAMES]
+# NumPy's allocator hook is in all versions that run the package, not in its default API.
+extensions.append(kernel("memory", macros=[("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION")]))
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 OPENMP = kernel("openmp", (), OPENMP_FLAGS, OPENMP_LINK_FLAGS)
 extensions.append(OPENMP)

@@ -223,8 +223,6 @@ class Conv1d(Convolution):
         ------
         ValueError
             If the padding depends on what is not there yet, see `StreamingConv1d`.
-        MemoryError
-            If the history cannot be allocated.
 
         Examples
         --------
@@ -453,8 +451,6 @@ class ConvTranspose1d(Convolution):
         ------
         ValueError
             If the padding mode is not 'zeros'.
-        MemoryError
-            If the history cannot be allocated.
 
         Examples
         --------

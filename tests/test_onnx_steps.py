@@ -237,3 +237,27 @@ def test_small_convolutions_are_left_to_onnx_runtime():
         first, second = (session.run(None, {"x0": values})[0] for _ in range(2))
         np.testing.assert_array_equal(first, second)
     assert [*session._model._whole._choices.values()] == [True, False]
+
+
+def test_a_session_of_sizes_that_follow_values():
+    nodes = [
+        node("NonZero", ["x0"], ["found"]),
+        node("Cast", ["found"], ["numbers"], to=TensorProto.FLOAT),
+        node("Unsqueeze", ["numbers", "zero"], ["batch"]),
+        node("Conv", ["batch", "w"], ["z"], pads=[1, 1]),
+        node("Shape", ["z"], ["sizes"]),
+        node("ConstantOfShape", ["sizes"], ["zeros"]),
+        node("Concat", ["z", "zeros"], axis=1),
+    ]
+    constants = {"zero": np.array([0], I), "w": random(4, 3, 3)}
+    x = random(2, 4, 5)
+    model = model_of(nodes, constants, [("x0", x)])
+    theirs = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    found = from_onnx(model, rest="onnxruntime")
+    found._whole = None
+    for least in (-9, 0, 1, 0):
+        values = np.where(x > least, x, 0).astype(np.float32)
+        (wanted,) = theirs.run(None, {"x0": values})
+        np.testing.assert_allclose(found(values), wanted, atol=1e-4)

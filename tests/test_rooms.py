@@ -12,10 +12,12 @@ ROOMS = """
 version
 kernels
 core.geometry core.arrays core.activations core.threads core.files core.machine
+core.extras
 config
-core.engines core.spec core.minimal core.adjoint core.forward
+core.engines core.spec core.minimal core.advice core.adjoint core.forward
+core.flow
 folding weights
-core.base core.training core.convolution core.program
+core.base core.training core.convolution core.sliding core.program
 functional grad geometry
 streaming modules elementwise sequential
 planner costs reference

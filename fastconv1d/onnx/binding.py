@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from .blocks import ELEMENTWISE
 from .layers import Fused
 from .registry import Node
+from .rest import Foreign
 
 Array = NDArray[Any]
 
@@ -61,6 +62,10 @@ class Sizes:
 
         `branches` are the programs of an If, of which shapes alone may choose one.
         """
+        if isinstance(node, Foreign):  # a session's shapes follow where those of its nodes do
+            for part in node.parts:
+                self.add(part)
+            return
         outputs = [name for name in node.outputs if name]
         if not all(name in self.settled for name in node.inputs):
             return

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-import weakref
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
-from ..kernels.memory import enter, keep, leave, release
+from ..kernels.memory import enter, leave
 from .program import Program
 from .read import Graph, Type, load, read_model
 from .registry import OnnxError
@@ -56,8 +55,6 @@ class OnnxModel:
         self._program = Program(graph, rest)
         self._steps = self._program.steps
         self._whole = None if rest is None or whole is None else Whole(whole, self._program)
-        keep()
-        weakref.finalize(self, release)
 
     def __call__(self, *inputs: ArrayLike, out: Any = None) -> Any:
         """Compute the outputs.

@@ -66,7 +66,7 @@ class Program:
         self.steps = _steps(graph, partial(Program, rest=rest))
         used = {name for step in self.steps for name in step.inputs} | {*self.outputs}
         self.constants = {k: v for k, v in graph.constants.items() if k in used}
-        sizes = Sizes(self.inputs, self.constants)
+        sizes = Sizes(self.inputs, graph.constants)
         for step in self.steps:
             sizes.add(step.node, getattr(step.run, "branches", ()))
         self._settled = sizes.settled

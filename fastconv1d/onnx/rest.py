@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from .. import config
+from ..core.extras import how_to_install
 from .blocks import ELEMENTWISE, Blockwise
 from .control import CONTROL
 from .layers import Activate, Convolution, Fused
@@ -52,6 +53,7 @@ class Foreign(Fused):
     """Nodes that a session of ONNX Runtime computes."""
 
     model: Any = None
+    parts: list[Node] = field(default_factory=list)
 
     def build(self) -> Callable[..., Any]:
         data = self.model.SerializeToString()
@@ -252,7 +254,9 @@ class _Cut:
             self._append(node)
         model = self._model(inputs, outputs, [*constants])
         last = self.nodes[-1]
-        return Foreign(last.op, "fastconv1d", last.name, inputs, outputs, model=model)
+        return Foreign(
+            last.op, "fastconv1d", last.name, inputs, outputs, model=model, parts=self.nodes
+        )
 
     def _append(self, node: Node) -> None:
         attributes = {k: v for k, v in node.attributes.items() if k not in ("opsets", "captured")}
@@ -300,5 +304,6 @@ def checked(rest: Any) -> str | None:
         try:
             import onnxruntime  # noqa: F401
         except ImportError as error:
-            raise OnnxError("rest='onnxruntime' needs onnxruntime: pip install it") from error
+            how = how_to_install("onnxruntime")
+            raise OnnxError(f"rest='onnxruntime' needs onnxruntime: {how}") from error
     return rest

@@ -91,6 +91,9 @@ typedef struct {
     ptrdiff_t stage_pitch;   /* elements of a staging row */
     ptrdiff_t window_elems;  /* scratch: window first, then the staging tile, 2*emit_rows rows, and the totals */
     ptrdiff_t stage_elems, emit_rows, emit_pitch, total_elems; /* of one level: rows as in the staging tile */
+    /* Not 0: the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out of a tile.
+     * Elements of scratch, last, for the weights of a block of output channels without them, and a table of taps. */
+    ptrdiff_t live_elems;
 } fc1d_problem;
 
 /* The weight gradient: dw[co][ci, k] = sum over items and columns of g[co] * window[ci, k].
@@ -242,6 +245,10 @@ typedef struct {
 
 typedef struct {
     void (*run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
+    /* a unit of many short items: items_per_unit of them, a group, output channels; see template.h */
+    void (*run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
+    /* a unit of a correlate of one input channel a group on short inputs: groups of one item; see step.h */
+    void (*run_channels)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
                          const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed);
     int (*all_finite)(const void *numbers, ptrdiff_t n);

@@ -127,7 +127,7 @@
 #define QUOTE2(isa) #isa
 #define QUOTE(isa) QUOTE2(isa)
 #define KERNELS(D)                                                                                                     \
-    {GLUE(run_unit, D, ISA), GLUE(pack_weights, D, ISA), GLUE(all_finite, D, ISA), GLUE(run_gradient, D, ISA),         \
+    {GLUE(run_unit, D, ISA), GLUE(run_items, D, ISA), GLUE(run_channels, D, ISA), GLUE(pack_weights, D, ISA), GLUE(all_finite, D, ISA), GLUE(run_gradient, D, ISA),         \
      GLUE(run_positions, D, ISA), GLUE(step, D, ISA), GLUE(finish_rows, D, ISA), GLUE(split_row, D, ISA),              \
      GLUE(join_row, D, ISA), GLUE(softmax_rows, D, ISA), GLUE(standardize_rows, D, ISA), GLUE(lstm_rows, D, ISA),      \
      GLUE(gru_rows, D, ISA), GLUE(quantize, D, ISA), GLUE(erf_rows, D, ISA), GLUE(convert, D, ISA),                    \

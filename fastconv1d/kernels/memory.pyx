@@ -67,7 +67,7 @@ cdef enum:
 
 # Bytes from which a block is kept. malloc itself keeps smaller ones.
 cdef size_t LEAST = 1 << 20
-# The same for what lies between the steps of a network: of several such arrays malloc keeps not even small ones, and in a
+# The same for what lies between the steps of a network: of several such arrays malloc keeps not even small ones. In a
 # virtual machine two of 512 KiB took 16 times as long as one.
 cdef size_t LEAST_BETWEEN = 1 << 16
 # Seconds after which a block that nobody took goes back, and after which the system may have its pages.

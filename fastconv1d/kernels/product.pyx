@@ -10,7 +10,6 @@ cimport numpy as cnp
 import numpy as np
 
 from libc.stddef cimport ptrdiff_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastconv1d.kernels.direct_engine cimport isa_in_use
@@ -199,7 +198,7 @@ cdef class Product:
     cdef cnp.ndarray _in_rows(self, cnp.ndarray x, int n_threads):
         """Return (N, L, C) or (N, C, L) as (N, L, C) between zeros."""
         cdef cnp.npy_intp shape[3]
-        cdef ptrdiff_t item, size = self.itemsize * self.channels, whole, inner
+        cdef ptrdiff_t _item, size = self.itemsize * self.channels, whole, inner
         x = cnp.PyArray_GETCONTIGUOUS(x)
         if self.first_in and self.channels > 1 and x.shape[2] > 1:
             return self._turned(x, self.left, self.right, n_threads)
@@ -212,7 +211,7 @@ cdef class Product:
         cdef cnp.ndarray made = <cnp.ndarray> cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
         cdef char* target = <char*> cnp.PyArray_DATA(made)
         cdef const char* source = <const char*> cnp.PyArray_DATA(x)
-        for item in range(x.shape[0]):
+        for _item in range(x.shape[0]):
             memset(target, 0, self.left * size)
             memcpy(target + self.left * size, source, inner)
             memset(target + self.left * size + inner, 0, self.right * size)

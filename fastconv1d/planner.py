@@ -68,7 +68,8 @@ def explain(
         output channels and groups of a unit; ``units``: pieces of work that threads take;
         ``window_runs`` and ``window_bytes``: contiguous stretches of a window's row, and its size;
         ``by_rows``: whether outputs are written row by row; ``staged``: whether they pass through
-        scratch; ``threads``; ``scratch_bytes`` of each.
+        scratch; ``threads``; ``scratch_bytes`` of each. Of the other kernels than 'run_unit' there
+        are ``units``, ``threads`` and ``scratch_bytes``.
 
         With `measure`: ``seconds`` of a call, ``gflops``, ``gbytes`` (of ``bytes``) a second, and
         ``share_of_fma_loop``: of what multiply-adds in registers reach on as many threads.

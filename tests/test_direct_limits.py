@@ -165,12 +165,19 @@ def print_overflows():
     for isa, dtype in itertools.product(direct_engine.supported_isas(), ("float32", "float64")):
         direct_engine.set_isa(isa)
         for n, c_in, c_out, length, options in GAPS:
-            layer = fastconv1d.Conv1d(c_in, c_out, dtype=dtype, **options)
-            x = np.ones((n, c_in, length), dtype)
-            with fastconv1d.num_threads(1):
-                libm.feclearexcept(8)
-                layer(x)
-                print(isa, dtype, c_in, bool(libm.fetestexcept(8)))
+            layers = [
+                (fastconv1d.Conv1d(c_in, c_out, dtype=dtype, **options), (n, c_in, length)),
+                (fastconv1d.Conv1d(c_in, c_out, dtype=dtype, layout="NLC", **options),
+                 (n, length, c_in)),
+                (fastconv1d.ConvTranspose1d(c_in, c_out, dtype=dtype, **options),
+                 (n, c_in, 20 + length)),
+            ]  # fmt: skip
+            for layer, shape in layers:
+                x = np.ones(shape, dtype)
+                with fastconv1d.num_threads(1):
+                    libm.feclearexcept(8)
+                    layer(x)
+                    print(isa, dtype, layer, shape, bool(libm.fetestexcept(8)))
 
 
 @pytest.mark.skipif(
@@ -180,5 +187,5 @@ def test_nothing_is_computed_of_fresh_memory(monkeypatch):
     """Subnormal numbers in it made layers 30 times as slow."""
     monkeypatch.setenv("MALLOC_PERTURB_", "128")  # bytes of 0x7f: 3.4e38 or 1.4e306
     lines = in_subprocess("test_direct_limits", "print_overflows").splitlines()
-    assert len(lines) == 2 * len(direct_engine.supported_isas()) * len(GAPS)
+    assert len(lines) == 6 * len(direct_engine.supported_isas()) * len(GAPS)
     assert [line for line in lines if line.endswith("True")] == []

@@ -842,22 +842,13 @@ cdef class PreparedLayer:
         if p.n_batch == 0 or p.l_out == 0:
             return 0
         if self._side_by_side(&p):
-            if plan is not None:
-                plan["kernel"] = "run_positions"
-                return 0
-            return self._run_positions(&p, -pad_left, threads)
+            return self._run_positions(&p, -pad_left, threads, plan)
         if not self.transposed:
             p.pos, p.x_base, p.n_cols = self.taps.pos, -pad_left, p.l_out
             if self._is_short(&p):
-                if plan is not None:
-                    plan["kernel"] = "run_channels"
-                    return 0
-                return self._run_channels(&p, threads)
+                return self._run_channels(&p, threads, plan)
             if _many_items(&p, self.kernels, size):
-                if plan is not None:
-                    plan["kernel"] = "run_items"
-                    return 0
-                return self._run_items(&p, threads)
+                return self._run_items(&p, threads, plan)
         if self.transposed:
             q_low = pad_left // p.y_step - (1 if pad_left % p.y_step < 0 else 0)
             p.y_shift = pad_left - q_low * p.y_step
@@ -997,7 +988,7 @@ cdef class PreparedLayer:
                 and p.residual == NULL and not p.half and p.before.alpha == NULL and p.after.alpha == NULL
                 and p.l_in > 0)
 
-    cdef int _run_channels(self, fc1d_problem* p, threads) except -1:
+    cdef int _run_channels(self, fc1d_problem* p, threads, dict plan) except -1:
         cdef double macs = _macs(p)
         cdef int n_threads = 1, failed
         cdef ptrdiff_t size = self.itemsize, rows = p.l_in + p.c_out * p.l_out + 1, units, scratch_bytes
@@ -1016,6 +1007,10 @@ cdef class PreparedLayer:
         p.n_group_units = _ceil(p.groups, p.groups_per_unit)
         p.row_pitch = _odd_lines(p.groups_per_unit, size)
         scratch_bytes = (p.kernel_size + 8) * sizeof(void*) + rows * p.row_pitch * size
+        if plan is not None:
+            plan.update(kernel="run_channels", units=p.n_batch * p.n_group_units, threads=n_threads,
+                        scratch_bytes=scratch_bytes)
+            return 0
         with nogil:
             failed = _run_units(<unit_fn> self.kernels.run_channels, p, p.n_batch * p.n_group_units, macs,
                                 scratch_bytes, n_threads)
@@ -1023,7 +1018,7 @@ cdef class PreparedLayer:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
 
-    cdef int _run_items(self, fc1d_problem* p, threads) except -1:
+    cdef int _run_items(self, fc1d_problem* p, threads, dict plan) except -1:
         cdef double macs = _macs(p)
         cdef int n_threads = 1, failed
         cdef ptrdiff_t size = self.itemsize, lanes = self.kernels.lanes, rows = self.kernels.rows, units, scratch_bytes
@@ -1046,6 +1041,10 @@ cdef class PreparedLayer:
         p.live_elems = (p.mode == 0 and p.kernel_size > 1 and _leaves_out(p, 1) and self._is_finite()
                         ) * (terms * (p.co_unit + 2) + 16)
         scratch_bytes = size * (p.window_elems + p.stage_elems + p.live_elems) + terms * sizeof(int32_t)
+        if plan is not None:
+            plan.update(kernel="run_items", units=p.n_item_units * p.groups * p.n_co_units, threads=n_threads,
+                        scratch_bytes=scratch_bytes)
+            return 0
         with nogil:
             failed = _run_units(<unit_fn> self.kernels.run_items, p, p.n_item_units * p.groups * p.n_co_units, macs,
                                 scratch_bytes, n_threads)
@@ -1053,7 +1052,7 @@ cdef class PreparedLayer:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
 
-    cdef int _run_positions(self, fc1d_problem* p, ptrdiff_t base, threads) except -1:
+    cdef int _run_positions(self, fc1d_problem* p, ptrdiff_t base, threads, dict plan) except -1:
         cdef double macs = <double> p.n_batch * p.groups * p.l_out * p.kernel_size
         cdef int n_threads = 1, failed
         cdef size_t scratch_bytes = self._positions_scratch()
@@ -1065,6 +1064,10 @@ cdef class PreparedLayer:
         while n_threads > 1 and p.n_batch * _ceil(p.l_out, p.tile_cols) < 4 * n_threads and p.tile_cols > 16:
             p.tile_cols = _ceil(p.tile_cols, 2)
         p.n_tiles = _ceil(p.l_out, p.tile_cols)
+        if plan is not None:
+            plan.update(kernel="run_positions", units=p.n_batch * p.n_tiles, threads=n_threads,
+                        scratch_bytes=scratch_bytes)
+            return 0
         with nogil:
             failed = _run_units(<unit_fn> self.kernels.run_positions, p, p.n_batch * p.n_tiles, macs, scratch_bytes,
                                 n_threads)

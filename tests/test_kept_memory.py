@@ -358,3 +358,27 @@ print(status("VmRSS"))
     limit = 48 * MIB
     kept = int(run(code.format(calls=calls), FASTCONV1D_KEPT_MEMORY=str(limit)))
     assert kept <= without + limit + 8 * MIB
+
+
+def test_arrays_of_a_context():
+    memory.release()
+    before = memory.enter()
+    try:
+        first = np.full(MIB // 4, 7, np.uint8)
+        place = address(first)
+        assert place % 64 == 0
+        del first
+        assert memory.kept() > 0
+        again = np.zeros(MIB // 4 - 1000, np.uint8)
+        assert address(again) == place and not again.any()
+        grown = np.arange(MIB // 32)
+        grown.resize(2 * MIB // 32, refcheck=False)
+        assert (grown[: MIB // 32] == np.arange(MIB // 32)).all() and not grown[MIB // 32 :].any()
+    finally:
+        memory.leave(before)
+    small = np.empty(MIB // 4, np.uint8)
+    kept = memory.kept()
+    del small
+    assert memory.kept() == kept
+    del again
+    assert memory.kept() > kept

@@ -1,4 +1,4 @@
-"""Products with a packed matrix: exact on small integers, and the same bits however rows are cut."""
+"""Products with a packed matrix: exact on small integers, the same bits however rows are cut."""
 
 import numpy as np
 import pytest

@@ -227,11 +227,11 @@ cdef bint _merge(fc1d_chain* q, int ndim, const cnp.npy_intp* shape, ptrdiff_t[3
 def _registers(n_operands, sources):
     """Return the register of each value, operands first, and how many there are; one is used again when it is free."""
     last = {value: i for i, values in enumerate(sources) for value in values}
-    registers, free, count = [*range(n_operands)], [], n_operands
+    registers, spare, count = [*range(n_operands)], [], n_operands
     for i, values in enumerate(sources):
-        if not free:
-            free.append(count)
+        if not spare:
+            spare.append(count)
             count += 1
-        registers.append(free.pop())
-        free += {registers[v] for v in values if v >= n_operands and last[v] == i}
+        registers.append(spare.pop())
+        spare += {registers[v] for v in values if v >= n_operands and last[v] == i}
     return registers, count

@@ -10,7 +10,6 @@ cimport numpy as cnp
 import numpy as np
 
 from libc.stddef cimport ptrdiff_t
-from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from fastconv1d.kernels.direct_engine cimport isa_in_use
@@ -35,7 +34,13 @@ cdef extern from "simd/fc1d.h" nogil:
         double residual_scale
         int residual_last
 
+    ctypedef struct fc1d_planes:
+        const void* from_ "from"
+        void* to
+        ptrdiff_t rows, columns, from_plane, to_plane
+
     ctypedef struct fc1d_kernels:
+        void (*transpose_planes)(const fc1d_planes*, ptrdiff_t, void*) noexcept nogil
         void (*product)(const fc1d_product*, ptrdiff_t, void*) noexcept nogil
         void (*pack_product)(const void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*lstm_rows)(const void*, void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
@@ -46,7 +51,7 @@ cdef extern from "simd/fc1d.h" nogil:
 
 cdef enum:
     ROW_UNIT = 48  # rows of a unit where threads share the work: whole register tiles
-    IDENTITY = 0
+    TURN_ALONE = 1 << 16  # elements that one thread transposes in some 20 us
 
 # Multiply-adds that a second thread is worth its start for, as in the direct engine.
 cdef double SERIAL_MACS = 5e5
@@ -66,22 +71,26 @@ cdef class Product:
         Whether a residual is added after the activation.
     stride, dilation, left, right : int
         Of a convolution; zeros before and after each item.
+    first_in, first_out : bool
+        Whether x is (N, C, L), and the result (N, C, L).
     """
 
     cdef fc1d_product q
     cdef const fc1d_kernels* kernels
     cdef cnp.ndarray packed, bias
     cdef int typenum
-    cdef bint along
+    cdef bint along, first_in, first_out
     cdef ptrdiff_t channels, width, stride, dilation, span, left, right, itemsize
 
     def __init__(self, cnp.ndarray weight not None, cnp.ndarray bias=None, step=None, bint residual_last=False,
-                 ptrdiff_t stride=1, ptrdiff_t dilation=1, ptrdiff_t left=0, ptrdiff_t right=0):
+                 ptrdiff_t stride=1, ptrdiff_t dilation=1, ptrdiff_t left=0, ptrdiff_t right=0,
+                 bint first_in=False, bint first_out=False):
         cdef const fc1d_isa* isa = <const fc1d_isa*> isa_in_use()
         cdef ptrdiff_t padded
         if cnp.PyArray_SIZE(weight) == 0:
             raise ValueError(f"the weight should not be empty, got size {[*(<object> weight).shape]}")
         self.along = weight.ndim == 3
+        self.first_in, self.first_out = first_in and self.along, first_out and self.along
         self.typenum, self.itemsize = cnp.PyArray_TYPE(weight), cnp.PyArray_ITEMSIZE(weight)
         self.kernels = &isa.f32 if self.typenum == cnp.NPY_FLOAT32 else &isa.f64
         memset(&self.q, 0, sizeof(self.q))
@@ -115,54 +124,65 @@ cdef class Product:
         """
         cdef fc1d_product q = self.q
         cdef cnp.npy_intp shape[32]
-        cdef int i, ndim = x.ndim
-        cdef ptrdiff_t length = 0, items
-        cdef cnp.ndarray padded = None
-        if cnp.PyArray_TYPE(x) != self.typenum or not 1 <= ndim <= 32 or x.shape[ndim - 1] != self.channels:
+        cdef cnp.ndarray y
+        cdef int ndim = x.ndim
+        if cnp.PyArray_TYPE(x) != self.typenum or not cnp.PyArray_ISBEHAVED_RO(x) or not self._shape(x, shape):
             return None
-        if not cnp.PyArray_ISBEHAVED_RO(x):
-            return None
-        x = cnp.PyArray_GETCONTIGUOUS(x)
-        for i in range(ndim):
-            shape[i] = x.shape[i]
-        shape[ndim - 1] = q.n
-        if self.along:
-            length = x.shape[1] + self.left + self.right
-            if ndim != 3 or length < self.span:
-                return None
-            if self.left or self.right:
-                x = self._padded(x, length)
-            shape[1] = (length - self.span) // self.stride + 1
         if out is None:
             out = <cnp.ndarray> cnp.PyArray_EMPTY(ndim, shape, self.typenum, 0)
         elif not self._fits(out, ndim, shape) or not cnp.PyArray_ISWRITEABLE(out):
             return None
+        if residual is not None and not self._fits(residual, ndim, shape):
+            return None
+        if cnp.PyArray_SIZE(out) == 0:
+            return out
+        y = out
+        if self.first_out and shape[1] > 1 and shape[2] > 1:
+            shape[1], shape[2] = shape[2], shape[1]
+            y = <cnp.ndarray> cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
+            if residual is not None:
+                residual = self._turned(residual, 0, 0, n_threads)
         if residual is not None:
-            if not self._fits(residual, ndim, shape):
-                return None
             q.residual = cnp.PyArray_DATA(residual)
         if self.along:
-            q.per_item, items = shape[1], shape[0]
-            q.x_item, q.x_row = length * self.channels, self.stride * self.channels
-            q.rows = q.per_item * items
+            x = self._in_rows(x, n_threads)
+            q.per_item = cnp.PyArray_SIZE(y) // (shape[0] * q.n)
+            q.x_item, q.x_row = x.shape[1] * self.channels, self.stride * self.channels
+            q.rows = q.per_item * shape[0]
         else:
-            q.rows = cnp.PyArray_SIZE(x) // max(self.channels, 1)
-            q.per_item, q.x_row = max(q.rows, 1), self.channels
-        q.x, q.y, q.y_row = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out), q.n
-        if q.rows > 0 and q.n > 0:
-            self._run(&q, n_threads)
+            x = cnp.PyArray_GETCONTIGUOUS(x)
+            q.rows = cnp.PyArray_SIZE(x) // self.channels
+            q.per_item, q.x_row = q.rows, self.channels
+        q.x, q.y, q.y_row = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), q.n
+        self._run(&q, n_threads)
+        if y is not out:
+            self._turn(y, cnp.PyArray_DATA(out), q.per_item * q.n, n_threads)
         return out
 
     def shape(self, cnp.ndarray x not None):
         """Return the shape of the result for x, or None where x is not taken."""
-        if x.ndim < 1 or x.shape[x.ndim - 1] != self.channels or (self.along and x.ndim != 3):
-            return None
-        sizes = [x.shape[i] for i in range(x.ndim - 1)]
-        if self.along:
-            if x.shape[1] + self.left + self.right < self.span:
-                return None
-            sizes[1] = (x.shape[1] + self.left + self.right - self.span) // self.stride + 1
-        return (*sizes, self.q.n)
+        cdef cnp.npy_intp shape[32]
+        return tuple([shape[i] for i in range(x.ndim)]) if self._shape(x, shape) else None
+
+    cdef bint _shape(self, cnp.ndarray x, cnp.npy_intp* shape) noexcept:
+        """Enter the shape of the result, or return False where x is not taken."""
+        cdef int i, ndim = x.ndim
+        cdef ptrdiff_t length
+        if not 1 <= ndim <= 32 or x.shape[1 if self.first_in and ndim == 3 else ndim - 1] != self.channels:
+            return False
+        for i in range(ndim):
+            shape[i] = x.shape[i]
+        shape[ndim - 1] = self.q.n
+        if not self.along:
+            return True
+        if ndim != 3:
+            return False
+        length = x.shape[2 if self.first_in else 1] + self.left + self.right
+        if length < self.span:
+            return False
+        length = (length - self.span) // self.stride + 1
+        shape[1], shape[2] = (self.q.n, length) if self.first_out else (length, self.q.n)
+        return True
 
     cdef bint _fits(self, cnp.ndarray a, int ndim, cnp.npy_intp* shape) noexcept:
         cdef int i
@@ -175,21 +195,53 @@ cdef class Product:
                 return False
         return True
 
-    cdef cnp.ndarray _padded(self, cnp.ndarray x, ptrdiff_t length):
-        """Return (N, L, C) between zeros."""
+    cdef cnp.ndarray _in_rows(self, cnp.ndarray x, int n_threads):
+        """Return (N, L, C) or (N, C, L) as (N, L, C) between zeros."""
         cdef cnp.npy_intp shape[3]
-        cdef ptrdiff_t item, size = self.itemsize * self.channels, whole = length * size, inner = x.shape[1] * size
-        shape[0], shape[1], shape[2] = x.shape[0], length, self.channels
+        cdef ptrdiff_t _item, size = self.itemsize * self.channels, whole, inner
+        x = cnp.PyArray_GETCONTIGUOUS(x)
+        if self.first_in and self.channels > 1 and x.shape[2] > 1:
+            return self._turned(x, self.left, self.right, n_threads)
+        shape[0], shape[1], shape[2] = x.shape[0], x.shape[2 if self.first_in else 1], self.channels
+        if self.left == 0 and self.right == 0:
+            return x.reshape(shape[0], shape[1], shape[2]) if self.first_in else x
+        inner = shape[1] * size
+        shape[1] += self.left + self.right
+        whole = shape[1] * size
         cdef cnp.ndarray made = <cnp.ndarray> cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
         cdef char* target = <char*> cnp.PyArray_DATA(made)
         cdef const char* source = <const char*> cnp.PyArray_DATA(x)
-        for item in range(x.shape[0]):
+        for _item in range(x.shape[0]):
             memset(target, 0, self.left * size)
             memcpy(target + self.left * size, source, inner)
             memset(target + self.left * size + inner, 0, self.right * size)
             target += whole
             source += inner
         return made
+
+    cdef cnp.ndarray _turned(self, cnp.ndarray x, ptrdiff_t left, ptrdiff_t right, int n_threads):
+        """Return contiguous (N, C, L) as (N, L, C) between zeros."""
+        cdef cnp.npy_intp shape[3]
+        cdef ptrdiff_t item, size = self.itemsize * x.shape[1]
+        shape[0], shape[1], shape[2] = x.shape[0], x.shape[2] + left + right, x.shape[1]
+        cdef cnp.ndarray made = <cnp.ndarray> cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
+        cdef char* target = <char*> cnp.PyArray_DATA(made)
+        for item in range(x.shape[0] if left or right else 0):
+            memset(target + item * shape[1] * size, 0, left * size)
+            memset(target + (item * shape[1] + left + x.shape[2]) * size, 0, right * size)
+        self._turn(x, target + left * size, shape[1] * shape[2], n_threads)
+        return made
+
+    cdef void _turn(self, cnp.ndarray x, void* target, ptrdiff_t to_plane, int n_threads):
+        """Transpose the planes of contiguous x (N, rows, columns)."""
+        cdef fc1d_planes q
+        cdef ptrdiff_t n = x.shape[0]
+        q.from_, q.to, q.to_plane = cnp.PyArray_DATA(x), target, to_plane
+        q.rows, q.columns, q.from_plane = x.shape[1], x.shape[2], x.shape[1] * x.shape[2]
+        if n * q.from_plane < TURN_ALONE:
+            n_threads = 1
+        with nogil:
+            run_units(<unit_fn> self.kernels.transpose_planes, &q, 0, n, NULL, 0, min(<ptrdiff_t> n_threads, n))
 
     cdef void _run(self, fc1d_product* q, int n_threads):
         cdef double macs = <double> q.rows * q.n * q.k * q.taps

@@ -1,13 +1,12 @@
-"""What a program knows once it has seen a set of input shapes: sizes, and arrays to write to.
+"""What a program knows once it has seen a set of input shapes.
 
 Exporters compute sizes with dozens of small nodes. Those depend on nothing but the inputs' shapes,
-so that a second call of the same shapes need not compute them again; and large arrays that the
-first call made and forgot are there for the second one to write to.
+so that a second call of the same shapes need not compute them again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 from .blocks import ELEMENTWISE
 from .layers import Fused
 from .registry import Node
+from .rest import Foreign
 
 Array = NDArray[Any]
 
@@ -48,8 +48,6 @@ _VARYING = {
 }
 # What is known of a set of shapes may take so many bytes.
 _LARGEST_KNOWN = 1 << 26
-# Arrays of less are as quickly allocated as found.
-LEAST_SPARE = 1 << 16
 
 
 class Sizes:
@@ -59,8 +57,15 @@ class Sizes:
         self.known = {"", *constants}
         self.settled = {*inputs, *self.known}
 
-    def add(self, node: Node) -> None:
-        """Enter the outputs of a node, after those that make its inputs."""
+    def add(self, node: Node, branches: Sequence[Any] = ()) -> None:
+        """Enter the outputs of a node, after those that make its inputs.
+
+        `branches` are the programs of an If, of which shapes alone may choose one.
+        """
+        if isinstance(node, Foreign):  # a session's shapes follow where those of its nodes do
+            for part in node.parts:
+                self.add(part)
+            return
         outputs = [name for name in node.outputs if name]
         if not all(name in self.settled for name in node.inputs):
             return
@@ -75,6 +80,7 @@ class Sizes:
             isinstance(node, Fused)
             or (plain and node.op in _BY_SHAPES)
             or (plain and node.op in _BY_VALUES and self._knows(node.inputs[1:]))
+            or (branches and self._knows(node.inputs[:1]) and all(b.settles for b in branches))
         ):
             return
         self.settled.update(outputs)
@@ -87,11 +93,11 @@ class Call(NamedTuple):
     """A step with the places of what it reads and writes in a list of all values."""
 
     run: Callable[..., Any]
-    inputs: list[int]
+    single: int  # the place of the only input
+    several: Callable[[list[Any]], Any] | None  # or what picks the inputs from the list
     output: int
     others: list[int]  # further outputs
     done: list[int]
-    spare: tuple[tuple[int, ...], np.dtype[Any]] | None  # of a large array to write to
     node: Node
 
 
@@ -100,7 +106,8 @@ class Binding(NamedTuple):
 
     values: list[Any]
     calls: list[Call]
-    pooled: bool  # whether there are large arrays to write to
+    macs: float  # of the convolutions
+    n_own: int  # calls that are no sessions of ONNX Runtime
 
 
 def known_values(values: dict[str, Any]) -> dict[str, Array] | None:
@@ -113,55 +120,3 @@ def known_values(values: dict[str, Any]) -> dict[str, Array] | None:
     for value in kept.values():
         value.flags.writeable = False
     return kept
-
-
-class Pool:
-    """Arrays of one call at a time: those in use, by the values that hold them, and spare ones."""
-
-    def __init__(self) -> None:
-        self.spare: dict[tuple[tuple[int, ...], Any], list[Array]] = {}
-        self.fresh: dict[tuple[tuple[int, ...], Any], list[Array]] = {}
-        self.holders: dict[int, tuple[int, Array]] = {}  # of a pooled array, by its id
-
-    def take(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-        """Return an array that no value of this call holds."""
-        key = shape, dtype
-        for stock in (self.fresh, self.spare):
-            if stock.get(key):
-                array = stock[key].pop()
-                break
-        else:
-            array = np.empty(shape, dtype)
-        self.holders[id(array)] = 0, array
-        return array
-
-    def hold(self, value: Any) -> None:
-        """Note that one more value lies in a pooled array, if it does."""
-        for owner in self._owners(value):
-            count, array = self.holders[owner]
-            self.holders[owner] = count + 1, array
-
-    def drop(self, value: Any) -> None:
-        """Note that one value less does; an array that none does is spare."""
-        for owner in self._owners(value):
-            count, array = self.holders[owner]
-            if count > 1:
-                self.holders[owner] = count - 1, array
-            else:
-                del self.holders[owner]
-                self.fresh.setdefault((array.shape, array.dtype), []).append(array)
-
-    def _owners(self, value: Any) -> list[int]:
-        if not self.holders:
-            return []
-        if isinstance(value, list):
-            return [owner for part in value for owner in self._owners(part)]
-        while value is not None:
-            if id(value) in self.holders:
-                return [id(value)]
-            value = getattr(value, "base", None)
-        return []
-
-    def close(self) -> None:
-        """End a call: keep what it used and forgot, and let go what it gives to the caller."""
-        self.spare, self.fresh, self.holders = self.fresh, {}, {}

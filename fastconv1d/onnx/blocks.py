@@ -64,11 +64,10 @@ class Blockwise(Fused):
         if chain is None:
             return by_blocks
 
-        def run(*arrays: Array, out: Array | None = None) -> Array:
-            y = chain(arrays, out, config.get_num_threads())
-            return by_blocks(*arrays, out=out) if y is None else y
+        def run(*arrays: Array) -> Array:
+            y = chain(arrays, None, config.get_num_threads())
+            return by_blocks(*arrays) if y is None else y
 
-        run.takes_out = True  # type: ignore[attr-defined]
         return run
 
     def _by_blocks(self) -> Callable[..., Any]:
@@ -84,11 +83,16 @@ class Blockwise(Fused):
                 values[output] = result[0] if isinstance(result, tuple) else result
             return result
 
-        def run(*arrays: Array, out: Array | None = None) -> Array:
+        def run(*arrays: Array) -> Array:
+            largest = max(arrays, key=_size_of)
+            if largest.size <= BLOCK and all(
+                array.shape == largest.shape or array.ndim == 0 for array in arrays
+            ):
+                return compute([*arrays])
             shape = np.broadcast_shapes(*(array.shape for array in arrays))
             if math.prod(shape) <= BLOCK:
-                y = compute([*arrays])
-                return y if out is None else _copied(y, out)
+                return compute([*arrays])
+            out = None
             for where in blocks(shape):
                 part = compute([_part(array, where, len(shape)) for array in arrays])
                 if out is None:
@@ -97,13 +101,11 @@ class Blockwise(Fused):
             assert out is not None
             return out
 
-        run.takes_out = True  # type: ignore[attr-defined]
         return run
 
 
-def _copied(y: Array, out: Array) -> Array:
-    np.copyto(out, y)
-    return out
+def _size_of(array: Array) -> int:
+    return array.size
 
 
 def builder_of(node: Node) -> Callable[[Any], Callable[..., Any]]:

@@ -136,12 +136,12 @@ class _Writer:
 
     def clip(self, node: Node) -> str | int:
         x = self._read(node.inputs[0])
-        for place, (name, kind) in enumerate((("min", "larger"), ("max", "smaller")), 1):
+        kinds = (("min", "at_least", "larger"), ("max", "at_most", "smaller"))
+        for place, (name, by_number, by_value) in enumerate(kinds, 1):
             if name in node.attributes:
-                kind = {"min": "at_least", "max": "at_most"}[name]
-                x = self._add(kind, x, more=(float(node.attributes[name]),))
+                x = self._add(by_number, x, more=(float(node.attributes[name]),))
             elif len(node.inputs) > place and node.inputs[place]:
-                x = self._add(kind, x, self._read(node.inputs[place]))
+                x = self._add(by_value, x, self._read(node.inputs[place]))
         return x
 
     def hard_sigmoid(self, node: Node) -> int:

@@ -53,6 +53,7 @@ def _if(node: Node, graph: Graph, lower: _Lower) -> Callable[..., Any]:
             raise ValueError(f"the condition should be one value, got size {list(condition.shape)}")
         return tuple((then if condition.reshape(-1)[0] else other)([], captured))
 
+    run.branches = then.program, other.program  # type: ignore[attr-defined]
     return run
 
 

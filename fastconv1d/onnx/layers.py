@@ -7,6 +7,7 @@ dimension has more than a point, otherwise over the unfolded rows of the others.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -21,6 +22,7 @@ from ..core.activations import Activation
 from ..core.arrays import half_of
 from ..core.program import output_shape
 from ..kernels import direct_engine
+from ..kernels.chain import Chain
 from ..kernels.product import Product
 from ..modules import Conv1d, ConvTranspose1d
 from .registry import Node, OnnxError
@@ -39,6 +41,10 @@ _ATTRIBUTES = {
 LARGEST_PAD = 1 << 24
 # Elements that an activation takes at once: 64 KiB of float32 stay in L1 and L2.
 _BLOCK = 1 << 14
+
+
+# Activations in float64: an element takes some 2 ns, what is gained on 1,000 multiply-adds.
+_WIDE_CURVES, _MACS_OF_WIDE_CURVE = {"gelu", "gelu_tanh", "snake"}, 1000
 
 
 @dataclass
@@ -71,26 +77,23 @@ class Activate(Fused):
 
     def build(self) -> Callable[..., Any]:
         step = self.activation
+        chain = Chain(1, [("step", [0], (step,))]) if step.alpha is None else None
 
-        def run(x: Array, out: Array | None = None) -> Array:
-            return activated(step, x, out)
+        def run(x: Array) -> Array:
+            y = None if chain is None else chain((x,), None, config.get_num_threads())
+            return activated(step, x) if y is None else y
 
-        run.takes_out = True  # type: ignore[attr-defined]
         return run
 
 
-def activated(step: Activation, x: Array, out: Array | None = None) -> Array:
+def activated(step: Activation, x: Array) -> Array:
     """Return the activation of every element, in the dtype of `x`."""
     if x.dtype.char not in "fd":
         if x.dtype.kind != "f" and not half_of(x.dtype):  # Relu of integers
             return np.maximum(x, x.dtype.type(0))
         wide = x.astype(np.float32) if half_of(x.dtype) else x
         return step.apply(wide, min(1, x.ndim - 1)).astype(x.dtype)
-    if out is None:
-        y = np.array(x, order="C")
-    else:
-        y = out
-        np.copyto(y, x)
+    y = np.array(x, order="C")
     if step.alpha is not None:
         direct_engine.finish(step, y if y.ndim == 3 else y[np.newaxis], None, 1.0, False)
         return y
@@ -147,6 +150,14 @@ class Convolution(Fused):
         if self.weight.dtype.kind != "f" and not half_of(self.weight.dtype):
             return False
         return not (self.transposed and self.follows_length)
+
+    def macs(self, x: Any, y: Any) -> float:
+        """Return the multiply-adds that make y of x, less a curve's; none of a matrix product."""
+        if self.flat or not isinstance(y, np.ndarray):
+            return 0.0
+        macs = float(math.prod(self.weight.shape[1:])) * (x.size if self.transposed else y.size)
+        slow = self.after is not None and self.after.name in _WIDE_CURVES
+        return macs - _MACS_OF_WIDE_CURVE * y.size if slow else macs
 
     def leaves(self, axis: int) -> bool:
         """Whether the convolution leaves this dimension as it is."""
@@ -276,7 +287,7 @@ def _apply(node: Convolution) -> Callable[..., Any]:
 def _one_dimension(node: Convolution) -> Callable[..., Any]:
     if node.transposed and node.follows_length:
         return lambda x: _transposed_to_length(node, x)
-    return _channels_last(node) or _matrix_or_layer(node, _layer(node))
+    return _product_or_layer(node) or _matrix_or_layer(node, _layer(node))
 
 
 def _matrix_or_layer(node: Convolution, layer: Any) -> Callable[..., Any]:
@@ -286,12 +297,12 @@ def _matrix_or_layer(node: Convolution, layer: Any) -> Callable[..., Any]:
 def _packed(node: Convolution) -> Product | None:
     """Return a product with the packed weight, where that does what the convolution does.
 
-    On 50 sequences of 21 positions it takes half of the time of the layer, on a row of 128 numbers
-    a fifth, and never more.
+    On 50 sequences of 21 positions with channels last it takes half of the time of the layer, on a
+    row of 128 numbers a fifth, and never more.
     """
     weight, step = node.weight, node.after
     plain = node.group == 1 and not node.transposed and node.padding_mode == "zeros"
-    plain = plain and node.channels_last and node.auto_pad in ("NOTSET", "VALID")
+    plain = plain and node.auto_pad in ("NOTSET", "VALID")
     if not plain or weight.dtype.char not in "fd" or node.before is not None:
         return None
     if min(node.pads) < 0 or (step is not None and step.alpha is not None):
@@ -299,21 +310,36 @@ def _packed(node: Convolution) -> Product | None:
     if node.bias is not None and node.bias.shape != weight.shape[:1]:
         return None
     by_tap = np.ascontiguousarray(weight[:, :, 0] if node.flat else weight.swapaxes(1, 2))
-    along = () if node.flat else (node.strides[0], node.dilations[0], *node.pads)
+    first = not node.channels_last
+    along = () if node.flat else (node.strides[0], node.dilations[0], *node.pads, first, first)
     return Product(by_tap, node.bias, step, node.position == "after", *along)
 
 
-def _channels_last(node: Convolution) -> Callable[..., Any] | None:
+# Where channels come first, a product of so many positions takes 0.5 to 0.9 of the layer's time,
+# of more it takes longer; a transform of a single channel takes 0.5 to 0.8 at any length.
+_MOST_POSITIONS = 28
+
+
+def _suits_product(node: Convolution, product: Product, x: Array) -> bool:
+    """Whether the product is the faster way for an input."""
+    if node.channels_last or (node.weight.shape[1] == 1 and node.strides[0] > 1):
+        return True
+    shape = product.shape(x)
+    return shape is None or shape[2] <= _MOST_POSITIONS
+
+
+def _product_or_layer(node: Convolution) -> Callable[..., Any] | None:
     product = _packed(node)
     if product is None:
         return None
     layer = _LaterLayer(node)
 
-    def run(x: Array, out: Array | None = None) -> Array:
-        y = product(x, None, out, config.get_num_threads())
-        return layer(x, out=out) if y is None else y  # of another dtype, or with an error
+    def run(x: Array) -> Array:
+        y = None
+        if _suits_product(node, product, x):
+            y = product(x, None, None, config.get_num_threads())
+        return layer(x) if y is None else y  # of another dtype, or with an error
 
-    run.takes_out = True  # type: ignore[attr-defined]
     return run
 
 
@@ -324,29 +350,26 @@ class _LaterLayer:
         self.node, self.make = node, make or (lambda node: _matrix_or_layer(node, _layer(node)))
         self.made: Any = None
 
-    def __call__(self, *arrays: Array, out: Array | None) -> Array:
+    def __call__(self, *arrays: Array) -> Array:
         if self.made is None:
             self.made = self.make(self.node)
-        return self.made(*arrays, out=out)
+        return self.made(*arrays)
 
 
 def _matrix_product(layer: Any) -> Callable[..., Any]:
     """A layer of (N, L, C) as a function of matrices, or of any number of them."""
 
-    def run(x: Array, residual: Array | None = None, out: Array | None = None) -> Array:
+    def run(x: Array, residual: Array | None = None) -> Array:
         n_in, n_out = layer.in_channels, layer.out_channels
         if x.ndim == 0 or x.shape[-1] != n_in:
             raise ValueError(f"expected an input of size [..., {n_in}], got {list(x.shape)}")
         rows = x.size // n_in
         if rows == 0:
             return np.empty((*x.shape[:-1], n_out), x.dtype)
-        others = [
-            None if array is None else array.reshape(1, rows, n_out) for array in (residual, out)
-        ]
-        y = layer(x.reshape(1, rows, n_in), residual=others[0], out=others[1])
-        return y.reshape(*x.shape[:-1], n_out) if out is None else out
+        if residual is not None:
+            residual = residual.reshape(1, rows, n_out)
+        return layer(x.reshape(1, rows, n_in), residual=residual).reshape(*x.shape[:-1], n_out)
 
-    run.takes_out = True  # type: ignore[attr-defined]
     return run
 
 
@@ -417,15 +440,16 @@ def _adding_layer(node: Convolution) -> Callable[..., Any]:
         return _adding_unpacked(node)
     layer = _LaterLayer(node, _adding_unpacked)
 
-    def run(x: Array, other: Array, out: Array | None = None) -> Array:
-        y = packed(x, other, out, config.get_num_threads())
+    def run(x: Array, other: Array) -> Array:
+        if not _suits_product(node, packed, x):
+            return layer(x, other)
+        y = packed(x, other, None, config.get_num_threads())
         shape = packed.shape(x) if y is None and other.dtype == x.dtype else None
         if shape is not None and other.shape != shape and _repeats_to(other.shape, shape):
             repeated = np.ascontiguousarray(np.broadcast_to(other, shape))
-            y = packed(x, repeated, out, config.get_num_threads())
-        return layer(x, other, out=out) if y is None else y
+            y = packed(x, repeated, None, config.get_num_threads())
+        return layer(x, other) if y is None else y
 
-    run.takes_out = True  # type: ignore[attr-defined]
     return run
 
 
@@ -442,22 +466,17 @@ def _adding_unpacked(node: Convolution) -> Callable[..., Any]:
     adding = _adding(node, _matrix_product(plain) if node.flat else plain)
     product = _matrix_product(layer)
 
-    def run(x: Array, other: Array, out: Array | None = None) -> Array:
+    def run(x: Array, other: Array) -> Array:
         if node.flat:
             if other.dtype == x.dtype and other.shape == (*x.shape[:-1], layer.out_channels):
-                return product(x, other, out)
+                return product(x, other)
         elif other.ndim == 3 and x.ndim == 3 and other.dtype == x.dtype:
             last = node.channels_last
             n, c, length = output_shape(shaped, x.swapaxes(1, 2).shape if last else x.shape)
             if other.shape == ((n, length, c) if last else (n, c, length)):
-                return layer(x, residual=other, out=out)
-        y = adding(x, other)
-        if out is None:
-            return y
-        np.copyto(out, y)
-        return out
+                return layer(x, residual=other)
+        return adding(x, other)
 
-    run.takes_out = True  # type: ignore[attr-defined]
     return run
 
 

@@ -9,10 +9,11 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
+from ..kernels.memory import enter, leave
 from .program import Program
 from .read import Graph, Type, load, read_model
 from .registry import OnnxError
-from .rest import checked
+from .rest import Whole, checked
 
 
 class OnnxModel:
@@ -26,6 +27,8 @@ class OnnxModel:
         As `read_model` returns it.
     rest : 'onnxruntime', optional
         As `from_onnx` takes it.
+    whole : onnx.ModelProto, optional
+        What the graph was read from, for ONNX Runtime where that is faster.
 
     Attributes
     ----------
@@ -46,11 +49,12 @@ class OnnxModel:
     (1, 1)
     """
 
-    def __init__(self, graph: Graph, rest: str | None = None) -> None:
+    def __init__(self, graph: Graph, rest: str | None = None, whole: Any = None) -> None:
         self.inputs, self.outputs = [*graph.inputs], [*graph.outputs]
         self._types = {name: graph.types.get(name, Type()) for name in self.inputs + self.outputs}
         self._program = Program(graph, rest)
         self._steps = self._program.steps
+        self._whole = None if rest is None or whole is None else Whole(whole, self._program)
 
     def __call__(self, *inputs: ArrayLike, out: Any = None) -> Any:
         """Compute the outputs.
@@ -114,11 +118,20 @@ class OnnxModel:
         arrays = [values[name] for name in self.inputs]
         program = self._program
         key = program.key(arrays)
-        if not program.knows(key):
+        new, whole = not program.knows(key), self._whole
+        if not new and whole is not None and whole.suits(key):
+            return whole.run(wanted, values)
+        if new:
             for name, array in zip(self.inputs, arrays, strict=True):
                 _check_shape(name, array, self._types[name])
-        with np.errstate(all="ignore"):
-            results = program.run(arrays, key)
+        before = enter()
+        try:
+            with np.errstate(all="ignore"):
+                results = program.run(arrays, key)
+        finally:
+            leave(before)
+        if new and whole is not None and whole.suits(key):  # as it will be from now on
+            return whole.run(wanted, values)
         if wanted != self.outputs:
             by_name = dict(zip(self.outputs, results, strict=True))
             results = [by_name[name] for name in wanted]
@@ -205,8 +218,9 @@ def from_onnx(
         A path, or what such a file holds. Data in other files are found from a path alone.
     rest : 'onnxruntime', optional
         Compute with ONNX Runtime what does not surround a convolution: for models that are half
-        transformer, or that hold operators which this library has not. Its sessions take the
-        number of threads that `fastconv1d.get_num_threads` gives now.
+        transformer, or that hold operators which this library has not. Inputs so small that the
+        convolutions do not pay for the cuts are left to it as a whole, after a first call. Its
+        sessions take the number of threads that `fastconv1d.get_num_threads` gives now.
 
     Returns
     -------
@@ -247,6 +261,6 @@ def from_onnx(
     rest = checked(rest)
     proto = load(model)
     try:
-        return OnnxModel(read_model(proto), rest)
+        return OnnxModel(read_model(proto), rest, proto)
     except RecursionError as error:
         raise OnnxError("the bodies of its nodes are nested too deeply") from error

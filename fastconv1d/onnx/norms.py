@@ -27,33 +27,40 @@ class Normalize(Fused):
     shift: Array | None = None
 
     def build(self) -> Callable[..., Any]:
-        axes, parameters = self.axes, (self.scale, self.shift)
-        trailing = sorted(axes) == [*range(-len(axes), 0)]
+        axes, n_axes = self.axes, len(self.axes)
+        trailing = sorted(axes) == [*range(-n_axes, 0)]
+        known: dict[Any, Any] = {}  # parameters as rows of a shape have them
 
-        def run(x: Array, out: Array | None = None) -> Array:
+        def run(x: Array) -> Array:
             wide = x.astype(np.float32) if half_of(x.dtype) else x
-            if trailing and wide.dtype.char in "fd" and x.ndim >= len(axes):
-                shape = x.shape[x.ndim - len(axes) :]
-                own = [None if p is None else _of_shape(p, shape) for p in parameters]
-                if not any(p is _OTHER for p in own):
-                    y = self._rows(wide, own[0], own[1], out if wide is x else None)
-                    return y.astype(x.dtype, copy=False)
+            if trailing and wide.dtype.char in "fd" and x.ndim >= n_axes:
+                key = wide.dtype.char, x.shape[x.ndim - n_axes :]
+                own = known.get(key, known)
+                if own is known:
+                    own = self._parameters(wide.dtype, key[1])
+                    known.clear()
+                    known[key] = own
+                if own is not None:
+                    return self._rows(wide, key[1], *own).astype(x.dtype, copy=False)
             return self._any(wide).astype(x.dtype, copy=False)
 
-        run.takes_out = True  # type: ignore[attr-defined]
         return run
 
-    def _rows(self, x: Array, scale: Array | None, shift: Array | None, out: Array | None) -> Array:
-        """The norm over the last dimensions."""
-        y = np.empty(x.shape, x.dtype) if out is None else out
+    def _parameters(self, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:
+        """Return scale and shift as each row has them, None where they differ from row to row."""
+        own = [None if p is None else _of_shape(p, shape) for p in (self.scale, self.shift)]
+        if any(p is _OTHER for p in own):
+            return None
+        return [None if p is None else np.ascontiguousarray(p, dtype).reshape(-1) for p in own]
+
+    def _rows(
+        self, x: Array, shape: tuple[int, ...], scale: Array | None, shift: Array | None
+    ) -> Array:
+        """The norm over the last dimensions, of the given shape."""
+        y = np.empty(x.shape, x.dtype)
         if x.size:
-            n = math.prod(x.shape[x.ndim - len(self.axes) :])
-            factors = [
-                None if p is None else np.ascontiguousarray(p, x.dtype).reshape(-1)
-                for p in (scale, shift)
-            ]
             x = np.ascontiguousarray(x)
-            network.standardize(x, y, n, *factors, 0, self.epsilon, True)
+            network.standardize(x, y, math.prod(shape), scale, shift, 0, self.epsilon, True)
         return y
 
     def _any(self, x: Array) -> Array:

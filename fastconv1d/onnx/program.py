@@ -4,29 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
-from ..modules import Conv1d, ConvTranspose1d
 from . import contrib as _contrib  # noqa: F401
 from . import operators as _operators  # noqa: F401  (which enters them in the table)
 from . import sequences as _sequences  # noqa: F401
-from .binding import LEAST_SPARE, Binding, Call, Pool, Sizes, known_values
+from .binding import Binding, Call, Sizes, known_values
 from .blocks import grouped
 from .bound import Bound, bound
 from .control import CONTROL
 from .folding import fold
-from .layers import Fused
+from .layers import Convolution, Fused
 from .patterns import simplified
 from .read import Graph
 from .registry import OPERATORS, Node, OnnxError, find
-from .rest import handed_over
+from .rest import Foreign, handed_over
 
 Array = NDArray[Any]
 
-_LAYERS = Conv1d, ConvTranspose1d
 # So many sets of input shapes are remembered: a stream has two or three.
 _MOST_BINDINGS = 8
 # A refusal of many nodes gives so many reasons, and so many nodes for each.
@@ -41,7 +39,6 @@ class Step(NamedTuple):
     inputs: list[str]
     outputs: list[str]
     done: list[str]
-    takes_out: bool  # whether `run` has an argument for where to write
 
 
 class Program:
@@ -69,9 +66,9 @@ class Program:
         self.steps = _steps(graph, partial(Program, rest=rest))
         used = {name for step in self.steps for name in step.inputs} | {*self.outputs}
         self.constants = {k: v for k, v in graph.constants.items() if k in used}
-        sizes = Sizes(self.inputs, self.constants)
+        sizes = Sizes(self.inputs, graph.constants)
         for step in self.steps:
-            sizes.add(step.node)
+            sizes.add(step.node, getattr(step.run, "branches", ()))
         self._settled = sizes.settled
         known = sizes.known - {""}
         varying = [s for s in self.steps if not all(n in known for n in s.outputs if n)]
@@ -82,7 +79,6 @@ class Program:
         self._sources = [self._slots[name] for name in self.inputs]
         self._results = [self._slots[name] for name in self.outputs]
         self._bindings: dict[tuple[Any, ...] | None, Binding] = {}
-        self._pools: list[Pool] = []
 
     def key(self, arrays: Sequence[Any]) -> tuple[Any, ...] | None:
         """Return what calls of the same shapes have in common; None with a sequence among them."""
@@ -95,6 +91,19 @@ class Program:
         """Whether there was a call of this key."""
         return key in self._bindings
 
+    @property
+    def settles(self) -> bool:
+        """Whether the outputs' shapes follow from the inputs' shapes."""
+        return all(name in self._settled for name in self.outputs)
+
+    def work(self, key: tuple[Any, ...] | None) -> tuple[float, int] | None:
+        """Return the multiply-adds of the convolutions and how many steps are none of ONNX Runtime.
+
+        None where there was no call of this key.
+        """
+        binding = self._bindings.get(key)
+        return None if binding is None else (binding.macs, binding.n_own)
+
     def run(self, arrays: Sequence[Any], key: tuple[Any, ...] | None = None) -> list[Any]:
         """Return the outputs for the inputs; to be called with NumPy's warnings off."""
         if key is None:
@@ -105,25 +114,25 @@ class Program:
             values[slot] = array
         if binding is None:
             self._first(key, values)
-        elif binding.pooled:
-            self._again(binding, values)
         else:
-            self._quickly(binding, values)
+            self._again(binding, values)
         return [values[slot] for slot in self._results]
 
     def _first(self, key: tuple[Any, ...] | None, values: list[Any]) -> None:
         """Compute all steps, and note what depends on the inputs' shapes alone."""
         known: dict[str, Any] = {}
-        shapes: dict[str, Any] = {}
         slots = self._slots
         quick: dict[int, Bound] = {}
+        macs = 0.0
         for step in self.steps:
-            call = _call(step, slots, None, None)
-            given = [values[slot] for slot in call.inputs]
+            call = _call(step, slots, None)
+            given = [values[slots[name]] for name in step.inputs]
             try:
-                _enter(call, call.run(*given), values)
+                _enter(call.output, call.others, step.run(*given), values)
             except _REPORTED as error:
                 raise _reported(step.node, error) from error
+            if isinstance(step.node, Convolution):
+                macs += step.node.macs(given[0], values[call.output])
             for name in step.outputs:
                 if name in self._needed:
                     known[name] = values[slots[name]]
@@ -132,10 +141,6 @@ class Program:
                 shorter = bound(step.node, step.run, given, made)
                 if shorter is not None:
                     quick[id(step.node)] = shorter
-            name, value = step.outputs[0], values[call.output]
-            if step.takes_out and name in self._settled and isinstance(value, np.ndarray):
-                if value.nbytes >= LEAST_SPARE:
-                    shapes[name] = value.shape, value.dtype
             for slot in call.done:
                 values[slot] = None
         kept = known_values(known)
@@ -143,56 +148,28 @@ class Program:
             template = self._template.copy()
             for name, value in kept.items():
                 template[slots[name]] = value
-            calls = [
-                _call(step, slots, shapes.get(step.outputs[0]), quick.get(id(step.node)))
-                for step in self._dynamic
-            ]
+            calls = [_call(step, slots, quick.get(id(step.node))) for step in self._dynamic]
+            n_own = sum(not isinstance(step.node, Foreign) for step in self._dynamic)
             bindings = dict([*self._bindings.items()][1 - _MOST_BINDINGS :])
-            bindings[key] = Binding(template, calls, bool(shapes))
+            bindings[key] = Binding(template, calls, macs, n_own)
             self._bindings = bindings
 
-    def _quickly(self, binding: Binding, values: list[Any]) -> None:
-        """Compute what depends on the inputs' values."""
-        call = None
-        try:
-            for call in binding.calls:
-                result = call.run(*[values[slot] for slot in call.inputs])
-                if call.others:
-                    _enter(call, result, values)
-                else:
-                    values[call.output] = result[0] if isinstance(result, tuple) else result
-                for slot in call.done:
-                    values[slot] = None
-        except _REPORTED as error:
-            assert call is not None
-            raise _reported(call.node, error) from error
-
     def _again(self, binding: Binding, values: list[Any]) -> None:
-        """The same, with large arrays of the call before."""
+        """Compute what depends on the inputs' values."""
+        node = None
         try:
-            pool = self._pools.pop()
-        except IndexError:  # another thread has it
-            pool = Pool()
-        call = None
-        try:
-            for call in binding.calls:
-                given = [values[slot] for slot in call.inputs]
-                if call.spare is None:
-                    _enter(call, call.run(*given), values)
+            # unpacked, and without a call for a single input: a step of a small network takes 1 us
+            for run, single, several, output, others, done, node in binding.calls:  # noqa: B007
+                result = run(values[single]) if several is None else run(*several(values))
+                if others:
+                    _enter(output, others, result, values)
                 else:
-                    _enter(call, call.run(*given, out=pool.take(*call.spare)), values)
-                if pool.holders:
-                    del given
-                    for slot in (call.output, *call.others):
-                        pool.hold(values[slot])
-                for slot in call.done:
-                    pool.drop(values[slot])
+                    values[output] = result[0] if type(result) is tuple else result
+                for slot in done:
                     values[slot] = None
         except _REPORTED as error:
-            assert call is not None
-            raise _reported(call.node, error) from error
-        pool.close()
-        self._pools[:] = [pool]
+            assert node is not None
+            raise _reported(node, error) from error
 
 
 # What steps raise for inputs that they do not take.
@@ -203,8 +180,10 @@ def _reported(node: Node, error: Exception) -> Exception:
     """Return the error with the name of the node."""
     if isinstance(error, OnnxError):  # it names its node
         return error
-    kinds = [kind for kind in (TypeError, OverflowError) if isinstance(error, kind)]
-    return (kinds or [ValueError])[0](f"{node}: {error}")
+    for kind in (TypeError, OverflowError):
+        if isinstance(error, kind):
+            return kind(f"{node}: {error}")
+    return ValueError(f"{node}: {error}")
 
 
 def _slots(program: Program) -> tuple[dict[str, int], list[Any]]:
@@ -219,22 +198,28 @@ def _slots(program: Program) -> tuple[dict[str, int], list[Any]]:
     return slots, template
 
 
-def _call(step: Step, slots: dict[str, int], spare: Any, quick: Bound | None) -> Call:
+def _call(step: Step, slots: dict[str, int], quick: Bound | None) -> Call:
     output, *others = [slots[name] for name in step.outputs]
     inputs, done = ([slots[name] for name in names] for names in (step.inputs, step.done))
     run = step.run
     if quick is not None:
         run, inputs = quick.run, inputs[: quick.n_inputs]
-    return Call(run, inputs, output, others, done, spare, step.node)
+    single, several = (inputs[0], None) if len(inputs) == 1 else (0, _picker(inputs))
+    return Call(run, single, several, output, others, done, step.node)
 
 
-def _enter(call: Call, result: Any, values: list[Any]) -> None:
+def _picker(places: list[int]) -> Callable[[list[Any]], Any]:
+    """Return a function of a list that returns what is at some places."""
+    return itemgetter(*places) if len(places) > 1 else lambda values: ()
+
+
+def _enter(output: int, others: list[int], result: Any, values: list[Any]) -> None:
     if isinstance(result, tuple):
-        for slot, value in zip((call.output, *call.others), result, strict=False):
+        for slot, value in zip((output, *others), result, strict=False):
             values[slot] = value
         values[0] = None  # what stands for absent ones
     else:
-        values[call.output] = result
+        values[output] = result
 
 
 def _steps(graph: Graph, lower: Callable[[Graph], Program]) -> list[Step]:
@@ -246,8 +231,7 @@ def _steps(graph: Graph, lower: Callable[[Graph], Program]) -> list[Step]:
         except OnnxError as error:
             errors.append((node, error))
             continue
-        takes_out = isinstance(run, _LAYERS) or getattr(run, "takes_out", False)
-        steps.append(Step(node, run, node.inputs, node.outputs, [], takes_out))
+        steps.append(Step(node, run, node.inputs, node.outputs, []))
     if errors:
         raise _refusal(errors)
     return _planned(steps, {*graph.constants, *graph.outputs})

@@ -34,17 +34,21 @@ class Recurrent(Fused):
         whole = build(inner)  # for what the kernel does not take, and its errors
         weight, back, *bias = self.parameters
         count, hidden = len(self.backward), back.shape[2]
-        sums = [b[: 4 * hidden] + b[4 * hidden :] for b in bias[0]] if bias else [None] * count
+        sums: list[Any] = (
+            [b[: 4 * hidden] + b[4 * hidden :] for b in bias[0]] if bias else [None] * count
+        )
         into = [Product(np.ascontiguousarray(w), b) for w, b in zip(weight, sums, strict=True)]
         again = [Product(np.ascontiguousarray(r)) for r in back]
         wanted = len(self.outputs)
 
         def run(x: Array, state: Array | None = None, cell: Array | None = None) -> Any:
             given = [v for v in (state, cell) if v is not None]
-            fits = x.ndim == 3 and x.shape[2] == weight.shape[2] and x.dtype == back.dtype
+            fits = (
+                x.ndim == 3 and x.shape[2] == weight.shape[2] and x.dtype == back.dtype and x.size
+            )
             shape = (count, x.shape[1], hidden) if fits else ()
             if not fits or any(v.shape != shape or v.dtype != x.dtype for v in given):
-                return whole(x, weight, back, *(bias or [None]), None, state, cell)
+                return whole(x, weight, back, bias[0] if bias else None, None, state, cell)
             y = np.empty((x.shape[0], *shape), x.dtype)
             cells = np.zeros(shape, x.dtype) if cell is None else np.array(cell, order="C")
             first = np.zeros(shape, x.dtype) if state is None else np.ascontiguousarray(state)

@@ -215,6 +215,13 @@ typedef struct {
     int residual_last;
 } fc1d_product;
 
+/* Matrices (rows, columns) that become (columns, rows); elements between two of them. */
+typedef struct {
+    const void *from;
+    void *to;
+    ptrdiff_t rows, columns, from_plane, to_plane;
+} fc1d_planes;
+
 /* Element-wise operations, see chain.h. Those with two operands come first. */
 enum {
     FC1D_ADD,
@@ -306,6 +313,7 @@ typedef struct {
     void (*pool)(const fc1d_pool *q, void *scratch);
     void (*product)(const fc1d_product *q, ptrdiff_t unit, void *scratch);
     void (*pack_product)(const void *w, void *packed, ptrdiff_t n, ptrdiff_t terms);
+    void (*transpose_planes)(const fc1d_planes *q, ptrdiff_t unit, void *scratch);
     void (*chain)(const fc1d_chain *q, ptrdiff_t unit, void *scratch);
     void (*affine_rows)(const fc1d_affine *q, ptrdiff_t first, ptrdiff_t last);
     void (*resample_rows)(const fc1d_resample *q, ptrdiff_t first, ptrdiff_t last);

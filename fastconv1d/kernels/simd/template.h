@@ -776,8 +776,8 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 #include "gradient.h"
 #include "minimal.h"
 #include "step.h"
-#include "product.h"
 #include "network.h"
+#include "product.h"
 #include "chain.h"
 
 /* An enumerator, for the table of kernels that vectors.h makes of both dtypes: LANES is gone by then. */

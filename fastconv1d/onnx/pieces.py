@@ -5,12 +5,13 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ..core.program import Activate as Apply
 from ..core.program import Combine, Convolve, Operation
 from .layers import Activate, Convolution, activated, layer_of
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import NDArray
 
     from ..core.activations import Activation
@@ -70,4 +71,4 @@ class _Element:
         """Nothing is wrong with any input."""
 
     def apply(self, x: NDArray[Any], out: NDArray[Any]) -> None:
-        activated(self._activation, x, out)
+        np.copyto(out, activated(self._activation, x))

@@ -31,11 +31,22 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.addinivalue_line(
+        "markers", "promises: what a service relies on; runs with -m promises, or by its path"
+    )
+    config.addinivalue_line(
         "markers", "soak: the full count of a promise; runs with -m soak, or --soak and the rest"
     )
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
+    promises = [item for item in items if item.path.parent.name == "promises"]
+    for item in promises:
+        item.add_marker("promises")
+    asked = [config.getoption("markexpr"), *config.args]
+    if not config.getoption("--soak") and not any("promises" in a or "soak" in a for a in asked):
+        config.hook.pytest_deselected(items=promises)
+        items[:] = [item for item in items if "promises" not in item.keywords]
     if not config.getoption("--soak") and "soak" not in config.getoption("markexpr"):
         skip = pytest.mark.skip(reason="full count: needs -m soak")
         for item in items:

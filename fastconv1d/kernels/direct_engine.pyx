@@ -1544,7 +1544,7 @@ def unsuited_planes(dtype_char, shape, ptrdiff_t stride, ptrdiff_t dilation):
         return "no dimension of the weight may be zero"
     if max(stride, dilation) >= FAR or dilation >= FAR // k:
         return "stride and dilation*K should be below 2**40"
-    if 8 * k * (768 + 16) * shape[3] > SCRATCH_BYTES // 2:  # a strip of 768 columns for each tap, at 8 bytes an element
+    if 8 * k * (192 + 32) * shape[3] > SCRATCH_BYTES // 2:  # a strip for each tap, at 8 bytes an element
         return "the window of the kernel should fit the scratch"
     return None
 

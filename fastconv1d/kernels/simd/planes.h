@@ -7,7 +7,7 @@
  *
  * Output row i of the tile reads slot i of a run of rows, so a tap (kh, kw) is one place for all rows and columns, and what
  * the register tiles see is a stride-1 sum over one long row. Between the columns of two output rows lie those where taps
- * reach into the next row; nobody keeps them. Where zeros pad both ends, the zeros after a row are those before the next.
+ * reach into the next row; nobody keeps them, but what they read is written, as old bytes may be denormal numbers. Where zeros pad both ends, the zeros after a row are those before the next.
  */
 
 /* `rows` output rows from o0 on of one batch item, columns [q0, q0 + width), channels [ci, ci + n_ci); x and first as in
@@ -31,15 +31,17 @@ static void NAME(pack_planes)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t firs
             lo = lo < n ? lo : n;
             hi = hi < n ? hi : n;
             hi = hi > lo ? hi : lo;
-            T *slot = window + c0 * p->row_pitch + run->offset;
+            const ptrdiff_t gap = p->item_pitch > n ? p->item_pitch - n : 0;
+            T *slot = window + c0 * p->row_pitch + run->offset, *end = slot;
             for (ptrdiff_t v = 0; v < p->n_row_runs; v++)
                 for (ptrdiff_t i = 0; i < rows + p->row_runs[v].extra; i++) {
                     T *dst = slot + (p->row_runs[v].offset + i) * p->item_pitch;
+                    end = dst + n + gap;
                     ptrdiff_t row = top + p->row_runs[v].start + i * p->row_step;
                     if (row < 0 || row >= p->rows_in) {
                         if (zeros) {
                             for (ptrdiff_t c = 0; c < m; c++)
-                                memset(dst + c * p->row_pitch, 0, (size_t)n * sizeof(T));
+                                memset(dst + c * p->row_pitch, 0, (size_t)(n + gap) * sizeof(T));
                             continue;
                         }
                         row = NAME(resolve)(row, p->rows_in, p->mode);
@@ -56,11 +58,15 @@ static void NAME(pack_planes)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t firs
                         T *line = dst + c * p->row_pitch;
                         NAME(fill)(p, line, 0, lo, start, from + c * p->xc);
                         NAME(fill)(p, line, hi, n, start, from + c * p->xc);
+                        for (ptrdiff_t e = n; e < n + gap; e++)
+                            line[e] = 0;
                         if (p->before.function)
                             NAME(finish_row)(&before, first + ci + c0 + c, zeros ? line + lo : line, NULL,
                                              zeros ? hi - lo : n);
                     }
                 }
+            for (ptrdiff_t c = 0; c < m; c++)
+                memset(end + c * p->row_pitch, 0, LANES * sizeof(T));
         }
 }
 

@@ -565,6 +565,12 @@ cdef void _lay_columns(fc1d_problem* line, const Taps* across, ptrdiff_t region,
         runs[r].offset = r * region
 
 
+cdef bint _rows_follow(const fc1d_problem* p) noexcept nogil:
+    """Whether the rows of a plane are one row, in all operands."""
+    return (p.xh == p.l_in * p.xl and p.yh == p.l_out * p.yl
+            and (p.residual == NULL or p.rh == p.l_out * p.rl))
+
+
 cdef ptrdiff_t _plan_planes(fc1d_problem* p, const Taps* across, const Taps* down, ptrdiff_t rows, ptrdiff_t base,
                             const fc1d_kernels* kernels, ptrdiff_t itemsize, int n_threads,
                             const Planes* t) noexcept nogil:
@@ -574,7 +580,7 @@ cdef ptrdiff_t _plan_planes(fc1d_problem* p, const Taps* across, const Taps* dow
     cdef ptrdiff_t units = 4 * n_threads if n_threads > 1 else 1
     cdef fc1d_problem line = p[0], column = p[0]
     cdef int32_t* tap = t.tap
-    cdef bint split = False
+    cdef bint split = False, apart
     line.kernel_size, column.kernel_size, column.x_step = taps, rows, p.row_step
     _make_runs(&line, across, base, FAR, 1, False, t.runs, t.where)
     for j in range(line.n_runs):
@@ -599,11 +605,12 @@ cdef ptrdiff_t _plan_planes(fc1d_problem* p, const Taps* across, const Taps* dow
             break
         p.n_row_tiles = _ceil(p.rows_out, min(p.items_per_unit - 1, p.items_per_unit * 7 // 8 + 1))
     while slots * p.item_pitch * (taps if split else line.n_runs) > budget or p.items_per_unit * p.item_pitch > staged:
-        split = reach > (taps - 1) * strip
-        room = min(budget // (slots * (taps if split else line.n_runs)), staged // p.items_per_unit)
-        if not split:
+        apart = reach > (taps - 1) * strip
+        room = min(budget // (slots * (taps if apart else line.n_runs)), staged // p.items_per_unit)
+        if not apart:
             room -= reach
         if room >= strip or p.items_per_unit == 1:  # rows of part of the columns
+            split = apart
             p.tile_cols = min(p.n_cols, max(strip, room // strip * strip))
             p.n_tiles = _ceil(p.n_cols, p.tile_cols)
             p.tile_cols = _ceil(_ceil(p.n_cols, p.n_tiles), strip) * strip
@@ -978,8 +985,7 @@ cdef class PreparedLayer:
         layer's, or one of 16 bits. With ``plan`` nothing is computed, and the dict gets what would be done.
         """
         cdef fc1d_problem p = self.problem  # a copy a call: calls on one layer may run at the same time
-        cdef ptrdiff_t size = self.itemsize, q_low = 0, base, scratch_bytes
-        cdef int failed
+        cdef ptrdiff_t q_low = 0, base
         self._take(&p, x, y, residual, 2)
         if p.n_batch == 0 or p.l_out == 0:
             return 0
@@ -996,7 +1002,12 @@ cdef class PreparedLayer:
         else:
             p.n_cols = p.l_out
             base = -pad_left
-        cdef double macs = _macs(&p)
+        return self._run_line(&p, &self.taps, base, threads, plan)
+
+    cdef int _run_line(self, fc1d_problem* p, const Taps* taps, ptrdiff_t base, threads, dict plan) except -1:
+        cdef ptrdiff_t size = self.itemsize, scratch_bytes
+        cdef int failed
+        cdef double macs = _macs(p)
         cdef int n_threads = 1
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
@@ -1008,21 +1019,21 @@ cdef class PreparedLayer:
         if tables == NULL:
             raise MemoryError("cannot allocate the tap tables of a call")
         try:
-            if plan is None and p.yl == 1 and p.l_out * y.itemsize >= 1 << 20:
-                self._touch(&p, y.itemsize, n_threads)
+            if plan is None and p.yl == 1:
+                self._touch(p, p.l_out, n_threads)
             with nogil:
-                scratch_bytes = _plan(&p, &self.taps, base, self.kernels, size, n_threads,
+                scratch_bytes = _plan(p, taps, base, self.kernels, size, n_threads,
                                       <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
                                       <int32_t*> (tables + where_bytes + run_bytes))
                 if plan is None:
-                    failed = _run_units(<unit_fn> self.kernels.run_unit, &p,
+                    failed = _run_units(<unit_fn> self.kernels.run_unit, p,
                                         p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
                                         scratch_bytes, n_threads)
         finally:
             if tables != <char*> few:
                 free(tables)
         if plan is not None:
-            plan.update(self._told(&p), threads=n_threads, scratch_bytes=scratch_bytes)
+            plan.update(self._told(p), threads=n_threads, scratch_bytes=scratch_bytes)
             return 0
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
@@ -1066,6 +1077,18 @@ cdef class PreparedLayer:
         if cnp.PyArray_SIZE(x) == 0 or cnp.PyArray_SIZE(y) == 0:
             return 0
         p.n_cols, p.row_base = p.l_out, -top
+        if _rows_follow(&p) and k * p.x_step * p.row_step == 1 and not (top or left):
+            p.l_in = p.l_out = p.n_cols = p.l_in * p.rows_in
+            p.rows_out = 0
+            return self._run_line(&p, &self.taps, 0, threads, plan)
+        if self.rows * p.rows_in * p.rows_out == 1 and top == 0:
+            p.rows_out = 0
+            return self._run_line(&p, &self.taps, -left, threads, plan)
+        if k == self.rows and p.l_in * p.l_out == 1 and left == 0:
+            p.l_in, p.l_out, p.n_cols, p.x_step = p.rows_in, p.rows_out, p.rows_out, p.row_step
+            p.xl, p.yl, p.rl = p.xh, p.yh if p.rows_out > 1 else 1, p.rh if p.rows_out > 1 else 1
+            p.rows_out = 0
+            return self._run_line(&p, &self.down, -top, threads, plan)
         cdef double macs = _macs(&p) * p.rows_out
         cdef int n_threads = 1
         if macs >= SERIAL_MACS:
@@ -1081,8 +1104,8 @@ cdef class PreparedLayer:
         t.row_where = t.where + k
         t.tap = <int32_t*> (t.row_where + k)
         try:
-            if plan is None and p.yl == 1 and p.yh == p.l_out and p.rows_out * p.l_out * y.itemsize >= 1 << 20:
-                self._touch(&p, y.itemsize, n_threads)
+            if plan is None and p.yl == 1 and p.yh == p.l_out:
+                self._touch(&p, p.rows_out * p.l_out, n_threads)
             with nogil:
                 scratch_bytes = _plan_planes(&p, &self.taps, &self.down, self.rows, -left, self.kernels, self.itemsize,
                                              n_threads, &t)
@@ -1100,14 +1123,15 @@ cdef class PreparedLayer:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
 
-    cdef int _touch(self, const fc1d_problem* p, ptrdiff_t itemsize, int n_threads) except -1:
+    cdef int _touch(self, const fc1d_problem* p, ptrdiff_t length, int n_threads) except -1:
         """Take the pages of a result of long rows that units write to side by side."""
-        cdef ptrdiff_t rows = p.c_out // p.fused * p.groups, item
+        cdef ptrdiff_t rows = p.c_out // p.fused * p.groups, item, size = 2 if p.half else self.itemsize
         cdef char* y = <char*> p.y
+        if length * size < 1 << 20:
+            return 0
         with nogil:
             for item in range(p.n_batch):
-                touch_rows(y + item * p.yn * itemsize, rows, p.yc * itemsize, max(1, p.rows_out) * p.l_out * itemsize,
-                           n_threads)
+                touch_rows(y + item * p.yn * size, rows, p.yc * size, length * size, n_threads)
         return 0
 
     cdef dict _told(self, const fc1d_problem* p):
@@ -1132,6 +1156,16 @@ cdef class PreparedLayer:
             "by_rows": bool(p.by_rows),
             "staged": bool(p.staged),
         }
+
+    def plan_planes(self, shape, shape_out, ptrdiff_t top, ptrdiff_t left, threads):
+        """As `plan`, for arrays of shapes (N, C_in, H_in, W_in) and (N, C_out, H_out, W_out)."""
+        dtype = cnp.PyArray_DescrFromType(self.typenum)
+        x, y = np.empty(shape, dtype), np.empty(shape_out, dtype)
+        if self.channels_last:
+            x, y = (np.empty(a.transpose(0, 2, 3, 1).shape, dtype).transpose(0, 3, 1, 2) for a in (x, y))
+        told = {"engine": "direct", "isa": self.isa}
+        self.run_planes(x, y, top, left, threads, plan=told)
+        return told
 
     def plan(self, ptrdiff_t n_batch, ptrdiff_t l_in, ptrdiff_t l_out, ptrdiff_t pad_left, threads):
         """Return what `run` would do for contiguous arrays of these sizes."""
@@ -1209,6 +1243,8 @@ cdef class PreparedLayer:
         cdef fc1d_problem* p = &self.problem
         if not cnp.PyArray_CheckExact(x):
             return None
+        if self.rows:
+            return self._call_planes(x, threads, residual, out)
         cdef cnp.ndarray a = x
         cdef int nd = cnp.PyArray_NDIM(a), typenum = cnp.PyArray_TYPE(a), half = 0
         if typenum != self.typenum and self.typenum == cnp.NPY_FLOAT32:
@@ -1225,15 +1261,12 @@ cdef class PreparedLayer:
         if l_in >= FAR:
             return None
         if self.same:
-            right = max((l_in - 1) // self.stride * self.stride + self.span - l_in, 0)
-            left = (right + self.same - 1) // 2
-            right -= left
-        cdef ptrdiff_t pad = max(left, right)
+            _even_pads(l_in, self.stride, self.span, self.same, &left, &right)
         if self.transposed:
             l_out = (l_in - 1) * self.stride - left - right + self.span + self.output_padding
         else:
             l_out = l_in + left + right - self.span
-            if l_out < 0 or (p.mode == 1 and pad >= l_in) or (p.mode == 3 and pad > l_in):
+            if l_out < 0 or not _mode_takes(p.mode, l_in, max(left, right)):
                 return None
             l_out = l_out // self.stride + 1
         if l_out < 1:
@@ -1242,29 +1275,56 @@ cdef class PreparedLayer:
         cdef cnp.npy_intp c_out = p.c_out // p.fused * p.groups
         shape[0], shape[1], shape[2] = a.shape[0], c_out, l_out
         shape[channel_axis], shape[nd - 2 if self.channels_last else nd - 1] = c_out, l_out
-        cdef cnp.ndarray y, r = None
-        if residual is not None:
-            if not cnp.PyArray_CheckExact(residual):
-                return None
-            r = residual
-            if cnp.PyArray_TYPE(r) != typenum or not _plain(r) or not _has_shape(r, nd, shape):
-                return None
-        if out is None:
-            try:
-                y = cnp.PyArray_EMPTY(nd, shape, typenum, 0)
-            except ValueError:  # beyond 64 bits of bytes
-                return None
-        else:
-            if not cnp.PyArray_CheckExact(out):
-                return None
-            y = out
-            if (cnp.PyArray_TYPE(y) != typenum or not cnp.PyArray_ISCARRAY(y) or not _has_shape(y, nd, shape)
-                    or _may_overlap(y, a) or (r is not None and _may_overlap(y, r))):
-                return None
+        cdef cnp.ndarray r = residual if _fits(residual, typenum, nd, shape) else None
+        cdef cnp.ndarray y = _result(a, r, out, nd, shape)
+        if y is None or (residual is not None and r is None):
+            return None
         if r is not None:
             r = self._as_ncl(r, nd)
         self.run(self._as_ncl(a, nd), self._as_ncl(y, nd), left, threads, r)
         return y
+
+    cdef _call_planes(self, cnp.ndarray a, threads, residual, out):
+        """As `__call__`, for x (N, C_in, H_in, W_in) or (C_in, H_in, W_in)."""
+        cdef fc1d_problem* p = &self.problem
+        cdef int nd = cnp.PyArray_NDIM(a), typenum = cnp.PyArray_TYPE(a), half = 0, first = nd - 3
+        cdef ptrdiff_t top = self.pad_top, bottom = self.pad_bottom, left = self.pad_left, right = self.pad_right
+        cdef ptrdiff_t height, width, row_span = self.row_dilation * (self.rows - 1) + 1
+        cdef cnp.npy_intp shape[4]
+        if typenum != self.typenum and self.typenum == cnp.NPY_FLOAT32:
+            half = typenum == cnp.NPY_FLOAT16 or a.dtype.name == "bfloat16"
+        if (nd != 4 and nd != 3) or (typenum != self.typenum and not half) or not _plain(a):
+            return None
+        cdef int channel_axis = nd - 1 if self.channels_last else first
+        cdef int row_axis = first if self.channels_last else first + 1
+        if a.shape[channel_axis] != p.c_in * p.groups:
+            return None
+        height, width = a.shape[row_axis], a.shape[row_axis + 1]
+        if max(height, width) >= FAR:
+            return None
+        if self.same:
+            _even_pads(height, p.row_step, row_span, self.same, &top, &bottom)
+            _even_pads(width, self.stride, self.span, self.same, &left, &right)
+        cdef ptrdiff_t rows_out = height + top + bottom - row_span, l_out = width + left + right - self.span
+        if (rows_out < 0 or l_out < 0 or not _mode_takes(p.mode, height, max(top, bottom))
+                or not _mode_takes(p.mode, width, max(left, right))):
+            return None
+        shape[0] = a.shape[0]
+        shape[channel_axis] = p.c_out * p.groups
+        shape[row_axis], shape[row_axis + 1] = rows_out // p.row_step + 1, l_out // self.stride + 1
+        cdef cnp.ndarray r = residual if _fits(residual, typenum, nd, shape) else None
+        cdef cnp.ndarray y = _result(a, r, out, nd, shape)
+        if y is None or (residual is not None and r is None):
+            return None
+        self.run_planes(self._as_nchw(a, nd), self._as_nchw(y, nd), top, left, threads,
+                        None if r is None else self._as_nchw(r, nd))
+        return y
+
+    cdef cnp.ndarray _as_nchw(self, cnp.ndarray a, int nd):
+        """A view of shape (N, C, H, W)."""
+        if nd == 3:
+            a = a[None]
+        return (<object> a).transpose(0, 3, 1, 2) if self.channels_last else a
 
     cdef cnp.ndarray _as_ncl(self, cnp.ndarray a, int nd):
         """A view of shape (N, C, L)."""
@@ -1293,6 +1353,42 @@ cdef bint _plain(cnp.ndarray a) noexcept:
 
 cdef bint _has_shape(cnp.ndarray a, int nd, const cnp.npy_intp* shape) noexcept:
     return cnp.PyArray_NDIM(a) == nd and cnp.PyArray_CompareLists(a.shape, shape, nd)
+
+
+cdef bint _fits(residual, int typenum, int nd, const cnp.npy_intp* shape) noexcept:
+    """Whether the kernels can read it."""
+    return (residual is not None and cnp.PyArray_CheckExact(residual) and cnp.PyArray_TYPE(residual) == typenum
+            and _plain(residual) and _has_shape(residual, nd, shape))
+
+
+cdef cnp.ndarray _result(cnp.ndarray x, cnp.ndarray residual, out, int nd, cnp.npy_intp* shape):
+    """A new result of x's dtype, or `out` where it can be written to in place; otherwise None."""
+    cdef cnp.ndarray y
+    cdef int typenum = cnp.PyArray_TYPE(x)
+    if out is None:
+        try:
+            return cnp.PyArray_EMPTY(nd, shape, typenum, 0)
+        except ValueError:  # beyond 64 bits of bytes
+            return None
+    if not cnp.PyArray_CheckExact(out):
+        return None
+    y = out
+    if (cnp.PyArray_TYPE(y) != typenum or not cnp.PyArray_ISCARRAY(y) or not _has_shape(y, nd, shape)
+            or _may_overlap(y, x) or (residual is not None and _may_overlap(y, residual))):
+        return None
+    return y
+
+
+cdef void _even_pads(ptrdiff_t length, ptrdiff_t stride, ptrdiff_t span, int same, ptrdiff_t* left,
+                     ptrdiff_t* right) noexcept nogil:
+    """The padding that gives ceil(length / stride) outputs, see `PreparedLayer`'s ``same``."""
+    right[0] = max((length - 1) // stride * stride + span - length, 0)
+    left[0] = (right[0] + same - 1) // 2
+    right[0] -= left[0]
+
+
+cdef bint _mode_takes(int mode, ptrdiff_t length, ptrdiff_t pad) noexcept nogil:
+    return not (mode == 1 and pad >= length or mode == 3 and pad > length)
 
 
 cdef bint _may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:

@@ -2,6 +2,7 @@
 
 Functions: `conv1d`, `conv_transpose1d`, their gradients `conv1d_backward` and
 `conv_transpose1d_backward` (and the single ones in `fastconv1d.grad`), `unfold1d`, `fold1d`.
+Of two dimensions: `conv2d`, `conv2d_backward`, `unfold2d`, `fold2d`, and the layer `Conv2d`.
 Layers: `Conv1d`, `ConvTranspose1d`, activations such as `ReLU`; networks of them: `Sequential`,
 `Residual`, `Mean`; what they cost: `flops`, `summary`; into their weights: `fold_batch_norm`,
 `fold_weight_norm`.
@@ -31,7 +32,8 @@ from .functional import (
     fold1d,
     unfold1d,
 )
-from .modules import Conv1d, ConvTranspose1d
+from .functional2d import conv2d, conv2d_backward, fold2d, unfold2d
+from .modules import Conv1d, Conv2d, ConvTranspose1d
 from .sequential import Mean, Residual, Sequential
 from .streaming import StreamingConv1d, StreamingConvTranspose1d
 from .version import __version__ as __version__
@@ -39,6 +41,7 @@ from .weights import WeightFileError, load_file, save_file
 
 __all__ = [
     "Conv1d",
+    "Conv2d",
     "ConvTranspose1d",
     "ELU",
     "GELU",
@@ -58,10 +61,13 @@ __all__ = [
     "are_deterministic_algorithms_enabled",
     "conv1d",
     "conv1d_backward",
+    "conv2d",
+    "conv2d_backward",
     "conv_transpose1d",
     "conv_transpose1d_backward",
     "flops",
     "fold1d",
+    "fold2d",
     "fold_batch_norm",
     "fold_weight_norm",
     "get_num_threads",
@@ -73,5 +79,6 @@ __all__ = [
     "show_config",
     "summary",
     "unfold1d",
+    "unfold2d",
     "use_deterministic_algorithms",
 ]

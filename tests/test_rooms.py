@@ -11,12 +11,12 @@ ROOT = Path(fastconv1d.__file__).parent
 ROOMS = """
 version
 kernels
-core.geometry core.arrays core.activations core.threads core.files core.machine
+core.geometry core.geometry2d core.arrays core.activations core.threads core.files core.machine
 config
-core.engines core.spec core.minimal core.adjoint core.forward
+core.engines core.spec core.spec2d core.minimal core.adjoint core.forward core.planes
 folding weights
 core.base core.training core.convolution core.program
-functional grad geometry
+functional functional2d grad geometry
 streaming modules elementwise sequential
 planner costs reference
 __init__

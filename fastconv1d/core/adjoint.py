@@ -164,8 +164,8 @@ def gradients(
     by_input, by_weight, by_bias = mask
     engine = engine_of(algorithm, g.dtype, w.shape, geometry)
     grad_input = grad_weight = grad_bias = None
-    if by_bias:
-        grad_bias = arrays.new((geometry.c_out if transposed else w.shape[0],), g.dtype)
+    if by_bias and not transposed:
+        grad_bias = arrays.new((w.shape[0],), g.dtype)
     if by_weight:
         grad_weight, grad_input = weight_gradient(
             engine,
@@ -174,13 +174,13 @@ def gradients(
             x,
             w.shape,
             geometry,
-            None if transposed else grad_bias,
+            grad_bias,
             w if by_input else None,
         )
-    elif grad_bias is not None and not transposed:
+    elif grad_bias is not None:
         _bias_gradient(engine, g, x, w.shape, geometry, grad_bias)
-    if grad_bias is not None and transposed:
-        _bias_gradient_alone(algorithm, g, grad_bias)
+    if by_bias and transposed:
+        grad_bias = bias_gradient(algorithm, g, geometry.c_out)
     if by_input and grad_input is None:
         grad_input = input_gradient(engine, transposed, g, w, x.shape, geometry)
     return grad_input, grad_weight, grad_bias
@@ -240,13 +240,15 @@ def _bias_gradient(
     engine.weight_gradient(g, x, shape_only, geometry, execution(), grad_bias, True)
 
 
-def _bias_gradient_alone(algorithm: str, g: NDArray[Any], grad_bias: NDArray[Any]) -> None:
-    """Write the gradient by the bias of a transposed convolution: that of a layer of 1x1 taps."""
-    w_shape = (grad_bias.size, 1, 1)
+def bias_gradient(algorithm: str, g: NDArray[Any], channels: int) -> NDArray[Any]:
+    """Return the gradient by the bias for g (N, C, L): that of a layer of 1x1 taps."""
+    grad_bias = arrays.new((channels,), g.dtype)
+    w_shape = (channels, 1, 1)
     geometry = Geometry(grad_bias.size, g.shape[2], 1, 1, 0, 0, 1, ZEROS)
     algorithm = "auto" if grad_bias.size == 0 else algorithm
     engine = engine_of(algorithm, g.dtype, w_shape, geometry)
     _bias_gradient(engine, g, g[:, :1], w_shape, geometry, grad_bias)
+    return grad_bias
 
 
 def backward(
@@ -267,7 +269,7 @@ def backward(
         return _backward_in_float32(
             transposed, grad_output, input, weight, geometry_of, algorithm, output_mask
         )
-    mask = _checked_mask(output_mask)
+    mask = checked_mask(output_mask)
     name = "conv_transpose1d" if transposed else "conv1d"
     x, w, _, batched = arrays.operands(name, input, weight, None)
     geometry = geometry_of(x.shape, w.shape, None)
@@ -307,7 +309,8 @@ def _backward_in_float32(
     return by_input, by_weight, by_bias
 
 
-def _checked_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
+def checked_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
+    """Return which gradients to compute."""
     try:
         by_input, by_weight, by_bias = map(bool, output_mask)
     except TypeError:

@@ -159,14 +159,14 @@ def operands(
     return x, w, b, was_batched
 
 
-def batched(function: str, x: NDArray[Any]) -> tuple[NDArray[Any], bool]:
-    """Return x with a batch axis, and whether it had one."""
-    if x.ndim == 3:
+def batched(function: str, x: NDArray[Any], rank: int = 1) -> tuple[NDArray[Any], bool]:
+    """Return x, of `rank` dimensions beside the channels, with a batch axis, and whether it had one."""
+    if x.ndim == 2 + rank:
         return x, True
-    if x.ndim == 2:
+    if x.ndim == 1 + rank:
         return x[np.newaxis], False
     raise ValueError(
-        f"Expected 2D (unbatched) or 3D (batched) input to {function}, "
+        f"Expected {1 + rank}D (unbatched) or {2 + rank}D (batched) input to {function}, "
         f"but got input of size: {list(x.shape)}"
     )
 
@@ -178,10 +178,10 @@ def gradient_operand(
     g = operand(grad_output)
     if g.dtype != dtype:
         raise TypeError(f"Input type ({dtype}) and grad_output type ({g.dtype}) should be the same")
-    if g.ndim != 2 + was_batched:
+    if g.ndim != len(shape) - 1 + was_batched:
         raise ValueError(
             "Expected input and grad_output to have the same number of dimensions, "
-            f"but got: {2 + was_batched} and {g.ndim}"
+            f"but got: {len(shape) - 1 + was_batched} and {g.ndim}"
         )
     if not was_batched:
         g = g[np.newaxis]

@@ -18,7 +18,7 @@ import numpy as np
 from .. import config
 from . import arrays
 from .activations import parse_steps
-from .forward import convolve
+from .planes import convolve
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -354,6 +354,8 @@ def infer_shapes(
 def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -> Shape:
     """Return the shape (N, C_out, L_out) of a convolution's output for an input (N, C_in, L_in).
 
+    Of two dimensions, as Conv2d's, both have two sizes in the place of a length.
+
     Raises
     ------
     ValueError, TypeError, OverflowError
@@ -367,11 +369,17 @@ def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -
     (1, 6, 21)
     """
     spec = layer._spec
-    if spec.layout != "NCL":
-        raise ValueError(f"layout should be 'NCL' inside of networks, got {spec.layout!r}")
+    if spec.channels_last:
+        first = "NCHW" if spec.rank == 2 else "NCL"
+        raise ValueError(f"layout should be {first!r} inside of networks, got {spec.layout!r}")
+    if len(shape) != 2 + spec.rank:
+        raise ValueError(
+            f"Expected {1 + spec.rank}D (unbatched) or {2 + spec.rank}D (batched) input to "
+            f"{spec.name}, but got input of size: {list(shape)}"
+        )
     half = dtype is not None and arrays.half_of(dtype) and layer.dtype == np.float32
     if dtype is not None and dtype != layer.dtype and not half:
         raise TypeError(f"Input type ({dtype}) and weight type ({layer.dtype}) should be the same")
     weight, bias = layer._held
     geometry = spec.geometry(shape, weight.shape, None if bias is None else bias.shape)
-    return shape[0], geometry.c_out, geometry.l_out
+    return (shape[0], *geometry[: 1 + spec.rank])

@@ -848,8 +848,9 @@ cdef class PreparedLayer:
         if min(stride, dilation, groups) < 1 or weight.shape[0] % groups:
             raise ValueError("stride, dilation and groups should be positive, and groups divide the channels, "
                              f"got stride={stride}, dilation={dilation}, groups={groups}")
-        rule = _unsuited_window((<object> weight).shape, stride, dilation, pad_left, pad_right, transposed)
-        if rule is not None and not self.rows:
+        shape = weight.shape[0], weight.shape[1], weight.shape[2] // (self.rows or 1)
+        rule = _unsuited_window(shape, stride, dilation, pad_left, pad_right, transposed)
+        if rule is not None:
             raise ValueError(f"{rule}, got a weight of size {list((<object> weight).shape)}, stride={stride}, "
                              f"dilation={dilation}, padding=({pad_left}, {pad_right})")
         self.kernels = &_isa.f32 if self.typenum == cnp.NPY_FLOAT32 else &_isa.f64

@@ -385,8 +385,8 @@ def layer_parameters(
         weight = _normed_weight(state_dict, prefix)
     if weight.ndim != 2 + rank:
         raise ValueError(
-            f"the weight of a {rank}-D convolution should have {2 + rank} dimensions, got {prefix}weight of "
-            f"size {list(weight.shape)}"
+            f"the weight of a {rank}-D convolution should have {2 + rank} dimensions, "
+            f"got {prefix}weight of size {list(weight.shape)}"
         )
     return weight, None if bias is None else np.asarray(bias)
 

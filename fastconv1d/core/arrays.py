@@ -160,7 +160,7 @@ def operands(
 
 
 def batched(function: str, x: NDArray[Any], rank: int = 1) -> tuple[NDArray[Any], bool]:
-    """Return x, of `rank` dimensions beside the channels, with a batch axis, and whether it had one."""
+    """Return x, of so many dimensions beside channels, with a batch axis; whether it had one."""
     if x.ndim == 2 + rank:
         return x, True
     if x.ndim == 1 + rank:

@@ -1,8 +1,9 @@
 """Convolutions of two dimensions, forward and backward, by the engines of one.
 
-The direct engine has windows of several rows. What it does not take, and the gradient by the weight, goes row by row of the
-output: item (n, h) is a convolution along the columns whose channels are the rows (ci, i) that output row h reads. Such
-rows are copied a piece at a time. The gradient by the input is a correlate of stride 1 for each phase of the strides.
+The direct engine has windows of several rows. What it does not take, and the gradient by the
+weight, goes row by row of the output: item (n, h) is a convolution along the columns whose channels
+are the rows (ci, i) that output row h reads. Such rows are copied a piece at a time. The gradient
+by the input is a correlate of stride 1 for each phase of the strides.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def engine_of(
     ValueError
         If the algorithm is unknown, or is 'direct' for a layer that this engine cannot compute.
     """
-    c_out, c_in, rows, columns = w_shape
+    c_out, c_in, _, columns = w_shape
     stride, dilation, left, right = geometry.across
     line = (c_out, c_in, columns)
     chosen = choose_engine(algorithm, dtype_char, line, stride, dilation, (left, right), False)
@@ -167,7 +168,7 @@ def _by_rows_with_steps(
     steps: Steps,
     residual: NDArray[Any] | None,
 ) -> None:
-    """Write the output to y of any strides, with what happens around the sums as passes of their own."""
+    """Write the output to y of any strides, with the steps around the sums as passes apart."""
     if x.dtype != w.dtype or steps.before is not None:
         x = np.array(x, w.dtype, order="C")
     if steps.before is not None:
@@ -195,7 +196,8 @@ def _by_rows_with_steps(
 
 def _flat(planes: NDArray[Any]) -> NDArray[Any]:
     """Return contiguous planes as rows (N, C, H*W)."""
-    return planes.reshape(*planes.shape[:2], -1)
+    n_batch, channels, height, width = planes.shape
+    return planes.reshape(n_batch, channels, height * width)
 
 
 def _row_pieces(
@@ -203,7 +205,7 @@ def _row_pieces(
 ) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
     """Yield slices of items and output rows with the input's rows that they read.
 
-    Those are (items * output rows, C * kernel rows, W), where padding of rows is zero or as the mode says.
+    Those are (items * output rows, C * kernel rows, W); padding of rows is as the mode says.
     """
     n_batch, channels, height, width = x.shape
     stride, dilation, top, _ = geometry.down
@@ -332,7 +334,7 @@ def input_gradient(
 def _by_phases(
     g: NDArray[Any], w: NDArray[Any], grad_input: NDArray[Any], geometry: Geometry2d
 ) -> None:
-    """Write the gradient by the input, whose positions of one residue of the strides read the same taps."""
+    """Write the gradient by the input: positions of one residue of the strides have their taps."""
     c_out, c_in, rows, columns = w.shape
     groups = geometry.groups
     turned = w.reshape(groups, c_out // groups, c_in, rows, columns).swapaxes(1, 2)
@@ -352,9 +354,9 @@ def _by_phases(
 
 
 def _phases(axis: Axis, taps: int, size: int) -> Iterator[tuple[slice, slice, Axis]]:
-    """Yield, for each residue of the stride, taps of the turned kernel, positions, and how they are correlated.
+    """Yield for each residue of the stride taps of the turned kernel, positions, and a correlate.
 
-    Padded position u = q*stride + r reads output q - (k*dilation - r) / stride for the taps k of residue r.
+    Padded position u = q*stride + r reads output q - (k*dilation - r) / stride for its taps k.
     """
     stride, dilation, before, _ = axis
     common = int(np.gcd(stride, dilation))
@@ -377,7 +379,7 @@ def _phases(axis: Axis, taps: int, size: int) -> Iterator[tuple[slice, slice, Ax
 def _scatter_rows(
     g: NDArray[Any], w: NDArray[Any], grad_input: NDArray[Any], geometry: Geometry2d
 ) -> None:
-    """Write the gradient by the input as the sum over the kernel's rows of scatters along the columns."""
+    """Write the gradient by the input: scatters along columns, summed over the kernel's rows."""
     grad_input[...] = 0
     stride, dilation, top, _ = geometry.down
     n_batch, channels, height, width = grad_input.shape
@@ -405,7 +407,7 @@ def _folded(
     x_shape: tuple[int, ...],
     geometry: Geometry2d,
 ) -> NDArray[Any]:
-    """Return the gradient by the input for a padding mode: padded positions add to those they stand for."""
+    """Return the gradient by the input for a mode: padded positions add to those they stand for."""
     down, across = geometry.down, geometry.across
     size = [x_shape[2 + i] + axis.before + axis.after for i, axis in enumerate((down, across))]
     inner = geometry._replace(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..modules import Conv1d, ConvTranspose1d
+from ..modules import Conv1d, Conv2d, ConvTranspose1d
 from . import contrib as _contrib  # noqa: F401
 from . import operators as _operators  # noqa: F401  (which enters them in the table)
 from . import sequences as _sequences  # noqa: F401
@@ -25,7 +25,7 @@ from .rest import handed_over
 
 Array = NDArray[Any]
 
-_LAYERS = Conv1d, ConvTranspose1d
+_LAYERS = Conv1d, Conv2d, ConvTranspose1d
 # So many sets of input shapes are remembered: a stream has two or three.
 _MOST_BINDINGS = 8
 # A refusal of many nodes gives so many reasons, and so many nodes for each.

@@ -10,6 +10,20 @@
  * reach into the next row; nobody keeps them, but what they read is written, as old bytes may be denormal numbers. Where zeros pad both ends, the zeros after a row are those before the next.
  */
 
+/* A slot of n + gap elements: zeros, and src[0, hi - lo) from lo on. Whole vectors are written, beyond the slot as well:
+ * what follows it is written later, or read by columns that nobody keeps. */
+static inline void NAME(pack_slot)(T *dst, const T *src, ptrdiff_t lo, ptrdiff_t hi, ptrdiff_t end, const T *x_end)
+{
+    for (ptrdiff_t e = 0; e < lo; e += LANES)
+        STORE(dst + e, (V){0});
+    if (hi - lo < LANES && src + LANES <= x_end && hi > lo)
+        STORE(dst + lo, LOAD(src));
+    else if (hi > lo)
+        NAME(gather)(dst + lo, hi - lo, src, 1);
+    for (ptrdiff_t e = hi; e < end; e += LANES)
+        STORE(dst + e, (V){0});
+}
+
 /* `rows` output rows from o0 on of one batch item, columns [q0, q0 + width), channels [ci, ci + n_ci); x and first as in
  * pack_window. */
 static void NAME(pack_planes)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t first, ptrdiff_t o0, ptrdiff_t rows,
@@ -19,6 +33,7 @@ static void NAME(pack_planes)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t firs
     const int zeros = p->mode == FC1D_ZEROS || l_in == 0 || p->rows_in == 0;
     /* Channels side by side are transposed together, others read one after another, as they lie in memory. */
     const ptrdiff_t m = p->xc == 1 && p->xl != 1 ? n_ci : 1;
+    const int in_vectors = m == 1 && step * p->xl == 1 && !p->half && zeros && !p->before.function;
     NAME(finish) before;
     if (p->before.function)
         before = NAME(finish_of)(&p->before, NULL, 0, 0, 0);
@@ -38,6 +53,13 @@ static void NAME(pack_planes)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t firs
                     T *dst = slot + (p->row_runs[v].offset + i) * p->item_pitch;
                     end = dst + n + gap;
                     ptrdiff_t row = top + p->row_runs[v].start + i * p->row_step;
+                    if (in_vectors) {
+                        const int inside = row >= 0 && row < p->rows_in;
+                        const ptrdiff_t from = x + (ci + c0) * p->xc + (inside ? row : 0) * p->xh + start + lo;
+                        NAME(pack_slot)(dst, (const T *)p->x + from, inside ? lo : 0, inside ? hi : 0, n + gap,
+                                        (const T *)p->x_end);
+                        continue;
+                    }
                     if (row < 0 || row >= p->rows_in) {
                         if (zeros) {
                             for (ptrdiff_t c = 0; c < m; c++)
@@ -48,11 +70,7 @@ static void NAME(pack_planes)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t firs
                     }
                     const ptrdiff_t from = x + (ci + c0) * p->xc + row * p->xh;
                     const void *src = NAME(at)(p->x, from + (start + lo * step) * p->xl, p->half);
-                    /* what a vector holds beyond a short row is written over by the next slot, run or channel */
-                    if (m == 1 && hi - lo < LANES && step * p->xl == 1 && !p->half && hi > lo
-                        && (const T *)src + LANES <= (const T *)p->x_end)
-                        STORE(dst + lo, LOAD((const T *)src));
-                    else if (hi > lo)
+                    if (hi > lo)
                         NAME(load_rows)(dst + lo, p->row_pitch, m, hi - lo, src, p->xc, step * p->xl, p->half);
                     for (ptrdiff_t c = 0; c < m; c++) {
                         T *line = dst + c * p->row_pitch;

@@ -104,21 +104,21 @@ typedef void (*NAME(row_fn))(const T *w, const T *x, const int32_t *tap, T *y, p
     {                                                                                                                  \
         V wv[TERMS];                                                                                                   \
         const T *xp[TERMS];                                                                                            \
-        _Pragma("GCC unroll 8") for (int t = 0; t < TERMS; t++)                                                        \
+        _Pragma("GCC unroll 9") for (int t = 0; t < TERMS; t++)                                                        \
         {                                                                                                              \
             wv[t] = w[t] - (V){0};                                                                                     \
             xp[t] = x + tap[t];                                                                                        \
         }                                                                                                              \
         for (ptrdiff_t q = 0; q < n; q += LANES) {                                                                     \
             V acc = {0};                                                                                               \
-            _Pragma("GCC unroll 8") for (int t = 0; t < TERMS; t++) acc += wv[t] * LOAD(xp[t] + q);                    \
+            _Pragma("GCC unroll 9") for (int t = 0; t < TERMS; t++) acc += wv[t] * LOAD(xp[t] + q);                    \
             STORE(y + q, bias ? acc + bias[0] : acc);                                                                  \
         }                                                                                                              \
     }
-ROW(1) ROW(2) ROW(3) ROW(4) ROW(5) ROW(6) ROW(7) ROW(8)
-enum { NAME(row_terms) = 8 };
+ROW(1) ROW(2) ROW(3) ROW(4) ROW(5) ROW(6) ROW(7) ROW(8) ROW(9) /* a 3x3 kernel */
+enum { NAME(row_terms) = 9 };
 static const NAME(row_fn) NAME(row)[NAME(row_terms) + 1] = {0,           NAME(row_1), NAME(row_2), NAME(row_3), NAME(row_4),
-                                                            NAME(row_5), NAME(row_6), NAME(row_7), NAME(row_8)};
+                                                            NAME(row_5), NAME(row_6), NAME(row_7), NAME(row_8), NAME(row_9)};
 
 /* ---- the window ---------------------------------------------------------------------------------------------- */
 

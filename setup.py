@@ -101,12 +101,14 @@ SIMD_HEADERS = [
     f"{SIMD}/{name}.h"
     for name in (
         "across",
+        "chain",
         "fc1d",
         "gradient",
         "half",
         "minimal",
         "network",
         "pointwise",
+        "product",
         "rows",
         "step",
         "template",
@@ -114,16 +116,16 @@ SIMD_HEADERS = [
         "vectors",
     )
 ]
-HEADERS = ("atomics", "loaded", "openmp")
+HEADERS = ("atomics", "loaded", "mapped", "openmp")
 SIMD_SOURCES = [f"{SIMD}/{name}.c" for name in ("dispatch", "isa_base", "isa_avx2", "isa_avx512")]
 
 
-def kernel(name, c_sources=(), compile_flags=(), link_flags=()):
+def kernel(name, c_sources=(), compile_flags=(), link_flags=(), macros=()):
     return Extension(
         f"fastconv1d.kernels.{name}",
         [f"fastconv1d/kernels/{name}.pyx", *c_sources],
         include_dirs=[numpy.get_include()],
-        define_macros=MACROS,
+        define_macros=[*MACROS, *macros],
         extra_compile_args=[*compile_flags],
         extra_link_args=[*link_flags],
         depends=[*SIMD_HEADERS, *(f"fastconv1d/kernels/{h}.h" for h in HEADERS)],
@@ -141,8 +143,10 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network", "operands"
+NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network", "product", "chain", "operands"
 extensions = [kernel(name) for name in NAMES]
+# NumPy's allocator hook is in all versions that run the package, not in its default API.
+extensions.append(kernel("memory", macros=[("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION")]))
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
 OPENMP = kernel("openmp", (), OPENMP_FLAGS, OPENMP_LINK_FLAGS)
 extensions.append(OPENMP)

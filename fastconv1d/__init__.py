@@ -6,7 +6,7 @@ Of two dimensions: `conv2d`, `conv2d_backward`, `unfold2d`, `fold2d`, and the la
 Layers: `Conv1d`, `ConvTranspose1d`, activations such as `ReLU`; networks of them: `Sequential`,
 `Residual`, `Mean`; what they cost: `flops`, `summary`; into their weights: `fold_batch_norm`,
 `fold_weight_norm`.
-Over chunks of a signal: `StreamingConv1d`, `StreamingConvTranspose1d`.
+Over chunks of a signal: `StreamingConv1d`, `StreamingConvTranspose1d`, `StreamingNetwork`.
 Weight files: `save_file`, `load_file`, `WeightFileError`.
 Settings: `set_num_threads`, `get_num_threads`, `num_threads`, `use_deterministic_algorithms`,
 `are_deterministic_algorithms_enabled`, `show_config`.
@@ -35,7 +35,7 @@ from .functional import (
 from .functional2d import conv2d, conv2d_backward, fold2d, unfold2d
 from .modules import Conv1d, Conv2d, ConvTranspose1d
 from .sequential import Mean, Residual, Sequential
-from .streaming import StreamingConv1d, StreamingConvTranspose1d
+from .streaming import StreamingConv1d, StreamingConvTranspose1d, StreamingNetwork
 from .version import __version__ as __version__
 from .weights import WeightFileError, load_file, save_file
 
@@ -56,6 +56,7 @@ __all__ = [
     "Snake",
     "StreamingConv1d",
     "StreamingConvTranspose1d",
+    "StreamingNetwork",
     "Tanh",
     "WeightFileError",
     "are_deterministic_algorithms_enabled",

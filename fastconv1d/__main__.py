@@ -21,6 +21,12 @@ def _threads(text: str) -> int:
     return int(text)
 
 
+def _count(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 9):
+        raise argparse.ArgumentTypeError(f"expected an integer below 10^9, got {text[:40]!r}")
+    return int(text)
+
+
 def _path(text: str) -> str:
     if not text:
         raise argparse.ArgumentTypeError("expected a path, got ''")
@@ -39,9 +45,26 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("file", nargs="?", help="a .wav or .npy file (default: a shipped signal)")
 
     bench = commands.add_parser("bench", help="time the benchmark layers against other libraries")
+    bench.add_argument(
+        "model",
+        nargs="*",
+        metavar="MODEL",
+        help="MODEL.onnx, MODEL.pt2 (of torch.export.save), or one of each: time the whole model "
+        "and each of its convolutions",
+    )
+    _add_inputs(bench, "16000 samples, 400 frames or 128 tokens where that is open")
     bench.add_argument("--threads", type=_threads, default=1, help="threads a library may use")
     bench.add_argument(
-        "--layers", default="*", metavar="PATTERN", help="names, with * and ?, separated by commas"
+        "--layers",
+        default="*",
+        metavar="PATTERN",
+        help="names, with * and ?, separated by commas; or a file .csv of layers",
+    )
+    bench.add_argument(
+        "--sweep", type=_count, metavar="SEED", help="time layers drawn at random, and name losers"
+    )
+    bench.add_argument(
+        "--count", type=_count, default=100, metavar="N", help="layers of the sweep (default: 100)"
     )
     bench.add_argument("--backward", action="store_true", help="time the gradients, not forward")
     bench.add_argument(
@@ -85,22 +108,31 @@ def build_parser() -> argparse.ArgumentParser:
 
     check = commands.add_parser("check", help="does an ONNX model run here, and is it right?")
     check.add_argument("model", metavar="MODEL.onnx")
-    check.add_argument(
+    _add_inputs(check, "1 and 64 where that is open")
+
+    commands.add_parser("info", help="print versions, CPU, instruction set, BLAS and threads")
+    return parser
+
+
+def _add_inputs(command: argparse.ArgumentParser, default: str) -> None:
+    """Add the arguments that say what goes into a model, and what computes it."""
+    command.add_argument(
         "--input", action="append", default=[], metavar="NAME=FILE.npy", help="an input's values"
     )
-    check.add_argument(
+    command.add_argument(
         "--shape",
         action="append",
         default=[],
         metavar="NAME=1,80,400",
-        help="the size of a random input (default: the model's, 1 and 64 where that is open)",
+        help=f"the size of a random input (default: the model's, {default})",
     )
-    check.add_argument(
-        "--rest", choices=("onnxruntime",), help="what computes the rest beside convolutions"
+    command.add_argument(
+        "--rest",
+        nargs="?",
+        const="onnxruntime",
+        choices=("onnxruntime",),
+        help="what computes the rest beside convolutions",
     )
-
-    commands.add_parser("info", help="print versions, CPU, instruction set, BLAS and threads")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

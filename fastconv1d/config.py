@@ -1,4 +1,4 @@
-"""Threads, determinism and what `show_config` prints.
+"""Threads, determinism, kept memory and what `show_config` prints.
 
 What the environment may say, read once at import (but for the last three, which a build reads):
 
@@ -7,6 +7,7 @@ FASTCONV1D_NUM_THREADS      Threads of a call, 1 to 1024; as `set_num_threads`.
 OMP_NUM_THREADS             The same where the one above is unset, as in OpenMP programs.
 FASTCONV1D_MAX_WORKERS      Worker threads of the process, 0 to 1023; as `set_max_workers`.
 FASTCONV1D_THREADING_LAYER  auto, workers or openmp; as `set_threading_layer`.
+FASTCONV1D_KEPT_MEMORY      Bytes kept for the next large results; as `set_kept_memory`.
 FASTCONV1D_ISA              The instruction set: base, avx2, avx512; never one the CPU lacks.
 FASTCONV1D_DEBUG            A build: 1 for no optimisation, and bounds checks.
 FASTCONV1D_SANITIZE         A build: what to hand to the compiler's -fsanitize.
@@ -27,14 +28,22 @@ from typing import Any
 from .core import threads
 from .core.geometry import as_index, shown
 from .kernels import direct_engine
+from .kernels.memory import kept, release
+from .kernels.memory import limit as kept_limit
+from .kernels.memory import set_limit as set_kept_limit
 from .kernels.workers import counts, set_limit
 
 MAX_THREADS = 1024  # of a call: its own and at most 1023 workers
+# Bytes of freed results that are kept, at the most an eighth of the memory that there is. With
+# 512 MiB the largest results of layers.csv take 1/1.8 (384 MiB) and 1/1.9 of their time (78 MiB).
+KEPT_MEMORY = 512 << 20
+MOST_KEPT = 1 << 62
 ENVIRONMENT = (
     "FASTCONV1D_NUM_THREADS",
     "OMP_NUM_THREADS",
     "FASTCONV1D_MAX_WORKERS",
     "FASTCONV1D_THREADING_LAYER",
+    "FASTCONV1D_KEPT_MEMORY",
     "FASTCONV1D_ISA",
     "FASTCONV1D_DEBUG",
     "FASTCONV1D_SANITIZE",
@@ -46,8 +55,8 @@ _CGROUP_ROOT = "/sys/fs/cgroup"
 
 def _integer_from_environment(name: str, text: str, lowest: int, highest: int) -> int | None:
     """Return the variable's value, or None after a warning if it is not between the limits."""
-    if text.isascii() and text.isdigit() and lowest <= int(text[:9]) <= highest:
-        return int(text[:9])
+    if text.isascii() and text.isdigit() and lowest <= int(text[:30]) <= highest:
+        return int(text[:30])
     if name.startswith("FASTCONV1D"):  # others are not ours to complain about
         warnings.warn(
             f"{name} should be an integer from {lowest} to {highest}, got {shown(text)}; "
@@ -344,6 +353,126 @@ def _layer_from_environment() -> None:
         )
 
 
+def set_kept_memory(n_bytes: int) -> None:
+    """Set how much memory of freed results is kept for the next ones.
+
+    Parameters
+    ----------
+    n_bytes : int
+        The most that is kept. 0 switches it off: NumPy's allocator has all results then.
+
+    Raises
+    ------
+    TypeError
+        If `n_bytes` is not an integer.
+    ValueError
+        If `n_bytes` is negative, or 2**62 and more.
+
+    See Also
+    --------
+    release_memory : Gives back what is kept now.
+
+    Notes
+    -----
+    Fresh pages are up to half of the time of a layer with a large output: the system clears each of
+    them. So results, packed weights and scratch of 1 MiB and more are taken from blocks that were
+    freed before, where one of about the size is there. Results are ordinary arrays: each owns its
+    memory until it and its views are gone.
+
+    The setting at start is the environment variable ``FASTCONV1D_KEPT_MEMORY``, or 512 MiB, at most
+    an eighth of the memory that the machine or the cgroup has. Beyond it, the blocks that were
+    unused the longest go back to the system at once. Blocks that nobody took for 10 seconds go back
+    when the next one is freed. Until then the system may take the pages of blocks of 4 MiB and more
+    at any time that it is short of memory (of smaller ones after half a second, when the next block
+    is freed), though tools count them as the process's own.
+
+    Examples
+    --------
+    >>> from fastconv1d import config
+    >>> before = config.get_kept_memory()
+    >>> config.set_kept_memory(64 << 20)
+    >>> config.get_kept_memory()
+    67108864
+    >>> config.set_kept_memory(before)
+    """
+    try:
+        value = as_index("n_bytes", n_bytes)
+    except TypeError:
+        raise TypeError(
+            f"set_kept_memory expects an int, but got {type(n_bytes).__name__} ({shown(n_bytes)})"
+        ) from None
+    if not 0 <= value < MOST_KEPT:
+        raise ValueError(
+            f"set_kept_memory expects an integer from 0 to {MOST_KEPT - 1}, got {shown(n_bytes)}"
+        )
+    set_kept_limit(value)
+
+
+def get_kept_memory() -> int:
+    """Return the setting of `set_kept_memory`.
+
+    Returns
+    -------
+    int
+        Bytes. How many are kept now is in `config_info`.
+
+    Examples
+    --------
+    >>> from fastconv1d import config
+    >>> config.get_kept_memory() >= 0
+    True
+    """
+    return kept_limit()
+
+
+def release_memory() -> int:
+    """Give all memory that is kept for the next results back to the system.
+
+    Returns
+    -------
+    int
+        The bytes given back.
+
+    See Also
+    --------
+    set_kept_memory : Says how much is kept.
+
+    Examples
+    --------
+    >>> from fastconv1d import config
+    >>> config.release_memory() >= 0
+    True
+    >>> config.config_info()["kept_memory"]
+    0
+    """
+    return release()
+
+
+def _memory_of_the_machine(root: str = _CGROUP_ROOT) -> int | None:
+    """Return the bytes that this process may have, or None where the system does not tell."""
+    found = []
+    for name in ("memory.max", "memory/memory.limit_in_bytes"):  # versions 2 and 1; "max": none
+        text = _read(f"{root}/{name}")
+        if text.isdigit():
+            found.append(int(text))
+    with contextlib.suppress(AttributeError, ValueError, OSError):
+        found.append(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    return min((n for n in found if n > 0), default=None)
+
+
+def _default_kept_memory() -> int:
+    room = _memory_of_the_machine()
+    return KEPT_MEMORY if room is None else min(KEPT_MEMORY, room // 8)
+
+
+def _kept_memory_at_start() -> int:
+    text = os.environ.get("FASTCONV1D_KEPT_MEMORY", "").strip()
+    asked = None
+    if text:
+        asked = _integer_from_environment("FASTCONV1D_KEPT_MEMORY", text, 0, MOST_KEPT - 1)
+    return _default_kept_memory() if asked is None else asked
+
+
 @contextlib.contextmanager
 def num_threads(n: int) -> Iterator[None]:
     """Let the calls inside a ``with`` block use `n` threads.
@@ -488,6 +617,8 @@ def config_info() -> dict[str, Any]:
         "cpus": _cpu_affinity(),
         "quota": quota,
         "deterministic": _deterministic,
+        "kept_memory": kept(),
+        "kept_memory_limit": kept_limit(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
         "blas": [
             {key: pool.get(key) for key in ("internal_api", "version", "num_threads", "filepath")}
@@ -516,6 +647,8 @@ def show_config() -> None:
     info["isas"] = ", ".join(info["isas"])
     environment = info.pop("environment")
     info["environment"] = ", ".join(f"{k}={v}" for k, v in environment.items()) or "none of ours"
+    held, most = info["kept_memory"] / 2**20, info.pop("kept_memory_limit") / 2**20
+    info["kept_memory"] = f"{held:.0f} of at most {most:.0f} MiB"
     info["quota"] = "none" if info["quota"] is None else f"{info['quota']:g} CPUs"
     for name, value in info.items():
         print(f"{name:<14} {value}")
@@ -530,3 +663,4 @@ def show_config() -> None:
 
 set_limit(get_max_workers())
 _layer_from_environment()
+set_kept_limit(_kept_memory_at_start())

@@ -10,6 +10,7 @@ import numpy as np
 from .core import arrays, geometry, training
 from .core.activations import parse_activation
 from .core.base import Layer, Option, number, setting
+from .core.flow import PerPosition
 from .core.forward import activate
 from .kernels import direct_engine
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from .core.activations import Activation
     from .core.base import Assignment
+    from .core.flow import Flow, Run
 
 
 class ActivationLayer(Layer):
@@ -66,6 +68,9 @@ class ActivationLayer(Layer):
             direct_engine.finish(step, out, None, 1.0, False)
         else:
             np.copyto(out, activate(step, x, "NCL"))
+
+    def _flow(self, run: Run) -> Flow:
+        return PerPosition(run)
 
     def _step(self) -> Activation:
         step = parse_activation(self.activation)

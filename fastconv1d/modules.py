@@ -224,8 +224,6 @@ class Conv1d(Convolution):
         ------
         ValueError
             If the padding depends on what is not there yet, see `StreamingConv1d`.
-        MemoryError
-            If the history cannot be allocated.
 
         Examples
         --------
@@ -651,8 +649,6 @@ class ConvTranspose1d(Convolution):
         ------
         ValueError
             If the padding mode is not 'zeros'.
-        MemoryError
-            If the history cannot be allocated.
 
         Examples
         --------

@@ -34,7 +34,8 @@ def explain(
     -------
     dict
         ``engine`` is 'blas', 'direct' or 'winograd'. Of the direct engine there is also ``isa``;
-        ``kernel``: 'run_unit', or 'run_positions' for depthwise layers with channels last;
+        ``kernel``: 'run_unit', 'run_positions' for depthwise layers with channels last,
+        'run_channels' for them on short inputs, 'run_items' for many short items;
         ``register_tile``: rows (output channels) and columns that are summed in registers at once
         (tiles of up to 8 columns have vectors of channels instead);
         ``phases`` and ``fused_phases`` of a transposed convolution: those computed one after the

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import copy
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from .core.convolution import Convolution
 from .core.geometry import shown
 from .core.program import Activate, Buffers, Combine, Convolve, Operation, Program
 from .elementwise import ActivationLayer
+from .streaming import StreamingNetwork
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from .core.base import Assignment
+
+_Network = TypeVar("_Network", bound="_Container")
 
 
 class _Container(Layer):
@@ -150,6 +154,45 @@ class _Container(Layer):
         g, batched = arrays.batched(type(self).__name__, arrays.operand(grad_output))
         grad_input = self._backward(g, self._calls.recall(self.training, output))
         return grad_input if batched else grad_input[0]
+
+    def stream(self, n_batch: int = 1) -> StreamingNetwork:
+        """Return the network over sequences that arrive in chunks.
+
+        Parameters
+        ----------
+        n_batch : int, default 1
+            How many sequences run side by side.
+
+        Returns
+        -------
+        StreamingNetwork
+
+        Raises
+        ------
+        ValueError
+            If a layer needs what is not there yet, see `StreamingNetwork`; the text names it.
+        TypeError
+            If a layer has a forward of its own.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d, ReLU, Residual, Sequential
+        >>> net = Sequential(Residual(Conv1d(2, 2, 3, padding="causal"), ReLU()), Conv1d(2, 1, 1))
+        >>> stream = net.stream()
+        >>> stream(np.ones((2, 5), np.float32)).shape
+        (1, 5)
+        """
+        return StreamingNetwork(self, n_batch)
+
+    def _copy_in_eval(self: _Network, made: dict[int, Any]) -> _Network:
+        network = copy.copy(self)
+        network.__dict__.update(
+            _layers={name: layer._as_it_is(made) for name, layer in self._layers.items()},
+            training=False,
+            _calls=training.Calls(),
+        )
+        return network
 
     def _all_layers(self) -> Iterator[Any]:
         """Yield all layers inside, networks included."""

@@ -15,7 +15,7 @@ import pytest
 import fastconv1d
 from fastconv1d import reference
 from fastconv1d.__main__ import main
-from fastconv1d.bench import contestants, environment, measure, report
+from fastconv1d.bench import contestants, environment, measure, report, timing
 from fastconv1d.bench.layers import load_layers, make_problem, parse_layers, select_layers
 from fastconv1d.bench.measure import (
     WrongResultError,
@@ -156,6 +156,7 @@ class MadeUpMeter:
 
     def __init__(self, busy):
         self.busy, self.outcomes = busy, []
+        self.interrupted = lambda: 0
 
     def wait(self):
         return True
@@ -178,6 +179,18 @@ def test_rounds_beside_other_work_do_not_count():
         {"call": lambda: None}, 0.0, {"rate": lambda: next(readings)}, meter=all_busy
     )
     assert gauges["rate"] == Spread(7, 6, 8, 5)  # of 5 to 9: there are no others
+
+
+def test_samples_that_were_interrupted_do_not_count(monkeypatch):
+    """Beside a count that grows within the first two of six samples."""
+    meter = MadeUpMeter(())
+    meter.interrupted = iter([0, 1, 1, 2, *[2] * 100]).__next__
+    times = iter([9.0, 8.0, 3.0, 4.0, 5.0, 6.0])
+    monkeypatch.setattr(timing, "calibrate", lambda call, budget: Plan(1, 6))
+    monkeypatch.setattr(timing, "sample", lambda call, n_calls: next(times))
+    found, _ = interleave({"call": lambda: None}, meter=meter)
+    assert found["call"] == Spread(4.5, 3.75, 5.25, 4)
+    assert timing.interruptions() >= 0
 
 
 def test_the_meter_of_this_machine():

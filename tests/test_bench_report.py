@@ -12,11 +12,15 @@ from xml.etree import ElementTree
 import pytest
 
 from fastconv1d.bench import costs, pages, stages
+from fastconv1d.bench.drawn import random_layers
 from fastconv1d.bench.layers import load_layers, select_layers
 from fastconv1d.bench.sweeps import subject_layers
 from fastconv1d.bench.timing import Spread
 
-PLOTS = ("ratios", "roofline", "length", "kernel", "threads", "costs", "memory")
+PLOTS = (
+    *("ratios", "roofline", "length", "kernel", "threads", "costs", "memory"),
+    *("sweep", "sweep_backward"),
+)
 NAMES = ("fastconv1d", "torch", "onnxruntime", "openvino", "jax")
 
 
@@ -61,6 +65,8 @@ def report():
     measured = {
         "forward": made_up_stage(layers),
         "backward": made_up_stage(layers, (1, 2)),
+        "sweep": made_up_stage(random_layers(0, 30), (1, 2, 0.9, 1.5)),
+        "sweep_backward": made_up_stage(random_layers(1, 10), (1, 2)),
         "length": made_up_stage(subject_layers("length", "*", quick=False)),
         "kernel": made_up_stage(subject_layers("kernel", "*", quick=False)),
         "threads_1": made_up_stage(subject_layers("threads", "*", quick=False)),
@@ -128,6 +134,19 @@ def test_the_pages_hold_every_layer(folder):
     assert len([line for line in cells if line[0] == "w2v_l1"]) == 4
 
 
+def test_random_layers_that_were_lost(folder):
+    markdown = (folder / "report.md").read_text(encoding="utf-8")
+    chapter = markdown.partition("## Random layers")[2].partition("## Gradients of random")[0]
+    assert "30 of 30 here" in chapter
+    found = tables(chapter)
+    lost = found["lost layer | sizes | class | to | ratio"]
+    assert set(lost) == {layer.name for layer in random_layers(0, 30)}
+    assert {row["ratio"] for row in lost.values()} == {"0.90"}
+    classes = found["class | layers | lost | geomean to the best peer"]
+    assert sum(int(row["lost"]) for row in classes.values()) == 30
+    assert "0 of 10 here" in markdown.partition("## Gradients of random layers")[2]
+
+
 def test_what_looks_bad_is_said(folder):
     markdown = (folder / "report.md").read_text(encoding="utf-8")
     assert "A peer is faster on 34 of 35: seed_doc (openvino 0.50), " in markdown
@@ -169,7 +188,7 @@ def test_a_stage_that_failed_is_told(report, tmp_path):
     write_report({"stages": measured}, tmp_path)
     assert [path.name for path in tmp_path.glob("*.svg")] == []
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
-    assert markdown.count("**The command ended with status -11.**") == 5
+    assert markdown.count("**The command ended with status -11.**") == 7
     check_files(tmp_path, markdown)
 
 
@@ -206,7 +225,7 @@ def test_a_quick_report(tmp_path):
 @pytest.mark.parametrize(
     ("options", "reason"),
     [
-        (["--backward"], "--report chooses --threads, --backward, --subject and --json itself"),
+        (["--backward"], "--report chooses --threads, --backward, --subject, --json and --sweep"),
         (["--from-json"], "--from-json needs "),
     ],
 )
@@ -229,6 +248,8 @@ def test_stages(monkeypatch):
     assert found["forward"] == ["--layers", "a*", *common]
     assert found["backward"] == ["--backward", "--layers", "a*", *common]
     assert found["threads_4"] == ["--subject", "threads", "--threads", "4", *common]
+    assert found["sweep"] == ["--sweep", "0", "--count", "120", *common]
+    assert found["sweep_backward"] == ["--backward", "--sweep", "1", "--count", "60", *common]
     plain = argparse.Namespace(
         peers=None, dtype="float32", isa=None, algorithm="auto", quick=True, layers="*"
     )

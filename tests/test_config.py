@@ -208,6 +208,7 @@ def test_config_info():
     assert info["threads"] == fastconv1d.get_num_threads()
     assert info["max_workers"] == config.get_max_workers()
     assert info["isa"] in info["isas"]
+    assert info["kept_memory_limit"] == config.get_kept_memory()
     assert info["compiler"]
     assert info["blas"] and info["blas"][0]["num_threads"] >= 1
     json.dumps(info)
@@ -228,6 +229,7 @@ def test_show_config(capsys):
         "isa",
         "threads",
         "max_workers",
+        "kept_memory",
         "layer",
         "environment",
         "blas",

@@ -12,6 +12,7 @@ import fastconv1d
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
+OPTIONAL = ("torch", "onnx", "pandas", "xarray", "sklearn", "zarr", "fastapi", "dask")
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -27,7 +28,7 @@ def blocks(page):
 )
 def test_code_of_pages_runs(page, tmp_path, monkeypatch):
     code = blocks(page)
-    for package in ("torch", "onnx"):
+    for package in OPTIONAL:
         if re.search(rf"^(import|from) {package}\b", "\n".join(code), re.MULTILINE):
             pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
@@ -55,7 +56,8 @@ def test_pictures_are_what_the_library_draws(tmp_path):
 
 # ---- Docstrings --------------------------------------------------------------------------------
 
-CONFIG = ["set_max_workers", "get_max_workers", "config_info"]
+CONFIG = ["set_max_workers", "get_max_workers", "set_kept_memory", "get_kept_memory"]
+CONFIG += ["release_memory", "config_info"]
 
 
 def public_objects(module):

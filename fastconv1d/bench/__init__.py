@@ -14,14 +14,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from ..core.extras import how_to_install
 from ..core.files import check_writable
 from ..kernels.direct_engine import supported_isas
 from .contestants import PEER_NAMES
+from .drawn import random_layers, told
 from .environment import child_environment, describe_machine, is_child, pin_to_one_core
-from .layers import Layer
+from .layers import Layer, read_layers
 from .sweeps import subject_layers
 
-FREE = (1, False, "layers", None)  # of --threads, --backward, --subject, --json
+FREE = (1, False, "layers", None, None)  # of --threads, --backward, --subject, --json, --sweep
 
 
 def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -30,8 +32,8 @@ def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
     Parameters
     ----------
     args : argparse.Namespace
-        threads, layers, backward, dtype, json, isa, algorithm, peers, subject, quick, report,
-        from_json.
+        model, input, shape, rest, threads, layers, backward, dtype, json, isa, algorithm, peers,
+        subject, sweep, count, quick, report, from_json.
     argv : list of str
         The command line they came from, to hand to the child process.
 
@@ -42,11 +44,15 @@ def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """
     peers = list(PEER_NAMES) if args.peers is None else args.peers.split(",")
     peers = list(dict.fromkeys(name.strip() for name in peers if name.strip()))
-    layers = _layers(args)
+    if args.model:
+        return _run_model(args, argv, peers)
+    try:
+        layers = _layers(args)
+    except (OSError, ValueError) as error:
+        return _refused(f"--layers {args.layers}: {getattr(error, 'strerror', None) or error}")
     problem = _problem(args, layers, peers)
     if problem:
-        print(f"fastconv1d bench: {problem}", file=sys.stderr)
-        return 2
+        return _refused(problem)
     if is_child():
         if args.subject == "costs":
             return _measure_costs(args, peers)
@@ -55,31 +61,91 @@ def run_bench(args: argparse.Namespace, argv: Sequence[str]) -> int:
         from .stages import run_report
 
         return run_report(args, peers)
+    return _in_a_child(args, argv)
+
+
+def _refused(problem: str) -> int:
+    print(f"fastconv1d bench: {problem}", file=sys.stderr)
+    return 2
+
+
+def _in_a_child(args: argparse.Namespace, argv: Sequence[str]) -> int:
     if args.threads == 1:
         pin_to_one_core()
     command = [sys.executable, "-m", "fastconv1d", *argv]
     return subprocess.call(command, env=child_environment(args.threads, args.isa))
 
 
+def _run_model(args: argparse.Namespace, argv: Sequence[str], peers: Sequence[str]) -> int:
+    """Measure somebody's model; onnx is needed for that."""
+    if is_child():
+        from . import models
+
+        return models.run(args, peers)
+    problem = _problem_of_model(args) or _problem_of_options(args, peers)
+    if problem:
+        return _refused(problem)
+    return _in_a_child(args, argv)
+
+
+def _problem_of_model(args: argparse.Namespace) -> str | None:
+    """Return what is wrong with the files of a model, if anything."""
+    suffixes = [Path(path).suffix for path in args.model]
+    if len(set(suffixes)) != len(suffixes) or len(suffixes) > 2:
+        return f"one MODEL.onnx and one MODEL.pt2 at most, got {' '.join(args.model)}"
+    if any(suffix not in (".onnx", ".pt2") for suffix in suffixes):
+        return (
+            f"{' '.join(args.model)}: a model should be a file .onnx, or .pt2 as torch.export.save "
+            "writes it"
+        )
+    absent = [path for path in args.model if not Path(path).is_file()]
+    if absent:
+        return f"there is no file {absent[0]}"
+    given = (args.backward, args.subject, args.layers, args.sweep, args.report, args.dtype)
+    if given != (False, "layers", "*", None, None, "float32") or args.algorithm != "auto":
+        return (
+            "--backward, --subject, --layers, --sweep, --report, --dtype and --algorithm go "
+            "without MODEL"
+        )
+    if find_spec("onnx") is None:
+        return f"MODEL needs onnx: {how_to_install('onnx')}"
+    if args.rest and find_spec("onnxruntime") is None:
+        return f"--rest needs onnxruntime: {how_to_install('onnxruntime')}"
+    return None
+
+
 def _layers(args: argparse.Namespace) -> list[Layer]:
     if args.subject == "costs":
         return []
+    if args.sweep is not None:
+        return random_layers(args.sweep, args.count)
+    if args.layers.endswith(".csv"):
+        return read_layers(args.layers)
     return subject_layers(args.subject, args.layers, args.quick)
 
 
 def _problem(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[str]) -> str | None:
     """Return what is wrong with the arguments, if anything."""
+    if args.input or args.shape or args.rest:
+        return "--input, --shape and --rest need MODEL"
+    if args.sweep is not None and (args.subject, args.layers) != ("layers", "*"):
+        return "--sweep draws its own layers: --subject and --layers go without it"
+    if not layers and args.subject != "costs":
+        return f"no layer matches {args.layers!r}"
+    chosen = (args.threads, args.backward, args.subject, args.json, args.sweep)
+    if args.report and chosen != FREE:
+        return "--report chooses --threads, --backward, --subject, --json and --sweep itself"
+    if args.report and find_spec("matplotlib") is None:
+        return f"--report needs matplotlib: {how_to_install('matplotlib')}"
+    if args.from_json and not args.report:
+        return "--from-json needs --report"
+    return _problem_of_options(args, peers)
+
+
+def _problem_of_options(args: argparse.Namespace, peers: Sequence[str]) -> str | None:
     unknown = sorted(set(peers) - set(PEER_NAMES))
     if unknown:
         return f"unknown peers {unknown}"
-    if not layers and args.subject != "costs":
-        return f"no layer matches {args.layers!r}"
-    if args.report and (args.threads, args.backward, args.subject, args.json) != FREE:
-        return "--report chooses --threads, --backward, --subject and --json itself"
-    if args.report and find_spec("matplotlib") is None:
-        return "--report needs matplotlib: pip install 'fastconv1d[bench]'"
-    if args.from_json and not args.report:
-        return "--from-json needs --report"
     if args.isa and args.isa not in supported_isas():
         return f"--isa {args.isa}: this CPU has {', '.join(supported_isas())}"
     if args.json:
@@ -120,6 +186,8 @@ def _measure(args: argparse.Namespace, layers: Sequence[Layer], peers: Sequence[
         _write(args.json, measured)
     finally:
         print(report.table(rows), report.summary(rows), sep="\n\n")
+        if args.sweep is not None:
+            print(f"\n{told(rows)}")
         if warning:
             print(warning)
     return 1 if any("fastconv1d" in row["excluded"] for row in rows) else 0

@@ -9,14 +9,18 @@ the input, for layers that are called with inputs of changing lengths.
 
 import argparse
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
+from ..core.extras import how_to_install
 from .layers import Layer, Problem
+
+# the inputs of a model by name, in its order
+Feeds: TypeAlias = Mapping[str, np.ndarray]
 
 PEER_NAMES = ("torch", "onnxruntime", "openvino", "jax")
 
@@ -65,6 +69,14 @@ class Fastconv1d:
             backward = self._library.conv_transpose1d_backward
         return partial(backward, *arrays, groups=layer.groups, **layer.window, **self._options)
 
+    def run_model(
+        self, model: str | bytes, feeds: Feeds, rest: str | None = None
+    ) -> Callable[[], Any]:
+        """Return a call of an ONNX model, a file or its bytes."""
+        from ..onnx import from_onnx
+
+        return partial(from_onnx(model, rest=rest), *feeds.values())
+
     def arrays(self, result: Any) -> tuple[np.ndarray, ...]:
         return result if isinstance(result, tuple) else (result,)
 
@@ -109,8 +121,12 @@ class Torch:
         operation = torch.ops.aten.convolution_backward
         return partial(operation, grad, x, weight, [layer.c_out], *window, *transposed, *rest)
 
+    def run_program(self, program: Callable[..., Any], feeds: Feeds) -> Callable[[], Any]:
+        """Return a call of a function of tensors."""
+        return partial(program, *(self._torch.from_numpy(value) for value in feeds.values()))
+
     def arrays(self, result: Any) -> tuple[np.ndarray, ...]:
-        results = result if isinstance(result, tuple) else (result,)
+        results = result if isinstance(result, (tuple, list)) else (result,)
         return tuple(each.numpy() for each in results)
 
 
@@ -134,7 +150,10 @@ class OnnxRuntime:
         session = self._session(onnx_model(problem, fixed=False))
         return lambda x: session.run(None, {"x": x})
 
-    def _session(self, model: bytes) -> Any:
+    def run_model(self, model: str | bytes, feeds: Feeds) -> Callable[[], Any]:
+        return partial(self._session(model).run, None, dict(feeds))
+
+    def _session(self, model: str | bytes) -> Any:
         options = self._library.SessionOptions()
         options.intra_op_num_threads = self._n_threads
         options.inter_op_num_threads = 1
@@ -166,14 +185,19 @@ class OpenVino:
         infer = self._request(onnx_model(problem, fixed=False)).infer
         return lambda x: infer([x], share_inputs=True, share_outputs=True)
 
-    def _request(self, model: bytes) -> Any:
+    def run_model(self, model: str | bytes, feeds: Feeds) -> Callable[[], Any]:
+        infer = self._request(model).infer
+        return partial(infer, list(feeds.values()), share_inputs=True, share_outputs=True)
+
+    def _request(self, model: str | bytes) -> Any:
         settings = {
             "INFERENCE_NUM_THREADS": self._n_threads,
             "NUM_STREAMS": 1,
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",
         }
-        read = self._core.read_model(model, b"")
+        given = (model,) if isinstance(model, str) else (model, b"")
+        read = self._core.read_model(*given)
         return self._core.compile_model(read, "CPU", settings).create_infer_request()
 
     def arrays(self, result: Any) -> tuple[np.ndarray, ...]:
@@ -292,6 +316,12 @@ def make(name: str, args: argparse.Namespace, stack: ExitStack) -> Contestant:
     return makers[name]()
 
 
+def _why(error: ImportError) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name in (*PEER_NAMES, "onnx"):
+        return f"needs {error.name}: {how_to_install(error.name)}"
+    return str(error)
+
+
 def build(
     args: argparse.Namespace, names: Sequence[str], stack: ExitStack
 ) -> tuple[list[Contestant], list[str]]:
@@ -308,7 +338,7 @@ def build(
         try:
             contestants.append(make(name, args, stack))
         except ImportError as error:
-            notes.append(f"left out  {name}: {error}")
+            notes.append(f"left out  {name}: {_why(error)}")
         else:
             if args.isa and name in ("onnxruntime", "openvino"):
                 notes.append(f"note      {name} has no switch for the ISA and uses all it finds")

@@ -6,12 +6,14 @@ from typing import Any
 
 from . import plots
 from .costs import new_length_spread, start_spread
+from .drawn import LOST, Cluster, clusters, described, layer_of
 from .pages import Block, Code, Heading, Picture, Table, Text, html, markdown
 from .plots import libraries
 from .report import geomean, ratio_to, ratios, summary
 from .timing import Spread
 
 Stage = Mapping[str, Any]
+SWEEPS = {"sweep": "Random layers", "sweep_backward": "Gradients of random layers"}
 METHOD = (
     "Every library computes the same layers with the same weights in one process on one core, "
     "checked against a slow reference in float64 before it is timed. The libraries take turns: a "
@@ -31,6 +33,9 @@ def write_report(report: Mapping[str, Any], folder: Path) -> None:
     blocks += [Text(METHOD), *_machine(report), *_forward(stages["forward"], folder)]
     blocks += _roofline(stages["forward"], folder)
     blocks += _backward(stages["backward"])
+    for name in SWEEPS:
+        if name in stages:
+            blocks += _sweep(name, stages[name], folder)
     blocks += _length(stages["length"], folder)
     blocks += _kernel(stages["kernel"], folder)
     blocks += _threads(stages, folder)
@@ -199,6 +204,49 @@ def _backward(stage: Stage) -> list[Block]:
         return blocks
     blocks += [_geomeans(rows), _losses(rows), _ratios_table(rows), _times_table(rows)]
     return [*blocks, Code(summary(rows))]
+
+
+def _sweep(name: str, stage: Stage, folder: Path) -> list[Block]:
+    rows = stage.get("rows", [])
+    blocks = _section(SWEEPS[name], stage)
+    if not any(ratios(rows).values()):
+        return blocks
+    found = clusters(rows)
+    n_lost = sum(len(each.losers) for each in found)
+    text = (
+        "Layers as networks have them, drawn at random: channels, kernel, stride, dilation, "
+        f"groups, batch and length. One is lost below {LOST} of the fastest other's speed: "
+        f"{n_lost} of {sum(each.count for each in found)} here. The classes go by the shape, "
+        "whether a layer is lost or not."
+    )
+    shows = "Time of the fastest other divided by that of fastconv1d, over the work of each layer"
+    return [
+        *blocks,
+        Text(text),
+        _picture(f"{name}.svg", shows, folder, plots.sweep, rows, LOST),
+        _geomeans(rows),
+        _clusters_table(found),
+        *_losers_table(found),
+        *_excluded(rows),
+    ]
+
+
+def _clusters_table(found: Sequence[Cluster]) -> Table:
+    lines = [
+        [each.cause, str(each.count), str(len(each.losers)), f"{each.geomean:.2f}"]
+        for each in found
+    ]
+    return Table(["class", "layers", "lost", "geomean to the best peer"], lines)
+
+
+def _losers_table(found: Sequence[Cluster]) -> list[Block]:
+    lines = [
+        [row["layer"], described(layer_of(row)), each.cause, peer, f"{ratio:.2f}"]
+        for each in found
+        for ratio, peer, row in each.losers
+    ]
+    header = ["lost layer", "sizes", "class", "to", "ratio"]
+    return [Table(header, lines)] if lines else []
 
 
 def _length(stage: Stage, folder: Path) -> list[Block]:

@@ -111,6 +111,18 @@ def load_layers() -> list[Layer]:
     return parse_layers(text.splitlines())
 
 
+def read_layers(path: str) -> list[Layer]:
+    """Read a CSV file of layers; raises ValueError for another file."""
+    with open(path, encoding="utf-8") as file:
+        try:
+            layers = parse_layers(file)
+        except KeyError as error:
+            raise ValueError(f"has no column {error}, as layers.csv has") from error
+    if not layers:
+        raise ValueError("holds no layers")
+    return layers
+
+
 def select_layers(layers: Sequence[Layer], pattern: str) -> list[Layer]:
     """Keep the layers whose name matches one of the comma-separated patterns."""
     patterns = [part.strip() for part in pattern.split(",")]

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from .costs import new_length_spread, start_spread
-from .report import rates, ratio_to
+from .report import best_peer, rates, ratio_to
 from .timing import Spread
 
 STYLE: dict[Any, Any] = {
@@ -115,6 +115,37 @@ def ratios(rows: Rows, path: Path) -> None:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="x", labeltop=True)
         axes.set_xlabel("time of the peer / time of fastconv1d: right of 1 fastconv1d is faster")
+        _legend(figure, axes)
+        _save(figure, path)
+
+
+def sweep(rows: Rows, lost: float, path: Path) -> None:
+    """Draw the ratio of each layer to its best peer over its work, and name those below `lost`."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure((WIDTH, 5.0), layout="constrained")
+        axes = figure.subplots()
+        for name in libraries(rows)[1:]:
+            found = [row for row in rows if best_peer(row) == name and ratio_to(row, name)]
+            axes.plot(
+                [row["flops"] / 1e6 for row in found],
+                [ratio_to(row, name) for row in found],
+                MARKERS[name],
+                color=COLOURS[name],
+                markersize=4,
+                linestyle="none",
+                label=f"{name} is the fastest other",
+            )
+        axes.axhline(1, color="black", linewidth=1.2)
+        for row in rows:
+            ratio = ratio_to(row, best_peer(row))
+            if ratio is not None and ratio < lost:
+                place = (row["flops"] / 1e6, ratio)
+                shift = {"xytext": (4, -3), "textcoords": "offset points"}
+                axes.annotate(row["layer"], place, fontsize=7, **shift)
+        _log(axes.xaxis, _plain, [10.0**n for n in range(-3, 6)])
+        _log(axes.yaxis, _plain)
+        axes.set_xlabel("work of a call, MFLOP")
+        axes.set_ylabel("time of the fastest other / time of fastconv1d")
         _legend(figure, axes)
         _save(figure, path)
 

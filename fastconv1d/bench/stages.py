@@ -14,6 +14,8 @@ from typing import Any
 from ..core.files import check_writable, what_special
 from .environment import cores, same_package
 
+SWEPT, SWEPT_QUICKLY = 120, 6  # layers of a report's sweep, half as many of their gradients
+
 
 def thread_counts() -> list[int]:
     """Return 1, 2, 4, ... up to the cores that this process may use."""
@@ -32,6 +34,7 @@ def stages(args: argparse.Namespace, peers: Sequence[str]) -> dict[str, list[str
     if args.quick:
         common += ["--quick"]
     layers = [] if args.layers == "*" else ["--layers", args.layers]
+    count = SWEPT_QUICKLY if args.quick else SWEPT
     threads = {
         f"threads_{n}": ["--subject", "threads", "--threads", str(n), *common]
         for n in thread_counts()
@@ -39,6 +42,8 @@ def stages(args: argparse.Namespace, peers: Sequence[str]) -> dict[str, list[str
     return {
         "forward": [*layers, *common],
         "backward": ["--backward", *layers, *common],
+        "sweep": ["--sweep", "0", "--count", str(count), *common],
+        "sweep_backward": ["--backward", "--sweep", "1", "--count", str(count // 2), *common],
         "length": ["--subject", "length", *common],
         "kernel": ["--subject", "kernel", *common],
         **threads,

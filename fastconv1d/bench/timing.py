@@ -4,9 +4,16 @@ import gc
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import repeat
+from types import ModuleType
+
+resource: ModuleType | None
+try:
+    import resource
+except ImportError:  # of POSIX
+    resource = None
 
 BUDGET_SECONDS = 0.2  # what a contestant may take on a layer, calls longer than that excepted
 SAMPLE_SECONDS = 2e-3  # a sample repeats short calls until it lasts this long
@@ -29,14 +36,23 @@ class Plan:
     n_rounds: int
 
 
+def interruptions() -> int:
+    """Return how often another process has taken a core from this one; 0 where nobody counts."""
+    if resource is None:
+        return 0
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw)
+
+
 @dataclass
 class LoadMeter:
     """Tells quiet moments of the machine from those in which others use the core, too.
 
-    ``read`` returns a rate that only other work lowers.
+    ``read`` returns a rate that only other work lowers, ``interrupted`` a count that grows where
+    other work came in between.
     """
 
     read: Callable[[], float]
+    interrupted: Callable[[], int] = interruptions
     best: float = 0.0
     n_readings: int = 0
     n_slow: int = 0
@@ -62,6 +78,19 @@ class LoadMeter:
             f"BUSY: in {self.n_slow} of {self.n_readings} readings an FMA loop fell below "
             f"{SLOWED:.0%} of its best. Others use this machine: do not believe these times."
         )
+
+
+@dataclass
+class Round:
+    """What was measured in one round: whether others were quiet, and whose samples nobody cut."""
+
+    quiet: bool
+    values: Mapping[str, float]
+    undisturbed: Set[str]
+
+    def quality(self, name: str) -> int:
+        """Return 2 for a sample on a quiet machine, 1 if it was only not interrupted, else 0."""
+        return (name in self.undisturbed) * (1 + self.quiet)
 
 
 @dataclass
@@ -137,7 +166,8 @@ def interleave(
     pause : float
         Seconds to wait before each sample, for the threads of the one before to go to sleep.
     meter : LoadMeter, optional
-        Asked around each round: rounds beside other work count only where there are no others.
+        Asked around each round: rounds beside other work, and samples that it interrupted, count
+        only where there are no others.
 
     Returns
     -------
@@ -149,14 +179,15 @@ def interleave(
     plans = {name: calibrate(call, budget) for name, call in calls.items()}
     n_total = max(p.n_rounds for p in plans.values())
     gauges = gauges or {}
-    rounds: list[tuple[bool, dict[str, float]]] = []
+    rounds: list[Round] = []
+    interrupted = meter.interrupted if meter else lambda: 0
     names = list(calls)
     enabled = gc.isenabled()
     gc.disable()
     try:
         for index in range(n_total):
             quiet = meter is None or meter.wait()
-            values = {}
+            values, undisturbed = {}, set(gauges)
             if takes_part(index, MIN_ROUNDS, n_total):
                 values = {name: read() for name, read in gauges.items()}
             first = index % len(names)
@@ -165,21 +196,26 @@ def interleave(
                     if pause:
                         time.sleep(pause)
                         calls[name]()
+                    before = interrupted()
                     values[name] = sample(calls[name], plans[name].n_calls)
-            rounds.append((quiet and (meter is None or meter.is_quiet()), values))
+                    if interrupted() == before:
+                        undisturbed.add(name)
+            quiet = quiet and (meter is None or meter.is_quiet())
+            rounds.append(Round(quiet, values, undisturbed))
     finally:
         if enabled:
             gc.enable()
     return _spreads(names, rounds), _spreads(gauges, rounds)
 
 
-def _spreads(
-    names: Iterable[str], rounds: Sequence[tuple[bool, Mapping[str, float]]]
-) -> dict[str, Spread]:
-    """Summarise the rounds of each name: the quiet ones, or all where they are too few."""
+def _spreads(names: Iterable[str], rounds: Sequence[Round]) -> dict[str, Spread]:
+    """Summarise each name's samples: the best of which there are enough, see `Round.quality`."""
     spreads = {}
     for name in names:
-        values = [each[name] for _, each in rounds if name in each]
-        quiet = [each[name] for is_quiet, each in rounds if is_quiet and name in each]
-        spreads[name] = spread(quiet if len(quiet) >= MIN_ROUNDS_SLOW else values)
+        values = [(each.quality(name), each.values[name]) for each in rounds if name in each.values]
+        for least in (2, 1, 0):
+            chosen = [value for quality, value in values if quality >= least]
+            if len(chosen) >= MIN_ROUNDS_SLOW:
+                break
+        spreads[name] = spread(chosen)
     return spreads

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from ..kernels.memory import new as new_array
+
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
@@ -214,9 +216,9 @@ def residual_operand(
 
 
 def new(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return an array that holds anything."""
+    """Return an array that holds anything, a large one in memory that is kept for the next."""
     try:
-        return np.empty(shape, dtype)
+        return new_array(shape, dtype)
     except ValueError:  # how NumPy says that the number of bytes exceeds 64 bits
         _explain_size(shape, dtype)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 from collections import deque
 from functools import partial
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
+
+    from .flow import Flow, Run
 
 _Layer = TypeVar("_Layer", bound="Layer")
 
@@ -65,6 +68,37 @@ class Layer:
 
     def _drop_gradients(self) -> None:
         """Forget a leaf's gradients."""
+
+    def _flow(self, run: Run) -> Flow:
+        """Return how a layer that is one operation takes sequences piece by piece.
+
+        `run(given, out)` computes it for whole arrays. A layer whose outputs read what is at their
+        position returns ``PerPosition(run)``, one that slides a window ``Windows(...)``.
+
+        Raises
+        ------
+        ValueError
+            If outputs may depend on all of the input.
+        """
+        raise ValueError(
+            "its outputs may depend on the whole sequence, which a stream does not have: apply it "
+            "to what the stream of the layers before it has returned"
+        )
+
+    def _as_it_is(self: _Layer, made: dict[int, Any]) -> _Layer:
+        """Return a copy in eval mode that later assignments to the layer do not change.
+
+        `made` has the copies of layers that occur several times, by their id.
+        """
+        if id(self) not in made:
+            made[id(self)] = self._copy_in_eval(made)
+        layer: _Layer = made[id(self)]
+        return layer
+
+    def _copy_in_eval(self: _Layer, made: dict[int, Any]) -> _Layer:
+        layer = copy.copy(self)
+        assign(layer._switching(False))
+        return layer
 
     def train(self: _Layer, mode: bool = True) -> _Layer:
         """Go to train mode, in which calls keep what `backward` needs, or to eval mode.

@@ -516,6 +516,12 @@ class Convolution(Layer):
         copy.__dict__.update(self.__dict__, **own)
         return copy
 
+    def _copy_in_eval(self: _Layer, made: dict[int, Any]) -> _Layer:
+        if not self.training:
+            self._pack()  # if it has none yet: one for the layer and all its streams
+        layer = self._sharing_parameters()
+        return layer.eval() if layer.training else layer
+
     def __getstate__(self) -> dict[str, Any]:
         """Pickles hold attributes, arrays and gradients: no record that another version may cut
         otherwise, no pack and nothing kept.

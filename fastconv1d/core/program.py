@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .. import config
-from . import arrays
+from . import arrays, sliding
 from .activations import parse_steps
+from .flow import PerPosition
 from .planes import convolve
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from .activations import Steps
     from .convolution import Pack
+    from .flow import Flow
     from .spec import Around, Spec
 
 Shape = tuple[int, ...]
@@ -73,6 +75,10 @@ class Convolve:
             y = joined.run(given[0], config.get_num_threads, residual, out)
         if y is None:
             convolve(joined.spec, given[0], *joined.pack.parameters, residual, out)
+
+    def flow(self) -> Flow:
+        joined = self._with_neighbours()
+        return sliding.convolution(joined.pack, joined.spec, len(self.sources) > 1)
 
     def _with_neighbours(self) -> Joined:
         """Return the layer as it is now with the neighbours' steps: made again if one changed."""
@@ -135,6 +141,10 @@ class Activate:
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         self.layer.apply(given[0], out)
 
+    def flow(self) -> Flow:
+        flow: Flow = self.layer._flow(self.run)
+        return flow
+
 
 class Combine:
     """``target = total * sum of sources``, the last of them times the layer's `residual_scale`."""
@@ -177,6 +187,9 @@ class Combine:
         for part in [*first[1:], last] if first else []:
             total = np.add(total, part, out=out)
         np.multiply(total, out.dtype.type(self.total), out=out)
+
+    def flow(self) -> Flow:
+        return PerPosition(self.run)
 
 
 Operation = Convolve | Activate | Combine
@@ -345,10 +358,22 @@ def infer_shapes(
         try:
             shapes.append(operation.shape([shapes[v] for v in operation.sources], dtype))
         except (ValueError, TypeError, OverflowError) as error:
-            where = f"layer {operation.name}, " if operation.name else ""
-            where += f"{type(operation.layer).__name__}: "
-            raise type(error)(where + str(error)) from None
+            raise type(error)(f"{place_of(operation)}: {error}") from None
     return shapes
+
+
+def place_of(operation: Operation) -> str:
+    """Return which layer of a network an operation computes, for errors.
+
+    Examples
+    --------
+    >>> from fastconv1d import ReLU
+    >>> from fastconv1d.core.program import Activate, place_of
+    >>> place_of(Activate("0.1", ReLU(), 0, 1))
+    'layer 0.1, ReLU'
+    """
+    where = f"layer {operation.name}, " if operation.name else ""
+    return where + type(operation.layer).__name__
 
 
 def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -> Shape:

@@ -7,13 +7,13 @@ first call made and forgot are there for the second one to write to.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .blocks import ELEMENTWISE, Blockwise
+from .blocks import ELEMENTWISE
 from .layers import Fused
 from .registry import Node
 
@@ -69,7 +69,7 @@ class Sizes:
             self.known.update(outputs)
         elif plain and node.op not in _VARYING and self._knows(node.inputs) and node.inputs:
             self.known.update(outputs)
-        elif isinstance(node, Blockwise) and self._knows(node.inputs):
+        elif isinstance(node, Fused) and self._knows(node.inputs):
             self.known.update(outputs)
         elif not (
             isinstance(node, Fused)
@@ -83,11 +83,24 @@ class Sizes:
         return all(name in self.known for name in names)
 
 
+class Call(NamedTuple):
+    """A step with the places of what it reads and writes in a list of all values."""
+
+    run: Callable[..., Any]
+    inputs: list[int]
+    output: int
+    others: list[int]  # further outputs
+    done: list[int]
+    spare: tuple[tuple[int, ...], np.dtype[Any]] | None  # of a large array to write to
+    node: Node
+
+
 class Binding(NamedTuple):
     """What calls of the same input shapes share."""
 
-    values: dict[str, Array]
-    shapes: dict[str, tuple[tuple[int, ...], np.dtype[Any]]]
+    values: list[Any]
+    calls: list[Call]
+    pooled: bool  # whether there are large arrays to write to
 
 
 def known_values(values: dict[str, Any]) -> dict[str, Array] | None:

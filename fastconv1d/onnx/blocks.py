@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import config
+from .chains import chain_of
 from .layers import Activate, Fused
 from .norms import Affine, Rounded
 from .patterns import OURS
@@ -54,8 +56,23 @@ class Blockwise(Fused):
     """Element-wise nodes; the last one makes the result."""
 
     nodes: list[Node] = field(default_factory=list)
+    constants: dict[str, Array] = field(default_factory=dict)  # among the inputs
 
     def build(self) -> Callable[..., Any]:
+        by_blocks = self._by_blocks()
+        chain = chain_of(self.nodes, self.inputs, self.constants)
+        if chain is None:
+            return by_blocks
+
+        def run(*arrays: Array, out: Array | None = None) -> Array:
+            y = chain(arrays, out, config.get_num_threads())
+            return by_blocks(*arrays, out=out) if y is None else y
+
+        run.takes_out = True  # type: ignore[attr-defined]
+        return run
+
+    def _by_blocks(self) -> Callable[..., Any]:
+        """Return the nodes one by one, for each block of the result."""
         steps = [(builder_of(n)(n), n.inputs, n.outputs[0]) for n in self.nodes]
         names = self.inputs
 
@@ -70,7 +87,8 @@ class Blockwise(Fused):
         def run(*arrays: Array, out: Array | None = None) -> Array:
             shape = np.broadcast_shapes(*(array.shape for array in arrays))
             if math.prod(shape) <= BLOCK:
-                return compute([*arrays])
+                y = compute([*arrays])
+                return y if out is None else _copied(y, out)
             for where in blocks(shape):
                 part = compute([_part(array, where, len(shape)) for array in arrays])
                 if out is None:
@@ -81,6 +99,11 @@ class Blockwise(Fused):
 
         run.takes_out = True  # type: ignore[attr-defined]
         return run
+
+
+def _copied(y: Array, out: Array) -> Array:
+    np.copyto(out, y)
+    return out
 
 
 def builder_of(node: Node) -> Callable[[Any], Callable[..., Any]]:
@@ -139,10 +162,10 @@ def grouped(graph: Graph) -> Graph:
     nodes = []
     for place, node in enumerate(graph.nodes):
         group = group_of.get(place)
-        if group is None or len(members[group]) == 1:
+        if group is None or (len(members[group]) == 1 and not _gains_alone(node)):
             nodes.append(node)
         elif group == place:
-            nodes.append(_group(members[group]))
+            nodes.append(_group(members[group], graph.constants))
     graph.nodes = nodes
     return graph
 
@@ -155,11 +178,19 @@ def _is_elementwise(node: Node) -> bool:
     return find(node) is not None
 
 
-def _group(nodes: list[Node]) -> Blockwise:
+def _gains_alone(node: Node) -> bool:
+    """Whether a node is several passes of NumPy, or one that is slow."""
+    return isinstance(node, (Affine, Rounded)) or node.op in ("Erf", "Max", "Min", "Sum")
+
+
+def _group(nodes: list[Node], constants: dict[str, Array]) -> Blockwise:
     own = {node.outputs[0] for node in nodes}
     inputs = [*dict.fromkeys(n for node in nodes for n in node.inputs if n and n not in own)]
     replaced = [r for node in nodes for r in (getattr(node, "replaced", None) or [node])]
     last = nodes[-1]
     return Blockwise(
-        *(last.op, OURS, last.name, inputs, last.outputs), replaced=replaced, nodes=nodes
+        *(last.op, OURS, last.name, inputs, last.outputs),
+        replaced=replaced,
+        nodes=nodes,
+        constants={name: constants[name] for name in inputs if name in constants},
     )

@@ -53,7 +53,7 @@ def run_check(path: str, inputs: Sequence[str], shapes: Sequence[str], rest: str
         print(f"cannot read {path}: {error}", file=sys.stderr)
         return USAGE
     try:
-        values = _values(model, inputs, shapes)
+        values = input_values(model, inputs, shapes)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return USAGE
@@ -67,9 +67,30 @@ def run_check(path: str, inputs: Sequence[str], shapes: Sequence[str], rest: str
     return _compared(path, model, values, found)
 
 
-def _values(
+def input_values(
     model: OnnxModel, inputs: Sequence[str], shapes: Sequence[str]
 ) -> dict[str, NDArray[Any]]:
+    """Return a value for each input: of a file, or random ones of a size.
+
+    Parameters
+    ----------
+    model : OnnxModel
+    inputs : sequence of str
+        Of the form 'NAME=FILE.npy'.
+    shapes : sequence of str
+        Of the form 'NAME=1,80,400'.
+
+    Returns
+    -------
+    dict of str to ndarray
+
+    Raises
+    ------
+    ValueError
+        If a text has another form, or names no input.
+    OSError
+        If a file cannot be read.
+    """
     files = dict(_pair(text, "--input", "FILE.npy") for text in inputs)
     sizes = {
         name: [int(size) for size in text.split(",") if size]
@@ -85,6 +106,11 @@ def _values(
         else _random(rng, model._types[name], sizes.get(name))
         for name in model.inputs
     }
+
+
+def input_types(model: OnnxModel) -> dict[str, Type]:
+    """Return what the file says of each input."""
+    return {name: model._types[name] for name in model.inputs}
 
 
 def _pair(text: str, option: str, value: str) -> tuple[str, str]:
@@ -128,15 +154,20 @@ def _compared(
             print(f"output {name}: WRONG, {sizes}")
             status = WRONG
             continue
-        off = _error(ours, theirs)
-        right = off <= _TOLERANCES.get(ours.dtype.name, _ROUNDED_TOLERANCE)
+        off = largest_error(ours, theirs)
+        right = off <= tolerance(ours.dtype)
         verdict = "right" if right else "WRONG"
         print(f"output {name}: {verdict}, largest error {off:.1e} of the largest value")
         status = status if right else WRONG
     return status
 
 
-def _error(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+def tolerance(dtype: np.dtype[Any], quantized: bool = False) -> float:
+    """Return what an output may differ by, of its largest value."""
+    return _ROUNDED_TOLERANCE if quantized else _TOLERANCES.get(dtype.name, _ROUNDED_TOLERANCE)
+
+
+def largest_error(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
     """Return the largest difference by the largest value; infinity where only one is finite."""
     if ours.size == 0 or ours.dtype.kind in "OSU":
         return 0.0 if (ours == theirs).all() else np.inf

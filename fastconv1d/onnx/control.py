@@ -42,9 +42,7 @@ class _Body:
         self.program = lower(body)
 
     def __call__(self, formal: list[Any], captured: tuple[Any, ...]) -> list[Any]:
-        values = dict(zip(self.program.inputs, formal, strict=False))
-        values.update((name, captured[i]) for i, name in self.wanted)
-        return self.program.run(values)
+        return self.program.run([*formal, *[captured[i] for i, _ in self.wanted]])
 
 
 def _if(node: Node, graph: Graph, lower: _Lower) -> Callable[..., Any]:

@@ -111,22 +111,45 @@ class OnnxModel:
         >>> y.shape
         (1, 8, 7)
         """
-        for name in self.inputs:
-            _check_shape(name, values[name], self._types[name])
-        results = dict(zip(self.outputs, self._program.run(dict(values)), strict=True))
-        owned = [value for value in values.values() if isinstance(value, np.ndarray)]
-        found: list[Any] = []
-        for name in wanted:
-            value = results[name]
-            if isinstance(value, list):  # a sequence
-                found.append([np.array(part) for part in value])
-                continue
-            array = np.asarray(value)
-            if not array.flags.writeable or any(np.may_share_memory(array, o) for o in owned):
-                array = np.array(array)
-            owned.append(array)
-            found.append(array)
-        return found
+        arrays = [values[name] for name in self.inputs]
+        program = self._program
+        key = program.key(arrays)
+        if not program.knows(key):
+            for name, array in zip(self.inputs, arrays, strict=True):
+                _check_shape(name, array, self._types[name])
+        with np.errstate(all="ignore"):
+            results = program.run(arrays, key)
+        if wanted != self.outputs:
+            by_name = dict(zip(self.outputs, results, strict=True))
+            results = [by_name[name] for name in wanted]
+        return _owned(results, arrays)
+
+
+def _owned(results: list[Any], inputs: list[Any]) -> list[Any]:
+    """Return the results, copied where they share memory with an input, a constant or another."""
+    taken = [_root(array) for array in inputs if isinstance(array, np.ndarray)]
+    found: list[Any] = []
+    for value in results:
+        if isinstance(value, list):  # a sequence
+            found.append([np.array(part) for part in value])
+            continue
+        array = np.asarray(value)
+        root = _root(array)
+        shared = any(root is other for other in taken)
+        if root.base is not None:  # owned by what is no array
+            shared = shared or any(np.may_share_memory(root, other) for other in taken)
+        if shared or not array.flags.writeable:
+            array = root = np.array(array)
+        taken.append(root)
+        found.append(array)
+    return found
+
+
+def _root(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array that owns the memory, or the last one that is known."""
+    while isinstance(array.base, np.ndarray):
+        array = array.base
+    return array
 
 
 def as_value(value: Any) -> Any:

@@ -31,6 +31,7 @@ from .matching import (
 )
 from .norms import Affine, Indexed, Normalize, Rounded
 from .read import Graph
+from .recurrence import Recurrent
 from .registry import Node, OnnxError
 
 Array = NDArray[Any]
@@ -633,6 +634,44 @@ def _rounded(view: View, node: Node, found: Match) -> Node | None:
     made.scale = float(scale.reshape(-1)[0])
     names = {first.outputs[0]: new_name(view, f"{node.outputs[0]}.steps")}
     return _pass_on(node, made, [_renamed(first, names), _renamed(node, names)])
+
+
+# ---- recurrent layers --------------------------------------------------------------------------
+
+_DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
+
+
+@RULES.rule(Op("LSTM", x, Constant("weight"), Constant("back"), more=True))
+def _recurrent(view: View, node: Node, found: Match) -> Node | None:
+    """An LSTM of constant parameters, without anything unusual."""
+    get = node.attributes.get
+    backward = _DIRECTIONS.get(get("direction", "forward"))
+    bias, lengths, state, cell, peep = [*node.inputs[3:], *[""] * 5][:5]
+    usual = ["Sigmoid", "Tanh", "Tanh"] * len(backward or ())
+    if backward is None or lengths or peep or get("activations", usual) != usual:
+        return None
+    if get("clip") is not None or get("layout") or get("input_forget"):
+        return None
+    parameters = [found.constants["weight"], found.constants["back"]]
+    if bias:
+        if bias not in view.constants:
+            return None
+        parameters.append(view.constants[bias])
+    n, count = get("hidden_size", 0), len(backward)
+    width = parameters[0].shape[-1] if parameters[0].ndim == 3 else 0
+    shapes = [(count, 4 * n, width), (count, 4 * n, n), (count, 8 * n)]
+    if n < 1 or width < 1 or parameters[0].dtype.char not in "fd":
+        return None
+    if any(p.shape != s or p.dtype != parameters[0].dtype for p, s in zip(parameters, shapes)):
+        return None
+    if not all(node.outputs[: len([*filter(None, node.outputs)])]):
+        return None
+    made = Recurrent(
+        *(node.op, OURS, node.name, [node.inputs[0], state, cell]),
+        backward=backward,
+        parameters=parameters,
+    )
+    return _pass_on(node, made, [node])
 
 
 # ---- norms -------------------------------------------------------------------------------------

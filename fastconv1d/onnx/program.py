@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,8 +13,9 @@ from ..modules import Conv1d, Conv2d, ConvTranspose1d
 from . import contrib as _contrib  # noqa: F401
 from . import operators as _operators  # noqa: F401  (which enters them in the table)
 from . import sequences as _sequences  # noqa: F401
-from .binding import LEAST_SPARE, Binding, Pool, Sizes, known_values
+from .binding import LEAST_SPARE, Binding, Call, Pool, Sizes, known_values
 from .blocks import grouped
+from .bound import Bound, bound
 from .control import CONTROL
 from .folding import fold
 from .layers import Fused
@@ -77,88 +78,163 @@ class Program:
         self._dynamic = _planned(varying, {*self.constants, *self.outputs})
         read = {name for step in self._dynamic for name in step.inputs} | {*self.outputs}
         self._needed = {name for name in known & read if name not in self.constants}
+        self._slots, self._template = _slots(self)
+        self._sources = [self._slots[name] for name in self.inputs]
+        self._results = [self._slots[name] for name in self.outputs]
         self._bindings: dict[tuple[Any, ...] | None, Binding] = {}
         self._pools: list[Pool] = []
 
-    def run(self, values: dict[str, Any]) -> list[Any]:
-        """Return the outputs for values of the inputs, under names; the dict is used up."""
-        arrays = [values[name] for name in self.inputs]
-        key = None  # with a sequence among them
-        if all(isinstance(array, np.ndarray) for array in arrays):
-            key = tuple((array.shape, array.dtype) for array in arrays)
-        binding = self._bindings.get(key)
-        values.update(self.constants)
-        values[""] = None
-        with np.errstate(all="ignore"):
-            if binding is None:
-                return self._first(key, values)
-            return self._again(binding, values)
+    def key(self, arrays: Sequence[Any]) -> tuple[Any, ...] | None:
+        """Return what calls of the same shapes have in common; None with a sequence among them."""
+        try:
+            return tuple([(array.shape, array.dtype) for array in arrays])
+        except AttributeError:  # a list
+            return None
 
-    def _first(self, key: tuple[Any, ...] | None, values: dict[str, Any]) -> list[Any]:
+    def knows(self, key: tuple[Any, ...] | None) -> bool:
+        """Whether there was a call of this key."""
+        return key in self._bindings
+
+    def run(self, arrays: Sequence[Any], key: tuple[Any, ...] | None = None) -> list[Any]:
+        """Return the outputs for the inputs; to be called with NumPy's warnings off."""
+        if key is None:
+            key = self.key(arrays)
+        binding = self._bindings.get(key)
+        values = self._template.copy() if binding is None else binding.values.copy()
+        for slot, array in zip(self._sources, arrays, strict=True):
+            values[slot] = array
+        if binding is None:
+            self._first(key, values)
+        elif binding.pooled:
+            self._again(binding, values)
+        else:
+            self._quickly(binding, values)
+        return [values[slot] for slot in self._results]
+
+    def _first(self, key: tuple[Any, ...] | None, values: list[Any]) -> None:
         """Compute all steps, and note what depends on the inputs' shapes alone."""
         known: dict[str, Any] = {}
-        shapes = {}
+        shapes: dict[str, Any] = {}
+        slots = self._slots
+        quick: dict[int, Bound] = {}
         for step in self.steps:
-            _enter(step, _result(step, values), values)
+            call = _call(step, slots, None, None)
+            given = [values[slot] for slot in call.inputs]
+            try:
+                _enter(call, call.run(*given), values)
+            except _REPORTED as error:
+                raise _reported(step.node, error) from error
             for name in step.outputs:
                 if name in self._needed:
-                    known[name] = values[name]
-            name, value = step.outputs[0], values.get(step.outputs[0])
+                    known[name] = values[slots[name]]
+            if all(name in self._settled for name in step.outputs):
+                made = [values[slots[name]] for name in step.outputs]
+                shorter = bound(step.node, step.run, given, made)
+                if shorter is not None:
+                    quick[id(step.node)] = shorter
+            name, value = step.outputs[0], values[call.output]
             if step.takes_out and name in self._settled and isinstance(value, np.ndarray):
                 if value.nbytes >= LEAST_SPARE:
                     shapes[name] = value.shape, value.dtype
-            for name in step.done:
-                values.pop(name, None)
+            for slot in call.done:
+                values[slot] = None
         kept = known_values(known)
         if kept is not None and key is not None:
+            template = self._template.copy()
+            for name, value in kept.items():
+                template[slots[name]] = value
+            calls = [
+                _call(step, slots, shapes.get(step.outputs[0]), quick.get(id(step.node)))
+                for step in self._dynamic
+            ]
             bindings = dict([*self._bindings.items()][1 - _MOST_BINDINGS :])
-            bindings[key] = Binding(kept, shapes)
+            bindings[key] = Binding(template, calls, bool(shapes))
             self._bindings = bindings
-        return [values[name] for name in self.outputs]
 
-    def _again(self, binding: Binding, values: dict[str, Any]) -> list[Any]:
+    def _quickly(self, binding: Binding, values: list[Any]) -> None:
         """Compute what depends on the inputs' values."""
-        values.update(binding.values)
-        shapes = binding.shapes
+        call = None
+        try:
+            for call in binding.calls:
+                result = call.run(*[values[slot] for slot in call.inputs])
+                if call.others:
+                    _enter(call, result, values)
+                else:
+                    values[call.output] = result[0] if isinstance(result, tuple) else result
+                for slot in call.done:
+                    values[slot] = None
+        except _REPORTED as error:
+            assert call is not None
+            raise _reported(call.node, error) from error
+
+    def _again(self, binding: Binding, values: list[Any]) -> None:
+        """The same, with large arrays of the call before."""
         try:
             pool = self._pools.pop()
         except IndexError:  # another thread has it
             pool = Pool()
-        for step in self._dynamic:
-            name = step.outputs[0]
-            if name in shapes:
-                result = _result(step, values, pool.take(*shapes[name]))
-            else:
-                result = _result(step, values)
-            _enter(step, result, values)
-            if pool.holders:
-                for name in step.outputs:
-                    pool.hold(values.get(name))
-            for name in step.done:
-                pool.drop(values.pop(name, None))
-        found = [values[name] for name in self.outputs]
+        call = None
+        try:
+            for call in binding.calls:
+                given = [values[slot] for slot in call.inputs]
+                if call.spare is None:
+                    _enter(call, call.run(*given), values)
+                else:
+                    _enter(call, call.run(*given, out=pool.take(*call.spare)), values)
+                if pool.holders:
+                    del given
+                    for slot in (call.output, *call.others):
+                        pool.hold(values[slot])
+                for slot in call.done:
+                    pool.drop(values[slot])
+                    values[slot] = None
+        except _REPORTED as error:
+            assert call is not None
+            raise _reported(call.node, error) from error
         pool.close()
         self._pools[:] = [pool]
-        return found
 
 
-def _result(step: Step, values: dict[str, Any], out: Array | None = None) -> Any:
-    try:
-        arguments = [values[name] for name in step.inputs]
-        return step.run(*arguments) if out is None else step.run(*arguments, out=out)
-    except OnnxError:  # it names its node
-        raise
-    except (ValueError, TypeError, OverflowError) as error:
-        raise type(error)(f"{step.node}: {error}") from error
-    except (ArithmeticError, LookupError, AttributeError) as error:
-        raise ValueError(f"{step.node}: {error}") from error
+# What steps raise for inputs that they do not take.
+_REPORTED = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
 
 
-def _enter(step: Step, result: Any, values: dict[str, Any]) -> None:
+def _reported(node: Node, error: Exception) -> Exception:
+    """Return the error with the name of the node."""
+    if isinstance(error, OnnxError):  # it names its node
+        return error
+    kinds = [kind for kind in (TypeError, OverflowError) if isinstance(error, kind)]
+    return (kinds or [ValueError])[0](f"{node}: {error}")
+
+
+def _slots(program: Program) -> tuple[dict[str, int], list[Any]]:
+    """Return the place of each value in the list of a call, and the list with the constants."""
+    slots = {"": 0}
+    template: list[Any] = [None]
+    made = [name for step in program.steps for name in step.outputs]
+    for name in [*program.constants, *program.inputs, *made]:
+        if name not in slots:
+            slots[name] = len(slots)
+            template.append(program.constants.get(name))
+    return slots, template
+
+
+def _call(step: Step, slots: dict[str, int], spare: Any, quick: Bound | None) -> Call:
+    output, *others = [slots[name] for name in step.outputs]
+    inputs, done = ([slots[name] for name in names] for names in (step.inputs, step.done))
+    run = step.run
+    if quick is not None:
+        run, inputs = quick.run, inputs[: quick.n_inputs]
+    return Call(run, inputs, output, others, done, spare, step.node)
+
+
+def _enter(call: Call, result: Any, values: list[Any]) -> None:
     if isinstance(result, tuple):
-        values.update(zip(step.outputs, result, strict=False))
+        for slot, value in zip((call.output, *call.others), result, strict=False):
+            values[slot] = value
+        values[0] = None  # what stands for absent ones
     else:
-        values[step.outputs[0]] = result
+        values[call.output] = result
 
 
 def _steps(graph: Graph, lower: Callable[[Graph], Program]) -> list[Step]:

@@ -20,7 +20,6 @@ from ..core.minimal import MinimalLayer, computes
 from ..core.spec import Spec
 from ..kernels.direct_engine import PreparedLayer
 from ..kernels.operands import fingerprint
-from .memory import LEAST, large_output
 from .operators import (
     DTYPES,
     FUNCTIONS,
@@ -81,10 +80,7 @@ class _Pack:
     """
 
     layer: PreparedLayer | MinimalLayer | None = None  # None: torch computes
-    geometry = _Geometry(1, 0, 1, 1, 0, "zeros", 0)
     dtype: np.dtype[Any] | None = None
-    c_out = span = 0
-    gain = 0.0  # the output has at most so many times the bytes of the input
     attributes: tuple[Any, ...] = ()  # as they were read, the same objects
     bits: int | None = None  # None: nothing is packed
     whole = True  # all bits are compared in each call
@@ -296,14 +292,8 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
         layer = pack.layer
         if layer is None or x.dtype is not pack.dtype:
             return None
-        large = None
-        if x.nbytes * pack.gain >= LEAST and x.ndim == 3:
-            length = self._length(x.shape[2], pack.geometry, pack.span)
-            large = large_output((x.shape[0], pack.c_out, length), x.dtype)
-        output = layer(x, num_threads, None, large)
-        if output is None:
-            return None
-        return torch.from_numpy(output if large is None else large)
+        output = layer(x, num_threads)
+        return None if output is None else torch.from_numpy(output)
 
     def _packed(
         self: Any,
@@ -325,12 +315,8 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
         check_layer(self._is_scatter, *sizes, *(*geometry[:4], 1))
         algorithm = "auto" if self.training else self.algorithm
         pack.layer = self._prepared(w, b, geometry, algorithm)
-        pack.geometry, pack.dtype = geometry, w.dtype
-        pack.c_out = w.shape[1] * geometry.groups if self._is_scatter else w.shape[0]
-        pack.span = geometry.dilation * (w.shape[2] - 1) + 1
+        pack.dtype = w.dtype
         pack.long = LONG * geometry.stride * x[1]
-        longest = pack.span + geometry.left + geometry.right + geometry.stride + 1
-        pack.gain = longest * pack.c_out / x[1]
         attributes = self._attributes(norm)
         if not (self.training or any(isinstance(value, list) for value in attributes)):
             pack.attributes = attributes

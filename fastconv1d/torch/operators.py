@@ -27,6 +27,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 
 from .. import config
+from ..core import arrays
 from ..core.adjoint import engine_of
 from ..core.engines import ENGINES, engine_of_scatter
 from ..core.geometry import ZEROS, Geometry
@@ -174,7 +175,7 @@ def _correlate(
     x, w, b = operands(input, weight, bias)
     x_shape, w_shape, b_shape = x.shape, w.shape, None if b is None else b.shape
     check_layer(False, x_shape, w_shape, b_shape, stride, pad_left, dilation, groups, length)
-    y = np.empty((x_shape[0], w_shape[0], length), x.dtype)
+    y = arrays.new((x_shape[0], w_shape[0], length), x.dtype)
     if not (x.size and w.size):
         y[...] = 0 if b is None else b[:, np.newaxis]
     elif y.size:
@@ -196,7 +197,7 @@ def _scatter(
     x, w, b = operands(input, weight, bias)
     x_shape, w_shape, b_shape = x.shape, w.shape, None if b is None else b.shape
     check_layer(True, x_shape, w_shape, b_shape, stride, pad_left, dilation, groups, length)
-    y = np.empty((x_shape[0], w_shape[1] * groups, length), x.dtype)
+    y = arrays.new((x_shape[0], w_shape[1] * groups, length), x.dtype)
     if not (x.size and w.size):
         y[...] = 0 if b is None else b[:, np.newaxis]
     elif y.size:
@@ -219,7 +220,7 @@ def _weight_gradient(
 ) -> Tensor:
     g, x, _ = operands(grad_output, input, None)
     check_gradient(g.shape, x.shape, kernel_size, stride, pad_left, dilation, groups)
-    dw = np.empty((g.shape[1], x.shape[1] // groups, kernel_size), x.dtype)
+    dw = arrays.new((g.shape[1], x.shape[1] // groups, kernel_size), x.dtype)
     if not (g.size and x.size):
         dw[...] = 0
     elif dw.size:

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from fastconv1d import Conv1d, ConvTranspose1d, Sequential, Tanh
+from fastconv1d import Conv1d, ConvTranspose1d, Mean, ReLU, Residual, Sequential, Tanh
 from fastconv1d.core import arrays
 
 LAYERS = {
@@ -17,6 +17,16 @@ LAYERS = {
     "replicate": lambda: Conv1d(4, 4, 5, stride=2, padding=2, padding_mode="replicate", rng=rng()),
     "transposed": lambda: ConvTranspose1d(6, 4, 8, stride=3, padding=2, rng=rng()),
     "blas": lambda: Conv1d(4, 4, 5, padding=2, dtype="complex64", rng=rng()),
+    "network": lambda: Sequential(
+        Conv1d(6, 8, 4, stride=2, padding=1, rng=rng()),
+        Residual(ReLU(), Conv1d(8, 8, 5, padding=2, padding_mode="replicate", rng=rng()), Tanh()),
+        Mean(Conv1d(8, 8, 3, padding="causal", rng=rng(1)), Sequential()),
+        ConvTranspose1d(8, 3, 8, stride=4, padding=2, rng=rng()),
+    ),
+    "depthwise network": lambda: Sequential(
+        *(Conv1d(24, 24, 5, padding="causal", groups=24, rng=rng(i)) for i in range(3)),
+        Conv1d(24, 4, 1, rng=rng()),
+    ),
 }
 
 
@@ -25,8 +35,8 @@ def rng(seed=0):
 
 
 def signal_of(layer, length, seed=1):
-    x = rng(seed).standard_normal((1, layer.in_channels, length))
-    return x.astype(layer.dtype)
+    first = layer[0] if isinstance(layer, Sequential) else layer
+    return rng(seed).standard_normal((1, first.in_channels, length)).astype(first.dtype)
 
 
 def rest_of(stream, x):
@@ -36,12 +46,6 @@ def rest_of(stream, x):
         parts.append(stream(x[:, :, at : at + n]))
         at += n
     return np.concatenate([*parts, stream.flush()], axis=2)
-
-
-def copy_of(stream):
-    other = type(stream)(stream.module, stream.n_batch)
-    other.load_state_dict(stream.state_dict())
-    return other
 
 
 CALLS = {
@@ -98,7 +102,7 @@ def test_failed_allocations(name, call, monkeypatch):
 
     for prefix in PREFIXES:
         expected = outcomes(name, prefix, call)
-        for k in range(1, 6):
+        for k in range(1, 12 if "network" in name else 6):
             stream, x = made(name, prefix)
             monkeypatch.setattr(arrays, "new", allocate)
             failing[0] = k
@@ -174,12 +178,21 @@ def test_networks_under_signals(share):
         assert loaded.count(True) == 1, i
 
 
-def test_two_threads_in_one_stream_is_an_error(share):
-    stream = Conv1d(256, 256, 31, padding="causal", groups=256, rng=rng()).stream(8)
+def depthwise(channels, seed=0):
+    return Conv1d(channels, channels, 31, padding="causal", groups=channels, rng=rng(seed))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [depthwise(256), Sequential(depthwise(256), Residual(Tanh()))],
+    ids=["layer", "network"],
+)
+def test_two_threads_in_one_stream_is_an_error(module, share):
+    stream = module.stream(8)
     x = np.ones((8, 256, 1), np.float32)
     stream(x)
     refused, done, other = [], [], []
-    stop = time.monotonic() + 20 * share**1.3
+    stop = time.monotonic() + 15 * share**1.3
 
     def work(call):
         while time.monotonic() < stop:
@@ -205,8 +218,9 @@ def test_two_threads_in_one_stream_is_an_error(share):
     np.testing.assert_array_equal(stream(x), stream.module(x))
 
 
-def test_a_call_in_a_call_is_an_error():
-    stream = Conv1d(4, 4, 3, padding="causal", rng=rng()).stream()
+@pytest.mark.parametrize("kind", [lambda layer: layer, Sequential], ids=["layer", "network"])
+def test_a_call_in_a_call_is_an_error(kind):
+    stream = kind(Conv1d(4, 4, 3, padding="causal", rng=rng())).stream()
     with stream._guard, pytest.raises(RuntimeError, match="is being called by another thread"):
         stream(np.ones((4, 5), np.float32))
     with stream._guard, pytest.raises(RuntimeError, match="use one for each"):

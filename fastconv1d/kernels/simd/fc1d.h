@@ -102,6 +102,9 @@ typedef struct {
     const fc1d_run *row_runs;
     ptrdiff_t n_row_runs;
     const void *x_end; /* past the last element in memory */
+    /* Not 0: the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out of a tile.
+     * Elements of scratch, last, for the weights of a block of output channels without them, and a table of taps. */
+    ptrdiff_t live_elems;
 } fc1d_problem;
 
 /* The weight gradient: dw[co][ci, k] = sum over items and columns of g[co] * window[ci, k].
@@ -173,8 +176,83 @@ typedef struct {
     int largest;
 } fc1d_pool;
 
+/* Rows times a packed matrix; product.h has the formula. Row r is row r % per_item of item r / per_item; y and residual
+ * have one row after the other. */
+typedef struct {
+    const void *x, *w, *bias, *residual; /* bias and residual may be NULL; bias is readable for whole vectors */
+    void *y;
+    ptrdiff_t rows, per_item, x_item, x_row, x_tap, y_row;
+    ptrdiff_t n, k, taps;
+    ptrdiff_t row_unit, column_unit; /* the latter in whole panels */
+    int add;                         /* to what y holds */
+    fc1d_activation step;
+    double residual_scale;
+    int residual_last;
+} fc1d_product;
+
+/* Element-wise operations, see chain.h. Those with two operands come first. */
+enum {
+    FC1D_ADD,
+    FC1D_SUBTRACT,
+    FC1D_MULTIPLY,
+    FC1D_DIVIDE,
+    FC1D_LARGER,
+    FC1D_SMALLER,
+    FC1D_POWER,
+    FC1D_SCALE,
+    FC1D_SHIFT,
+    FC1D_NEGATE,
+    FC1D_ABSOLUTE,
+    FC1D_SQUARE,
+    FC1D_CUBE,
+    FC1D_ROOT,
+    FC1D_RECIPROCAL,
+    FC1D_EXPONENTIAL,
+    FC1D_LOGARITHM,
+    FC1D_ERROR_FUNCTION,
+    FC1D_ROUND,
+    FC1D_FLOOR,
+    FC1D_CEILING,
+    FC1D_AT_LEAST,
+    FC1D_AT_MOST,
+    FC1D_STEPS,
+    FC1D_SINE,
+    FC1D_COSINE,
+    FC1D_SIGN,
+    FC1D_STEP /* an activation of a layer */
+};
+
+enum { FC1D_CHAIN_AXES = 8, FC1D_CHAIN_REGISTERS = 96, FC1D_CHAIN_OPERANDS = 32, FC1D_CHAIN_OPERATIONS = 128 };
+
+typedef struct {
+    int kind, target, a, b; /* registers: operands come first */
+    double parameter, second, low;
+    fc1d_activation step;
+} fc1d_operation;
+
+/* An operand that lies as the result does, one number for all, or anything else. */
+enum { FC1D_ALIKE, FC1D_ONE_NUMBER, FC1D_REPEATED };
+
+typedef struct {
+    const void *data;
+    int kind;
+    ptrdiff_t strides[FC1D_CHAIN_AXES]; /* in elements */
+} fc1d_operand;
+
+typedef struct {
+    fc1d_operand operands[FC1D_CHAIN_OPERANDS];
+    const fc1d_operation *operations; /* the last one makes the result */
+    int n_operands, n_operations, n_registers, n_axes;
+    ptrdiff_t sizes[FC1D_CHAIN_AXES], size, unit; /* the latter is a multiple of a tile */
+    void *y;
+} fc1d_chain;
+
 typedef struct {
     void (*run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
+    /* a unit of many short items: items_per_unit of them, a group, output channels; see template.h */
+    void (*run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
+    /* a unit of a correlate of one input channel a group on short inputs: groups of one item; see step.h */
+    void (*run_channels)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
                          const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed);
     int (*all_finite)(const void *numbers, ptrdiff_t n);
@@ -199,8 +277,12 @@ typedef struct {
     void (*erf_rows)(const void *x, void *y, ptrdiff_t n);
     void (*convert)(const void *from, void *to, ptrdiff_t n, int half, int widen);
     void (*pool)(const fc1d_pool *q, void *scratch);
+    void (*product)(const fc1d_product *q, ptrdiff_t unit, void *scratch);
+    void (*pack_product)(const void *w, void *packed, ptrdiff_t n, ptrdiff_t terms);
+    void (*chain)(const fc1d_chain *q, ptrdiff_t unit, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
+    ptrdiff_t product_width; /* columns of a panel of `product` */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */
 } fc1d_kernels;
 

@@ -194,15 +194,26 @@ static void NAME(standardize_rows)(const fc1d_norm *q)
 #define SIGMOID(v) NAME(curve)(v, FC1D_SIGMOID, 0, 0)
 #define TANH(v) NAME(curve)(v, FC1D_TANH, 0, 0)
 
+/* Sigmoid of what a gate gets, and a state: numbers so small that they do not count are kept away from denormal ones, with
+ * which a step takes several times as long and which a saturated cell is full of. */
+#if LANES > 1
+#define GATE(v) SIGMOID(SELECT((v) < -80, (V){0} - 80, v))
+#define KEPT(v) SELECT(((v) > (T)(FLOAT32 ? -1e-30 : -1e-280)) & ((v) < (T)(FLOAT32 ? 1e-30 : 1e-280)), (V){0}, v)
+#else
+#define GATE(v) SIGMOID((v) < -80 ? -80 : (v))
+#define KEPT(v) ((v) > (T)(FLOAT32 ? -1e-30 : -1e-280) && (v) < (T)(FLOAT32 ? 1e-30 : 1e-280) ? 0 : (v))
+#endif
+
 /* One step of rows of LSTM cells: gates input, output, forget, new, of n elements each. */
 static void NAME(lstm_rows)(const void *gates, void *cells, void *states, ptrdiff_t n_rows, ptrdiff_t n)
 {
     const T *g = (const T *)gates;
     T *c = (T *)cells, *h = (T *)states;
     for (ptrdiff_t row = 0; row < n_rows; row++, g += 4 * n, c += n, h += n)
-        EACH_PART(n, const V enter = SIGMOID(GET(g, 0)), leave = SIGMOID(GET(g + n, 0)), keep = SIGMOID(GET(g + 2 * n, 0));
-                  const V cell = keep * GET(c, 0) + enter * TANH(GET(g + 3 * n, 0)); PUT(c, cell);
-                  PUT(h, leave * TANH(cell));)
+        EACH_PART(n, const V a = GET(g, 0), b = GET(g + n, 0), d = GET(g + 2 * n, 0);
+                  const V enter = GATE(a), leave = GATE(b), keep = GATE(d);
+                  const V sum = keep * GET(c, 0) + enter * TANH(GET(g + 3 * n, 0)), cell = KEPT(sum); PUT(c, cell);
+                  const V state = leave * TANH(cell); PUT(h, KEPT(state));)
 }
 
 /* One step of rows of GRU cells: gates update, reset, new from the inputs, and from the last states. */
@@ -212,9 +223,10 @@ static void NAME(gru_rows)(const void *gates, const void *pushes, const void *be
     const T *g = (const T *)gates, *p = (const T *)pushes, *last = (const T *)before;
     T *h = (T *)states;
     for (ptrdiff_t row = 0; row < n_rows; row++, g += 3 * n, p += 3 * n, last += n, h += n)
-        EACH_PART(n, const V update = SIGMOID(GET(g, 0) + GET(p, 0)), reset = SIGMOID(GET(g + n, 0) + GET(p + n, 0));
+        EACH_PART(n, const V a = GET(g, 0) + GET(p, 0), b = GET(g + n, 0) + GET(p + n, 0);
+                  const V update = GATE(a), reset = GATE(b);
                   const V new_ = TANH(GET(g + 2 * n, 0) + reset * GET(p + 2 * n, 0));
-                  PUT(h, new_ + update * (GET(last, 0) - new_));)
+                  const V state = new_ + update * (GET(last, 0) - new_); PUT(h, KEPT(state));)
 }
 
 /* y = round(x/scale) + zero in [low, high], half to even, stored in 1 or 2 bytes. */
@@ -348,6 +360,8 @@ static void NAME(pool)(const fc1d_pool *q, void *scratch)
         NAME(pool_planes)(q, (T *)scratch, 0);
 }
 
+#undef GATE
+#undef KEPT
 #undef SIGMOID
 #undef TANH
 #undef EACH_PART

@@ -83,6 +83,81 @@ static void NAME(run_positions)(const fc1d_problem *p, ptrdiff_t unit, void *scr
     }
 }
 
+/* y[c*pitch + i] = rows[i*row_pitch + c] for n positions and m channels. */
+static void NAME(columns_to_rows)(T *y, ptrdiff_t pitch, ptrdiff_t m, ptrdiff_t n, const T *rows, ptrdiff_t row_pitch)
+{
+    ptrdiff_t c = 0;
+#if LANES > 1
+    if (n >= LANES) {
+        NAME(load_rows)(y, pitch, m, n, rows, 1, row_pitch, 0);
+        return;
+    }
+    if (pitch == n && n == 2)
+        c = NAME(interleave)(rows, row_pitch, m, y, 2);
+    else if (pitch == n && n == 4)
+        c = NAME(interleave)(rows, row_pitch, m, y, 4);
+#endif
+    for (; c < m; c++)
+        for (ptrdiff_t i = 0; i < n; i++)
+            y[c * pitch + i] = rows[i * row_pitch + c];
+}
+
+/* Some groups of one item of a correlate of one input channel a group, positions side by side in x and y: transposed, so
+ * that vectors run along the groups. Weights and bias lie as [channel of a group][tap][group]. Scratch: the rows of the
+ * taps, a row of zeros, the input's positions, and the outputs', row_pitch elements each. */
+static void NAME(run_channels)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
+{
+    const ptrdiff_t n = unit / p->n_group_units, g0 = unit % p->n_group_units * p->groups_per_unit, pitch = p->row_pitch;
+    const ptrdiff_t groups = p->groups - g0 < p->groups_per_unit ? p->groups - g0 : p->groups_per_unit;
+    const T *x = (const T *)p->x + n * p->xn + g0 * p->xc;
+    T *y = (T *)p->y + n * p->yn + g0 * p->c_out * p->yc;
+    const void **rows = (const void **)scratch;
+    T *zeros = (T *)(rows + (p->kernel_size + 7) / 8 * 8), *in = zeros + pitch, *out = in + p->l_in * pitch;
+    memset(zeros, 0, (size_t)groups * sizeof(T));
+    if (p->xl == 1 && p->l_in >= LANES)
+        NAME(store_rows)(in, 1, pitch, x, p->xc, groups, p->l_in, 0);
+    else
+        for (ptrdiff_t i = 0; i < p->l_in; i++)
+            NAME(gather)(in + i * pitch, groups, x + i * p->xl, p->xc);
+    if (p->before.function) {
+        const NAME(finish) before = NAME(finish_of)(&p->before, NULL, 0, 0, 0);
+        for (ptrdiff_t i = 0; i < p->l_in; i++)
+            NAME(finish_row)(&before, 0, in + i * pitch, NULL, groups);
+    }
+    const NAME(finish) after = NAME(finish_of)(&p->after, NULL, 0, 0, 0);
+    for (ptrdiff_t l = 0; l < p->l_out; l++) {
+        ptrdiff_t from = p->kernel_size, to = 0; /* taps that read the input */
+        for (ptrdiff_t k = 0; k < p->kernel_size; k++) {
+            ptrdiff_t i = p->x_base + l * p->x_step + p->pos[k];
+            const int inside = i >= 0 && i < p->l_in;
+            if (!inside && p->mode != FC1D_ZEROS)
+                i = NAME(resolve)(i, p->l_in, p->mode);
+            rows[k] = inside || p->mode != FC1D_ZEROS ? in + i * pitch : zeros;
+            if (rows[k] != zeros) {
+                from = k < from ? k : from;
+                to = k + 1;
+            }
+        }
+        if (!p->live_elems) {
+            from = 0;
+            to = p->kernel_size;
+        } else if (from >= to) {
+            from = 0;
+            to = 1;
+        }
+        for (ptrdiff_t j = 0; j < p->c_out; j++) {
+            const T *w = (const T *)p->w + (j * p->kernel_size + from) * p->groups + g0;
+            const T *bias = p->bias ? (const T *)p->bias + j * p->groups + g0 : NULL;
+            T *row = out + (j * p->l_out + l) * pitch;
+            NAME(step)(groups, p->groups, to - from, p->k_block, w, rows + from, bias, row);
+            if (p->after.function)
+                NAME(finish_row)(&after, 0, row, NULL, groups);
+        }
+    }
+    for (ptrdiff_t j = 0; j < p->c_out; j++)
+        NAME(columns_to_rows)(y + j * p->yc, p->c_out * p->yc, groups, p->l_out, out + j * p->l_out * pitch, pitch);
+}
+
 #undef STEP
 #undef STEP_PIECE
 #undef STEP_LEVELS

@@ -275,7 +275,7 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
 #endif
     const ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
     const ptrdiff_t strips = (n_vec + widest - 1) / widest, sweep = by_rows ? rows : co1 - co0;
-    if (rows == 1 && kc > 0 && kc <= NAME(row_terms) && !accumulate && !sink) {
+    if (rows == 1 && kc > 0 && kc <= NAME(row_terms) && kc <= chain && !accumulate && !sink) {
         const ptrdiff_t whole = padded ? n_vec * LANES : cols / LANES * LANES;
         NAME(fetch_ahead)(ahead, 0, 1);
         NAME(row)[kc](w + co0 * kc, window, tap, y + co0 * ldy, whole, bias ? bias + co0 : NULL);
@@ -310,6 +310,27 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
         }
 }
 
+#if LANES > 1
+/* out[q*step + r] = stage[r][q] for q < cols in whole vectors and r < step; returns the columns done. Squares of LANES
+ * phases and columns; what a square has beyond the last phase is written over by the next column, so the columns whose
+ * squares would reach beyond the last are left. */
+static ptrdiff_t NAME(unstage_squares)(const T *stage, ptrdiff_t pitch, ptrdiff_t cols, T *out, ptrdiff_t step)
+{
+    const ptrdiff_t beyond = step < LANES ? (LANES - 1) / step : 0;
+    ptrdiff_t q = 0;
+    for (; q + LANES + beyond <= cols; q += LANES)
+        for (ptrdiff_t r = 0; r < step; r += LANES) {
+            const ptrdiff_t first = step < LANES || r + LANES <= step ? r : step - LANES;
+            V v[LANES];
+            _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)
+                v[i] = LOAD(stage + (first + i < step ? first + i : step - 1) * pitch + q);
+            NAME(transpose)(v);
+            _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) STORE(out + (q + i) * step + first, v[i]);
+        }
+    return q;
+}
+#endif
+
 /* Write columns [q0, q0 + cols) of the staged phases of one output channel: y[q*step + r - shift] = stage[r][q]. */
 static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t pitch, ptrdiff_t q0, ptrdiff_t cols, T *y)
 {
@@ -325,6 +346,8 @@ static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t pitch
         q += NAME(interleave)(stage + q, pitch, end - q, out + q * 4, 4);
     else if (step == 8)
         q += NAME(interleave)(stage + q, pitch, end - q, out + q * 8, 8);
+    else if (step > 2)
+        q += NAME(unstage_squares)(stage + q, pitch, end - q, out + q * step, step);
 #endif
     for (; q < end; q++)
         for (ptrdiff_t r = 0; r < step; r++)
@@ -444,6 +467,69 @@ static NOINLINE int NAME(go_on)(const fc1d_problem *p, ptrdiff_t ci, ptrdiff_t k
     return 0;
 }
 
+/* The taps [*from, *to) of n_k at pos that read some of the input in columns [q0, q0 + cols); they lie in order. */
+static void NAME(find_live)(const fc1d_problem *p, const ptrdiff_t *pos, ptrdiff_t n_k, ptrdiff_t q0, ptrdiff_t cols,
+                            ptrdiff_t *from, ptrdiff_t *to)
+{
+    const ptrdiff_t low = p->x_base + q0 * p->x_step, high = low + (cols - 1) * p->x_step;
+    ptrdiff_t a = 0, b = n_k;
+    while (a < b && (high + pos[a] < 0 || low + pos[a] >= p->l_in))
+        a++;
+    while (a < b && (high + pos[b - 1] < 0 || low + pos[b - 1] >= p->l_in))
+        b--;
+    *from = a;
+    *to = b;
+}
+
+/* Weights of `rows` output channels packed as they are, but for the taps outside [from, to) of n_k. The sums keep their
+ * bits, as zero times a finite weight adds nothing. Returns where the next channels go. */
+static T *NAME(pack_live)(const T *restrict w, ptrdiff_t rows, ptrdiff_t n_ci, ptrdiff_t n_k, ptrdiff_t from, ptrdiff_t to,
+                          T *restrict out)
+{
+    const ptrdiff_t n = (to - from) * rows;
+    for (ptrdiff_t c = 0; c < n_ci; c++, out += n)
+        NAME(gather)(out, n, w + (c * n_k + from) * rows, 1);
+    return out;
+}
+
+/* The sums of output channels [c0, c1) of a block of kc terms, of which `n_k` for a channel of the input: all of them, or
+ * where some taps read nothing, in `live` without those. */
+typedef struct {
+    ptrdiff_t n_ci, n_k, taps; /* channels, taps of the block, and of the phase */
+    ptrdiff_t chain;           /* channels */
+    ptrdiff_t from, to;        /* taps that read the input */
+    const int32_t *tap;
+    T *live; /* room for weights, and a table behind them */
+} NAME(terms);
+
+static void NAME(run_block)(const NAME(terms) * t, ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t cols, const T *w, const T *window,
+                            T *y, ptrdiff_t ldy, int padded, const T *bias, int accumulate, int by_rows,
+                            NAME(ahead) * ahead, const NAME(sink) * sink)
+{
+    const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS, n_k = t->to - t->from, kc = t->n_ci * n_k;
+    const int32_t *tap = t->tap;
+    if (n_k < t->n_k) {
+        T *end = t->live;
+        const T *from = w + c0 * t->n_ci * t->n_k;
+        for (ptrdiff_t co = c0, rows; co < c1; co += rows, from += rows * t->n_ci * t->n_k) {
+            rows = co < whole ? ROWS : c1 - whole;
+            end = NAME(pack_live)(from, rows, t->n_ci, t->n_k, t->from, t->to, end);
+        }
+        int32_t *table = (int32_t *)end;
+        for (ptrdiff_t c = 0; c < t->n_ci; c++)
+            for (ptrdiff_t j = 0; j < n_k; j++)
+                table[c * n_k + j] = t->tap[c * t->taps + t->from + j];
+        tap = table;
+        w = t->live - c0 * kc;
+    }
+    if (whole > c0)
+        NAME(run_rows)(ROWS, c0, whole, cols, kc, t->chain * n_k, w, window, tap, y, ldy, padded, bias, accumulate,
+                       by_rows, ahead, sink);
+    if (whole < c1)
+        NAME(run_rows)(c1 - whole, whole, c1, cols, kc, t->chain * n_k, w, window, tap, y, ldy, padded, bias, accumulate,
+                       by_rows, ahead, sink);
+}
+
 /* Of planes, `n` is the batch item and o0 its first output row, otherwise 0; `items` counts rows then. */
 static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, ptrdiff_t items, ptrdiff_t g, ptrdiff_t co0,
                             ptrdiff_t co1, ptrdiff_t q0, int more_groups, T *window)
@@ -465,6 +551,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
     }
     const ptrdiff_t phase_pitch = (co1 - co0) * p->stage_pitch;
     T *stage = window + p->window_elems, *totals = stage + p->stage_elems + 2 * p->emit_rows * p->emit_pitch;
+    T *live = totals + p->levels * p->total_elems;
 
     for (ptrdiff_t ci = 0; ci == 0 || ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
@@ -481,10 +568,11 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
             T *base = p->staged ? stage + r * phase_pitch - co0 * p->stage_pitch : y;
             const ptrdiff_t ldy = p->staged ? p->stage_pitch : p->yc;
             for (ptrdiff_t k = 0; k == 0 || k < taps; k += p->k_block) {
-                const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block, kc = n_ci * n_k;
-                const ptrdiff_t chain = p->ci_chain * n_k;
+                const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
                 const T *wb = w + (ci * p->kernel_size + (p->phase_start[r] + k) * n_ci) * p->c_out;
-                const int32_t *tap = p->tap + p->phase_start[r] * p->ci_block + k;
+                NAME(terms) terms = {n_ci, n_k, taps, p->ci_chain, 0, n_k, p->tap + p->phase_start[r] * p->ci_block + k, live};
+                if (p->live_elems)
+                    NAME(find_live)(p, p->pos + p->phase_start[r] + k, n_k, q0, item_cols, &terms.from, &terms.to);
                 const int last = ci + n_ci == p->c_in && k + n_k == taps;
                 const NAME(sink) *to = last && !p->staged && active && !p->levels ? &sink : NULL;
                 int accumulate = ci > 0 || k > 0;
@@ -493,13 +581,8 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
                     accumulate = NAME(go_on)(p, ci, k, taps, base + co0 * ldy, ldy, co1 - co0, cols, totals + r * phase_pitch);
                 for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block) {
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
-                    const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
-                    if (whole > c0)
-                        NAME(run_rows)(ROWS, c0, whole, cols, kc, chain, wb, window, tap, base, ldy, p->staged, b,
-                                       accumulate, p->by_rows, &ahead, to);
-                    if (whole < c1)
-                        NAME(run_rows)(c1 - whole, whole, c1, cols, kc, chain, wb, window, tap, base, ldy, p->staged, b,
-                                       accumulate, p->by_rows, &ahead, to);
+                    NAME(run_block)(&terms, c0, c1, cols, wb, window, base, ldy, p->staged, b, accumulate, p->by_rows,
+                                    &ahead, to);
                 }
                 if (p->levels && last)
                     NAME(add_totals)(base + co0 * ldy, ldy, totals + r * phase_pitch, p->total_elems, p->stage_pitch,
@@ -538,6 +621,61 @@ static void NAME(run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
     const ptrdiff_t g1 = p->groups - g0 < p->groups_per_unit ? p->groups : g0 + p->groups_per_unit;
     for (ptrdiff_t g = g0; g < g1; g++)
         NAME(run_group)(p, n0, o0, items, g, co0, co1, tile * p->tile_cols, g + 1 < g1, (T *)scratch);
+}
+
+/* Many short items: one column for each, and each position of the output computed by itself, for all items of the unit. A
+ * window row is a position of an input channel, so that a tap that reads padding is a row of zeros, or left out. Channels
+ * and positions of an item lie side by side in x and in y. */
+static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
+{
+    const ptrdiff_t co0 = unit % p->n_co_units * p->co_unit, g = unit / p->n_co_units % p->groups;
+    const ptrdiff_t n0 = unit / p->n_co_units / p->groups * p->items_per_unit;
+    const ptrdiff_t items = p->n_batch - n0 < p->items_per_unit ? p->n_batch - n0 : p->items_per_unit;
+    const ptrdiff_t co1 = p->c_out - co0 < p->co_unit ? p->c_out : co0 + p->co_unit, taps = p->kernel_size;
+    const T *w = (const T *)p->w + g * p->c_out * p->c_in * taps;
+    const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
+    T *window = (T *)scratch, *stage = window + p->window_elems, *live = stage + p->stage_elems;
+    int32_t *table = (int32_t *)(live + p->live_elems);
+    const ptrdiff_t zeros = p->window_elems - p->row_pitch, ldy = p->l_out * p->stage_pitch;
+    memset(window + zeros, 0, (size_t)p->row_pitch * sizeof(T));
+    for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
+        const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
+        NAME(load_rows)(window, p->row_pitch, n_ci * p->l_in, items,
+                        NAME(at)(p->x, n0 * p->xn + (g * p->c_in + ci) * p->xc, p->half), 1, p->xn, p->half);
+        if (p->before.function) {
+            const NAME(finish) before = NAME(finish_of)(&p->before, NULL, 0, 0, 0);
+            for (ptrdiff_t i = 0; i < n_ci * p->l_in; i++)
+                NAME(finish_row)(&before, g * p->c_in + ci + i / p->l_in, window + i * p->row_pitch, NULL, items);
+        }
+        for (ptrdiff_t l = 0; l < p->l_out; l++)
+            for (ptrdiff_t k = 0; k < taps; k += p->k_block) {
+                const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
+                const int accumulate = ci > 0 || k > 0;
+                NAME(ahead) nothing = {0};
+                NAME(terms) terms = {n_ci, n_k, n_k, p->ci_chain, 0, n_k, table, live};
+                if (p->live_elems)
+                    NAME(find_live)(p, p->pos + k, n_k, l, 1, &terms.from, &terms.to);
+                for (ptrdiff_t j = 0; j < n_k; j++) {
+                    ptrdiff_t i = p->x_base + l * p->x_step + p->pos[k + j];
+                    const int inside = i >= 0 && i < p->l_in, found = inside || p->mode != FC1D_ZEROS;
+                    if (!inside && found)
+                        i = NAME(resolve)(i, p->l_in, p->mode);
+                    for (ptrdiff_t c = 0; c < n_ci; c++)
+                        table[c * n_k + j] = (int32_t)(found ? (c * p->l_in + i) * p->row_pitch : zeros);
+                }
+                NAME(run_block)(&terms, co0, co1, items, w + (ci * taps + k * n_ci) * p->c_out, window,
+                                stage + l * p->stage_pitch - co0 * ldy, ldy, 1, accumulate ? NULL : bias, accumulate,
+                                p->by_rows, &nothing, NULL);
+            }
+    }
+    const ptrdiff_t rows = (co1 - co0) * p->l_out;
+    if (p->after.function) {
+        const NAME(finish) after = NAME(finish_of)(&p->after, NULL, 0, 0, 0);
+        for (ptrdiff_t i = 0; i < rows; i++)
+            NAME(finish_row)(&after, g * p->c_out + co0 + i / p->l_out, stage + i * p->stage_pitch, NULL, items);
+    }
+    NAME(store_rows)(NAME(at)(p->y, n0 * p->yn + (g * p->c_out + co0) * p->yc, p->half), 1, p->yn, stage, p->stage_pitch,
+                     rows, items, p->half);
 }
 
 /* ---- weights ------------------------------------------------------------------------------------------------- */
@@ -654,7 +792,9 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 #include "gradient.h"
 #include "minimal.h"
 #include "step.h"
+#include "product.h"
 #include "network.h"
+#include "chain.h"
 
 /* An enumerator, for the table of kernels that vectors.h makes of both dtypes: LANES is gone by then. */
 enum { NAME(lanes) = LANES };

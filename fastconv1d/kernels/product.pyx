@@ -1,0 +1,234 @@
+"""Matrices packed once, for products with a few rows or with the positions of short sequences.
+
+BLAS packs its operands in every call: with a row or fifty of them that is most of the time. Here the
+matrix stays packed, rows may overlap as the positions of a convolution do where channels lie side by
+side, and bias, residual and activation are done while the sums are in registers.
+"""
+
+cimport numpy as cnp
+
+import numpy as np
+
+from libc.stddef cimport ptrdiff_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memcpy, memset
+
+from fastconv1d.kernels.direct_engine cimport isa_in_use
+from fastconv1d.kernels.workers cimport run_units, unit_fn
+
+cnp.import_array()
+
+cdef extern from "simd/fc1d.h" nogil:
+    ctypedef struct fc1d_activation:
+        int function
+        double parameter
+
+    ctypedef struct fc1d_product:
+        const void* x
+        const void* w
+        const void* bias
+        const void* residual
+        void* y
+        ptrdiff_t rows, per_item, x_item, x_row, x_tap, y_row, n, k, taps, row_unit, column_unit
+        int add
+        fc1d_activation step
+        double residual_scale
+        int residual_last
+
+    ctypedef struct fc1d_kernels:
+        void (*product)(const fc1d_product*, ptrdiff_t, void*) noexcept nogil
+        void (*pack_product)(const void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
+        void (*lstm_rows)(const void*, void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
+        ptrdiff_t lanes, product_width
+
+    ctypedef struct fc1d_isa:
+        fc1d_kernels f32, f64
+
+cdef enum:
+    ROW_UNIT = 48  # rows of a unit where threads share the work: whole register tiles
+    IDENTITY = 0
+
+# Multiply-adds that a second thread is worth its start for, as in the direct engine.
+cdef double SERIAL_MACS = 5e5
+
+
+cdef class Product:
+    """``activation(x @ weight.T + bias)`` of rows, or a convolution of (N, L, C) arrays.
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n, k) or (n, taps, k)
+        C-contiguous, float32 or float64. With three dimensions the rows are positions.
+    bias : ndarray of shape (n,) or None
+    step : fastconv1d.core.activations.Activation or None
+        Without an alpha for each channel.
+    residual_last : bool
+        Whether a residual is added after the activation.
+    stride, dilation, left, right : int
+        Of a convolution; zeros before and after each item.
+    """
+
+    cdef fc1d_product q
+    cdef const fc1d_kernels* kernels
+    cdef cnp.ndarray packed, bias
+    cdef int typenum
+    cdef bint along
+    cdef ptrdiff_t channels, width, stride, dilation, span, left, right, itemsize
+
+    def __init__(self, cnp.ndarray weight not None, cnp.ndarray bias=None, step=None, bint residual_last=False,
+                 ptrdiff_t stride=1, ptrdiff_t dilation=1, ptrdiff_t left=0, ptrdiff_t right=0):
+        cdef const fc1d_isa* isa = <const fc1d_isa*> isa_in_use()
+        cdef ptrdiff_t padded
+        if cnp.PyArray_SIZE(weight) == 0:
+            raise ValueError(f"the weight should not be empty, got size {[*(<object> weight).shape]}")
+        self.along = weight.ndim == 3
+        self.typenum, self.itemsize = cnp.PyArray_TYPE(weight), cnp.PyArray_ITEMSIZE(weight)
+        self.kernels = &isa.f32 if self.typenum == cnp.NPY_FLOAT32 else &isa.f64
+        memset(&self.q, 0, sizeof(self.q))
+        self.channels = weight.shape[weight.ndim - 1]
+        self.q.n, self.q.taps = weight.shape[0], weight.shape[1] if self.along else 1
+        self.span = dilation * (self.q.taps - 1) + 1
+        self.q.k, self.q.x_tap = self.channels, dilation * self.channels
+        if dilation == 1 or self.q.taps == 1:  # a position's numbers are one piece
+            self.q.k, self.q.taps = self.channels * self.q.taps, 1
+            self.q.x_tap = self.q.k
+        self.stride, self.dilation, self.left, self.right = stride, dilation, left, right
+        self.width = self.kernels.product_width
+        padded = (self.q.n + self.kernels.lanes - 1) // self.kernels.lanes * self.kernels.lanes
+        self.packed = np.empty(padded * self.q.k * self.q.taps, weight.dtype)
+        self.q.w = cnp.PyArray_DATA(self.packed)
+        self.kernels.pack_product(cnp.PyArray_DATA(weight), cnp.PyArray_DATA(self.packed), self.q.n,
+                                  self.q.k * self.q.taps)
+        if bias is not None:
+            self.bias = np.zeros(padded, weight.dtype)
+            self.bias[:self.q.n] = bias
+            self.q.bias = cnp.PyArray_DATA(self.bias)
+        if step is not None:
+            self.q.step.function, self.q.step.parameter = step.function, step.parameter
+        self.q.residual_last, self.q.residual_scale = residual_last, 1
+
+    def __call__(self, cnp.ndarray x not None, cnp.ndarray residual=None, cnp.ndarray out=None, int n_threads=1):
+        """Return the product, in `out` where it is given: a C-contiguous array of its shape and dtype.
+
+        x is (..., k), or (N, L, C) for a convolution; a residual has the result's shape and dtype. None is
+        returned for operands that are not taken: of another dtype or shape, or a residual that is not contiguous.
+        """
+        cdef fc1d_product q = self.q
+        cdef cnp.npy_intp shape[32]
+        cdef int i, ndim = x.ndim
+        cdef ptrdiff_t length = 0, items
+        cdef cnp.ndarray padded = None
+        if cnp.PyArray_TYPE(x) != self.typenum or not 1 <= ndim <= 32 or x.shape[ndim - 1] != self.channels:
+            return None
+        if not cnp.PyArray_ISBEHAVED_RO(x):
+            return None
+        x = cnp.PyArray_GETCONTIGUOUS(x)
+        for i in range(ndim):
+            shape[i] = x.shape[i]
+        shape[ndim - 1] = q.n
+        if self.along:
+            length = x.shape[1] + self.left + self.right
+            if ndim != 3 or length < self.span:
+                return None
+            if self.left or self.right:
+                x = self._padded(x, length)
+            shape[1] = (length - self.span) // self.stride + 1
+        if out is None:
+            out = <cnp.ndarray> cnp.PyArray_EMPTY(ndim, shape, self.typenum, 0)
+        elif not self._fits(out, ndim, shape) or not cnp.PyArray_ISWRITEABLE(out):
+            return None
+        if residual is not None:
+            if not self._fits(residual, ndim, shape):
+                return None
+            q.residual = cnp.PyArray_DATA(residual)
+        if self.along:
+            q.per_item, items = shape[1], shape[0]
+            q.x_item, q.x_row = length * self.channels, self.stride * self.channels
+            q.rows = q.per_item * items
+        else:
+            q.rows = cnp.PyArray_SIZE(x) // max(self.channels, 1)
+            q.per_item, q.x_row = max(q.rows, 1), self.channels
+        q.x, q.y, q.y_row = cnp.PyArray_DATA(x), cnp.PyArray_DATA(out), q.n
+        if q.rows > 0 and q.n > 0:
+            self._run(&q, n_threads)
+        return out
+
+    def shape(self, cnp.ndarray x not None):
+        """Return the shape of the result for x, or None where x is not taken."""
+        if x.ndim < 1 or x.shape[x.ndim - 1] != self.channels or (self.along and x.ndim != 3):
+            return None
+        sizes = [x.shape[i] for i in range(x.ndim - 1)]
+        if self.along:
+            if x.shape[1] + self.left + self.right < self.span:
+                return None
+            sizes[1] = (x.shape[1] + self.left + self.right - self.span) // self.stride + 1
+        return (*sizes, self.q.n)
+
+    cdef bint _fits(self, cnp.ndarray a, int ndim, cnp.npy_intp* shape) noexcept:
+        cdef int i
+        if cnp.PyArray_TYPE(a) != self.typenum or a.ndim != ndim or not cnp.PyArray_IS_C_CONTIGUOUS(a):
+            return False
+        if not cnp.PyArray_ISBEHAVED_RO(a):
+            return False
+        for i in range(ndim):
+            if a.shape[i] != shape[i]:
+                return False
+        return True
+
+    cdef cnp.ndarray _padded(self, cnp.ndarray x, ptrdiff_t length):
+        """Return (N, L, C) between zeros."""
+        cdef cnp.npy_intp shape[3]
+        cdef ptrdiff_t item, size = self.itemsize * self.channels, whole = length * size, inner = x.shape[1] * size
+        shape[0], shape[1], shape[2] = x.shape[0], length, self.channels
+        cdef cnp.ndarray made = <cnp.ndarray> cnp.PyArray_EMPTY(3, shape, self.typenum, 0)
+        cdef char* target = <char*> cnp.PyArray_DATA(made)
+        cdef const char* source = <const char*> cnp.PyArray_DATA(x)
+        for item in range(x.shape[0]):
+            memset(target, 0, self.left * size)
+            memcpy(target + self.left * size, source, inner)
+            memset(target + self.left * size + inner, 0, self.right * size)
+            target += whole
+            source += inner
+        return made
+
+    cdef void _run(self, fc1d_product* q, int n_threads):
+        cdef double macs = <double> q.rows * q.n * q.k * q.taps
+        cdef ptrdiff_t units = 1
+        q.row_unit, q.column_unit = q.rows, q.n
+        if n_threads > 1 and macs > SERIAL_MACS:
+            if q.rows > ROW_UNIT:
+                q.row_unit = ROW_UNIT
+                units = (q.rows + ROW_UNIT - 1) // ROW_UNIT
+            else:
+                q.column_unit = self.width
+                units = (q.n + self.width - 1) // self.width
+        with nogil:
+            run_units(<unit_fn> self.kernels.product, q, 0, units, NULL, 0, min(<ptrdiff_t> n_threads, units))
+
+    cdef void _add(self, fc1d_product* q, const void* x, ptrdiff_t rows, ptrdiff_t x_row, void* y) noexcept nogil:
+        """Add the product of a few rows to y, whose rows lie one after the other."""
+        q.x, q.y, q.rows, q.per_item, q.x_row, q.y_row = x, y, rows, rows, x_row, self.q.n
+        q.row_unit, q.column_unit, q.add = rows, self.q.n, True
+        self.kernels.product(q, 0, NULL)
+
+
+def lstm(Product back not None, cnp.ndarray gates not None, cnp.ndarray state not None, cnp.ndarray cell not None,
+         cnp.ndarray y not None, ptrdiff_t direction, bint backward):
+    """All steps of one direction of an LSTM, from the last one to the first if backward.
+
+    gates (T, N, 4H) from the inputs, in the order input, output, forget, new, are scratch; cell (N, H) becomes the last
+    one; state (N, H) is the first one; y (T, directions, N, H). All are C-contiguous and of the matrix's dtype.
+    """
+    cdef fc1d_product q = back.q
+    cdef ptrdiff_t i, t, steps = y.shape[0], rows = y.shape[2], n = y.shape[3], size = back.itemsize
+    cdef ptrdiff_t pitch = y.shape[1] * rows * n * size
+    cdef char* g = <char*> cnp.PyArray_DATA(gates)
+    cdef char* h = <char*> cnp.PyArray_DATA(y) + direction * rows * n * size
+    cdef char* c = <char*> cnp.PyArray_DATA(cell)
+    cdef const char* last = <const char*> cnp.PyArray_DATA(state)
+    with nogil:
+        for i in range(steps):
+            t = steps - 1 - i if backward else i
+            back._add(&q, last, rows, n, g + 4 * t * rows * n * size)
+            back.kernels.lstm_rows(g + 4 * t * rows * n * size, c, h + t * pitch, rows, n)
+            last = h + t * pitch

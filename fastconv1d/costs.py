@@ -77,14 +77,16 @@ def flops(module: Any, input_shape: Sequence[int]) -> int:
 
     ``2 * N * L_out * (C_in / groups) * K * C_out`` for `Conv1d`,
     ``2 * N * L_in * C_in * (C_out / groups) * K`` for `ConvTranspose1d`, where each input meets
-    each tap once, and ``2 * N * in_features * out_features`` for `Linear`. Multiplications by
-    padding are counted; biases, activations and the additions of `Residual` and `Mean` are not.
+    each tap once, ``2 * N * H_out * W_out * (C_in / groups) * KH * KW * C_out`` for `Conv2d`, and
+    ``2 * N * in_features * out_features`` for `Linear`. Multiplications by padding are counted;
+    biases, activations and the additions of `Residual` and `Mean` are not.
 
     Parameters
     ----------
-    module : Conv1d, ConvTranspose1d, activation, Sequential, Residual, Mean or Linear
+    module : Conv1d, Conv2d, ConvTranspose1d, activation, Sequential, Residual, Mean or Linear
     input_shape : sequence of int
-        (N, C_in, L_in) or (C_in, L_in); for Linear (..., in_features).
+        (N, C_in, L_in) or (C_in, L_in), of planes (N, C_in, H_in, W_in) or (C_in, H_in, W_in); for
+        Linear (..., in_features).
 
     Returns
     -------
@@ -160,17 +162,20 @@ def summary(module: Any, input_shape: Sequence[int], *, compare: Sequence[Linear
         sum(row.elements for row in rows),
         sum(row.nbytes for row in rows),
     )
-    flat = (*shape[:-2], math.prod(shape[-2:]))
+    first = len(shape) - 1 - getattr(module, "_rank", 1)
+    flat = (*shape[:first], math.prod(shape[first:]))
     return Summary(rows, total, [_linear_row("compare", linear, flat) for linear in compare])
 
 
 def _rows(module: Any, shape: Shape) -> list[Row]:
-    if len(shape) not in (2, 3):
+    rank = getattr(module, "_rank", 1)
+    if len(shape) not in (1 + rank, 2 + rank):
         raise ValueError(
-            "Expected 2D (unbatched) or 3D (batched) input to summary, "
+            f"Expected {1 + rank}D (unbatched) or {2 + rank}D (batched) input to summary, "
             f"but got input of size: {list(shape)}"
         )
-    batched = shape if len(shape) == 3 else (1, *shape)
+    is_batch = len(shape) == 2 + rank
+    batched = shape if is_batch else (1, *shape)
     operations = lowered(module)
     convolutions = [op.layer for op in operations if isinstance(op, Convolve)]
     dtype = convolutions[0].dtype if convolutions else np.dtype(np.float32)
@@ -184,12 +189,11 @@ def _rows(module: Any, shape: Shape) -> list[Row]:
         if not isinstance(layer, (Sequential, Mean)):  # the addition at the end of a container
             own, text = layer._parameters(), repr(layer)
         if isinstance(operation, Convolve):
-            _, c_in_group, kernel_size = layer.weight.shape
             positions = shapes[operation.sources[0]] if layer.transposed else output
-            count = 2 * math.prod(positions) * c_in_group * kernel_size
+            count = 2 * math.prod(positions) * math.prod(layer.weight.shape[1:])
         parameters = sum(parameter.size for parameter in own.values())
         elements = math.prod(output)
-        output = output if len(shape) == 3 else output[1:]
+        output = output if is_batch else output[1:]
         row = Row(
             operation.name, text, output, parameters, count, elements, elements * dtype.itemsize
         )

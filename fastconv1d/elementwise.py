@@ -47,7 +47,7 @@ class ActivationLayer(Layer):
 
         Parameters
         ----------
-        x : ndarray of shape (N, C, L)
+        x : ndarray of shape (N, C, L) or (N, C, H, W)
             Of dtype float32 or float64, or of 16 bits.
         out : ndarray of the shape and dtype of `x`
             Contiguous; may be `x` itself.
@@ -65,9 +65,9 @@ class ActivationLayer(Layer):
         if x.dtype.char in "fd":
             if out is not x:
                 np.copyto(out, x)
-            direct_engine.finish(step, out, None, 1.0, False)
+            direct_engine.finish(step, arrays.as_rows(out), None, 1.0, False)
         else:
-            np.copyto(out, activate(step, x, "NCL"))
+            np.copyto(arrays.as_rows(out), activate(step, arrays.as_rows(x), "NCL"))
 
     def _flow(self, run: Run) -> Flow:
         return PerPosition(run)

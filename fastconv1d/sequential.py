@@ -36,6 +36,7 @@ class _Container(Layer):
             _check_name(name)
             _check_layer(name, layer)
         self._layers = dict(names)
+        self._rank = max((layer._rank for layer in names.values()), default=1)
         self.training = False
         self._program: Program | None = None
         self._spare: list[Buffers] = []
@@ -75,7 +76,7 @@ class _Container(Layer):
         >>> net.forward(np.zeros((2, 10), np.float32)).shape
         (1, 10)
         """
-        x, batched = arrays.batched(type(self).__name__, arrays.operand(input))
+        x, batched = arrays.batched(type(self).__name__, arrays.operand(input), self._rank)
         if not self._any_training():
             return arrays.delivered(self._evaluate(x, batched, out), batched, out)
         y, kept = self._keeping(x)
@@ -91,11 +92,8 @@ class _Container(Layer):
             y = self._keeping(x)[0]
             return y if out is None else _into(out, y, batched, x)
         buffers = self._take_buffers(program, x)
-        n_batch, channels, length = buffers.shapes[program.result]
-        if out is None:
-            y = arrays.new((n_batch, channels, length), x.dtype)
-        else:
-            y = arrays.target(out, (n_batch, channels, length), batched, x)
+        shape = buffers.shapes[program.result]
+        y = arrays.new(shape, x.dtype) if out is None else arrays.target(out, shape, batched, x)
         program.run(x, buffers, y)
         self._spare[:] = [buffers]
         return y
@@ -151,7 +149,7 @@ class _Container(Layer):
         >>> net.backward(y).shape
         (2, 10)
         """
-        g, batched = arrays.batched(type(self).__name__, arrays.operand(grad_output))
+        g, batched = arrays.batched(type(self).__name__, arrays.operand(grad_output), self._rank)
         grad_input = self._backward(g, self._calls.recall(self.training, output))
         return grad_input if batched else grad_input[0]
 
@@ -354,6 +352,7 @@ class Residual(Sequential):
                 )
             _check_layer("shortcut", shortcut)
             self._layers["shortcut"] = shortcut
+            self._rank = max(self._rank, shortcut._rank)
 
     def _paths(self) -> tuple[dict[str, Any], Any]:
         layers = dict(self._layers)
@@ -556,8 +555,8 @@ def _check_layer(name: str, layer: Any) -> None:
         is_list = isinstance(layer, (list, tuple))
         hint = "; a list is unpacked with *: Sequential(*layers)" if is_list else ""
         raise TypeError(
-            f"layer {name} should be a Conv1d, ConvTranspose1d, activation, Sequential, Residual "
-            f"or Mean, got {shown(layer)} of type {type(layer).__name__}{hint}"
+            f"layer {name} should be a Conv1d, Conv2d, ConvTranspose1d, activation, Sequential, "
+            f"Residual or Mean, got {shown(layer)} of type {type(layer).__name__}{hint}"
         )
 
 

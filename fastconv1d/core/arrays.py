@@ -173,6 +173,14 @@ def batched(function: str, x: NDArray[Any], rank: int = 1) -> tuple[NDArray[Any]
     )
 
 
+def as_rows(x: NDArray[Any]) -> NDArray[Any]:
+    """Return lines or planes (N, C, ...) as rows (N, C, L), a view where they are contiguous."""
+    if x.ndim == 3:
+        return x
+    n_batch, channels, height, width = x.shape
+    return x.reshape(n_batch, channels, height * width)
+
+
 def gradient_operand(
     grad_output: ArrayLike, dtype: np.dtype[Any], shape: tuple[int, ...], was_batched: bool
 ) -> NDArray[Any]:

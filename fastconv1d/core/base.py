@@ -40,6 +40,7 @@ class Layer:
     """
 
     training = False
+    _rank = 1  # dimensions of an input beside items and channels, if any will do
     _overrides = 0  # how often a layer was given a forward of its own: networks look again then
 
     def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:

@@ -16,6 +16,7 @@ from .engines import choose_engine
 from .minimal import MinimalLayer
 from .planes import convolve
 from .spec import Around, Spec, checked_spec
+from .spec2d import Spec2d
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,7 +49,7 @@ class Pack:
         none where no engine has a packed form.
     """
 
-    def __init__(self, parameters: Parameters, spec: Spec) -> None:
+    def __init__(self, parameters: Parameters, spec: Any) -> None:
         self.parameters, self.spec = parameters, spec
         self._own = _Prepared(parameters, spec)
         if (
@@ -80,9 +81,9 @@ class _Prepared:
         return self._made[0]
 
 
-def _prepare(parameters: Parameters, spec: Spec) -> PreparedLayer | None:
+def _prepare(parameters: Parameters, spec: Spec | Spec2d) -> PreparedLayer | None:
     weight, bias = parameters
-    if spec.rank == 2:
+    if isinstance(spec, Spec2d):
         return planes.prepare(weight, bias, spec)
     if spec.transposed:
         geometry.check_output_padding(spec.output_padding, spec.stride, spec.dilation)
@@ -166,7 +167,6 @@ class Convolution(Layer):
     _spec: Spec
     _held: Parameters
 
-    _rank: ClassVar[int] = 1
     _options_of_spec: ClassVar[tuple[str, ...]] = _OPTIONS
 
     in_channels = Size(lambda layer: layer._channels[0])

@@ -172,7 +172,7 @@ def _by_rows_with_steps(
     if x.dtype != w.dtype or steps.before is not None:
         x = np.array(x, w.dtype, order="C")
     if steps.before is not None:
-        direct_engine.finish(steps.before, _flat(x), None, 1.0, False)
+        direct_engine.finish(steps.before, arrays.as_rows(x), None, 1.0, False)
     z = arrays.new(y.shape, w.dtype)
     run = execution()
     weight = w.reshape(w.shape[0], -1, w.shape[3])
@@ -188,16 +188,12 @@ def _by_rows_with_steps(
             with np.errstate(all="ignore"):
                 z += residual * w.dtype.type(steps.residual_scale)
     elif steps.after is not None or residual is not None:
-        more = None if residual is None else _flat(residual)
-        direct_engine.finish(steps.after, _flat(z), more, steps.residual_scale, steps.residual_last)
+        more = None if residual is None else arrays.as_rows(residual)
+        direct_engine.finish(
+            steps.after, arrays.as_rows(z), more, steps.residual_scale, steps.residual_last
+        )
     with np.errstate(over="ignore"):
         np.copyto(y, z, casting="same_kind")
-
-
-def _flat(planes: NDArray[Any]) -> NDArray[Any]:
-    """Return contiguous planes as rows (N, C, H*W)."""
-    n_batch, channels, height, width = planes.shape
-    return planes.reshape(n_batch, channels, height * width)
 
 
 def _row_pieces(
@@ -271,7 +267,7 @@ def backward(
     engine = engine_of(algorithm, x.dtype.char, w.shape, geometry)
     grad_input = input_gradient(engine, g, w, x.shape, geometry) if by_input else None
     grad_weight = weight_gradient(engine, g, x, w.shape, geometry) if by_weight else None
-    grad_bias = adjoint.bias_gradient(algorithm, _flat(g), w.shape[0]) if by_bias else None
+    grad_bias = adjoint.bias_gradient(algorithm, arrays.as_rows(g), w.shape[0]) if by_bias else None
     if grad_input is not None and not batched:
         grad_input = grad_input[0]
     with np.errstate(over="ignore"):
@@ -347,7 +343,9 @@ def _by_phases(
             if kernel.size == 0:
                 part[...] = 0
             elif part.size:
-                one = Geometry2d(len(turned), *part.shape[2:], down, across, groups, ZEROS)
+                one = Geometry2d(
+                    len(turned), part.shape[2], part.shape[3], down, across, groups, ZEROS
+                )
                 direct_engine.correlate_planes(
                     g, np.ascontiguousarray(kernel), None, part, one.line, one.down, run
                 )

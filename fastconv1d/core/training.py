@@ -11,13 +11,13 @@ import numpy as np
 from . import adjoint, arrays, planes
 from .forward import activate
 from .planes import convolve
+from .spec2d import Spec2d
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from .activations import Steps
     from .spec import Spec
-    from .spec2d import Spec2d
 
 
 class Kept(NamedTuple):
@@ -94,11 +94,14 @@ def backward(
     if channels_last:
         g, inside = np.moveaxis(g, -1, -1 - spec.rank), np.moveaxis(inside, -1, -1 - spec.rank)
     mask = (True, True, kept.bias is not None)
-    operands = (g, inside, kept.weight, spec.geometry, spec.algorithm, mask)
-    if spec.rank == 2:
-        grad_input, grad_weight, grad_bias = planes.backward(*operands)
+    operands = g, inside, kept.weight
+    if isinstance(spec, Spec2d):
+        gradients = planes.backward(*operands, spec.geometry, spec.algorithm, mask)
     else:
-        grad_input, grad_weight, grad_bias = adjoint.backward(spec.transposed, *operands)
+        gradients = adjoint.backward(
+            spec.transposed, *operands, spec.geometry, spec.algorithm, mask
+        )
+    grad_input, grad_weight, grad_bias = gradients
     if channels_last:
         grad_input = np.ascontiguousarray(np.moveaxis(grad_input, -1 - spec.rank, -1))
     if steps.before is not None:

@@ -78,6 +78,7 @@ cdef extern from "simd/fc1d.h" nogil:
         const fc1d_run* row_runs
         ptrdiff_t n_row_runs
         const void* x_end
+        int stacked
 
     ctypedef struct fc1d_gradient:
         fc1d_problem window
@@ -628,8 +629,16 @@ cdef bint _rows_follow(const fc1d_problem* p) noexcept nogil:
             and (p.residual == NULL or p.rh == p.l_out * p.rl))
 
 
-cdef ptrdiff_t _plan_planes(fc1d_problem* p, const Taps* across, const Taps* down, ptrdiff_t rows, ptrdiff_t base,
-                            const fc1d_kernels* kernels, ptrdiff_t itemsize, int n_threads,
+cdef bint _stacks(const fc1d_problem* p, ptrdiff_t rows, ptrdiff_t dilation) noexcept nogil:
+    """Whether four rows of a depthwise layer are made at once: 3x3 and 5x5 taps, one or two rows apart."""
+    return (p.c_in * p.c_out == 1 and dilation == 1 and (rows == 3 or rows == 5) and p.kernel_size == rows * rows
+            and p.row_step <= 2 and p.n_tiles == 1 and p.plain and p.yh == p.n_cols
+            and (p.residual == NULL or p.rh == p.n_cols)
+            and p.rows_out - (p.n_row_tiles - 1) * p.items_per_unit >= 4)
+
+
+cdef ptrdiff_t _plan_planes(fc1d_problem* p, const Taps* across, const Taps* down, ptrdiff_t rows, ptrdiff_t dilation,
+                            ptrdiff_t base, const fc1d_kernels* kernels, ptrdiff_t itemsize, int n_threads,
                             const Planes* t) noexcept nogil:
     """Tile sizes and tables of one call; returns the scratch bytes of a thread. ``rows`` are those of the kernel."""
     cdef ptrdiff_t lanes = kernels.lanes, taps = p.kernel_size // rows, j, i, c, reach = 0, shared = 0, slots, region
@@ -690,6 +699,8 @@ cdef ptrdiff_t _plan_planes(fc1d_problem* p, const Taps* across, const Taps* dow
     p.plain = p.yl == 1 and p.half == 0 and (p.residual == NULL or p.rl == 1)
     p.staged = not p.plain or (p.items_per_unit > 1 and (
         p.yh != p.item_pitch or p.n_cols != p.item_pitch or (p.residual != NULL and p.rh != p.yh)))
+    if _stacks(p, rows, dilation):
+        p.stacked, p.staged = <int> rows, False
     cdef ptrdiff_t slot = _ceil((p.items_per_unit - 1) * p.item_pitch + p.tile_cols, lanes) * lanes
     p.stage_pitch = _odd_lines(slot, itemsize)
     _split_channels(p, kernels, itemsize, units, count)
@@ -1180,8 +1191,8 @@ cdef class PreparedLayer:
             if plan is None and p.yl == 1 and p.yh == p.l_out:
                 self._touch(&p, p.rows_out * p.l_out, n_threads)
             with nogil:
-                scratch_bytes = _plan_planes(&p, &self.taps, &self.down, self.rows, -left, self.kernels, self.itemsize,
-                                             n_threads, &t)
+                scratch_bytes = _plan_planes(&p, &self.taps, &self.down, self.rows, self.row_dilation, -left,
+                                             self.kernels, self.itemsize, n_threads, &t)
                 if plan is None:
                     failed = _run_units(<unit_fn> self.kernels.run_unit, &p,
                                         p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,

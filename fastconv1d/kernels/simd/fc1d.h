@@ -105,6 +105,7 @@ typedef struct {
     /* Not 0: the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out of a tile.
      * Elements of scratch, last, for the weights of a block of output channels without them, and a table of taps. */
     ptrdiff_t live_elems;
+    int stacked; /* of a depthwise layer four rows at once, of so many rows and columns of the kernel; y is plain */
 } fc1d_problem;
 
 /* The weight gradient: dw[co][ci, k] = sum over items and columns of g[co] * window[ci, k].

@@ -102,3 +102,68 @@ static void NAME(emit_planes)(const fc1d_problem *p, T *y, ptrdiff_t co0, ptrdif
                 NAME(gather)(to, cols, stage + i * p->item_pitch, 1);
         }
 }
+
+/* Four output rows of a depthwise correlate at once, KxK taps, SH rows apart: an input row serves all that read it, a third
+ * to a half of the loads of one row after another. J vectors of columns. The sums are those of a register tile. `room` is how
+ * many elements of y may be written from row 0 on: a row's last vector goes beyond it, into the next, which is written after.
+ */
+typedef void (*NAME(stack_fn))(const T *w, const T *x, const int32_t *tap, ptrdiff_t pitch, const T *bias, T *y,
+                               ptrdiff_t cols, ptrdiff_t left, ptrdiff_t room);
+
+enum { NAME(stack_rows) = 4 };
+#define STACK(K, SH, J)                                                                                                \
+    static void NAME(stack_##K##_##SH##_##J)(const T *restrict w, const T *restrict x, const int32_t *restrict tap,    \
+                                             ptrdiff_t pitch, const T *restrict bias, T *restrict y, ptrdiff_t cols,   \
+                                             ptrdiff_t left, ptrdiff_t room)                                           \
+    {                                                                                                                  \
+        V acc[4][J] = {{{0}}};                                                                                         \
+        _Pragma("GCC unroll 16") for (int t = 0; t < 3 * SH + K; t++)                                                  \
+        {                                                                                                              \
+            const int last = t / SH < 3 ? t / SH : 3; /* a row that reads input row t, by its tap t - last*SH */       \
+            _Pragma("GCC unroll 8") for (int k = 0; k < K; k++)                                                        \
+            {                                                                                                          \
+                const T *restrict xt = x + last * pitch + tap[(t - last * SH) * K + k];                                \
+                V xv[J];                                                                                               \
+                _Pragma("GCC unroll 4") for (int j = 0; j < J; j++) xv[j] = LOAD(xt + j * LANES);                      \
+                _Pragma("GCC unroll 4") for (int r = 0; r < 4; r++) if (t >= r * SH && t - r * SH < K)                 \
+                    _Pragma("GCC unroll 4") for (int j = 0; j < J; j++) acc[r][j] += w[(t - r * SH) * K + k] * xv[j];  \
+            }                                                                                                          \
+        }                                                                                                              \
+        _Pragma("GCC unroll 4") for (int r = 0; r < 4; r++)                                                            \
+            _Pragma("GCC unroll 4") for (int j = 0; j < J; j++)                                                        \
+            {                                                                                                          \
+                const V v = bias ? acc[r][j] + bias[0] : acc[r][j];                                                    \
+                const ptrdiff_t at = r * cols + j * LANES;                                                             \
+                if (at + LANES <= room) {                                                                              \
+                    STORE(y + at, v);                                                                                  \
+                    continue;                                                                                          \
+                }                                                                                                      \
+                T edge[LANES];                                                                                         \
+                STORE(edge, v);                                                                                        \
+                NAME(gather)(y + at, left - j * LANES, edge, 1);                                                       \
+            }                                                                                                          \
+    }
+#define STACKS(K, SH) STACK(K, SH, 1) STACK(K, SH, 2) STACK(K, SH, 3)
+STACKS(3, 1) STACKS(3, 2) STACKS(5, 1) STACKS(5, 2)
+#define ENTRIES(K, SH) {0, NAME(stack_##K##_##SH##_1), NAME(stack_##K##_##SH##_2), NAME(stack_##K##_##SH##_3)}
+static const NAME(stack_fn) NAME(stack)[2][2][4] = {{ENTRIES(3, 1), ENTRIES(3, 2)}, {ENTRIES(5, 1), ENTRIES(5, 2)}};
+#undef STACKS
+#undef ENTRIES
+
+/* All rows of a tile of one depthwise channel, four at a time, the last four perhaps again in part. */
+static void NAME(run_stack)(const fc1d_problem *p, const T *w, const T *window, const T *bias, ptrdiff_t rows,
+                            ptrdiff_t cols, T *y)
+{
+    const ptrdiff_t n_vec = (cols + LANES - 1) / LANES, strips = (n_vec + 2) / 3;
+    const NAME(stack_fn) *stack = NAME(stack)[p->stacked == 5][p->row_step - 1];
+    for (ptrdiff_t o = 0; o < rows; o += NAME(stack_rows)) {
+        o = o < rows - NAME(stack_rows) ? o : rows - NAME(stack_rows);
+        /* the last columns first: what goes beyond a row is written over by the first columns of the next */
+        for (ptrdiff_t s = strips - 1, end = n_vec, nv; s >= 0; s--, end -= nv) {
+            nv = n_vec / strips + (s < n_vec % strips);
+            const ptrdiff_t q = (end - nv) * LANES;
+            stack[nv](w, window + o * p->item_pitch + q, p->tap, p->item_pitch, bias, y + o * cols + q, cols, cols - q,
+                      (rows - o) * cols - q);
+        }
+    }
+}

@@ -559,6 +559,13 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
         if (p->rows_out) {
             NAME(pack_planes)(p, x, g * p->c_in, o0, items, ci, n_ci, q0, item_cols, window);
             ahead = NAME(look_below)(p, x, ci, o0, items, more_groups);
+            if (p->stacked) {
+                NAME(fetch_ahead)(&ahead, 0, 1);
+                NAME(run_stack)(p, w, window, bias, items, item_cols, y);
+                if (active)
+                    NAME(finish_row)(&sink.finish, sink.channel, y, residual, items * item_cols);
+                return;
+            }
         } else {
             NAME(pack_window)(p, x, g * p->c_in, items, ci, n_ci, q0, width, window);
             ahead = NAME(look_ahead)(p, x, ci, q0, more_groups);

@@ -8,6 +8,7 @@ others divided by it: lower quartiles of calls made in turns. float32, batch of 
 
 import argparse
 import csv
+import io
 import math
 import time
 from pathlib import Path
@@ -66,7 +67,8 @@ def contestants(layer, x, weight, bias):
     except ImportError:
         return found
     settings = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(model=io.BytesIO(model)), "CPU", settings)
     request = compiled.create_infer_request()
     found["openvino"] = lambda: request.infer([x])[0]
     return found

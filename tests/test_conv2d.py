@@ -177,6 +177,20 @@ def test_gradients_of_long_batches_and_large_strides():
     np.testing.assert_array_equal(by_bias, g.sum((0, 2, 3)))
 
 
+@pytest.mark.parametrize("stride", [(1, 2), (1, 4), (2, 1), (3, 3)])
+@pytest.mark.parametrize("kernel", [(1, 2), (1, 3), (2, 1), (1, 1)])
+def test_gradients_of_phases_of_one_tap(kernel, stride):
+    rng = np.random.default_rng(11)
+    x, w = whole(rng, (1, 4, 7, 15), "float64"), whole(rng, (3, 4, *kernel), "float64")
+    window = {"stride": stride, "padding": ((1, 0), (1, 0)), "dilation": (1, 7)}
+    g = whole(rng, reference.conv2d(x, w, **window).shape, "float64")
+    by_input = fastconv1d.conv2d_backward(g, x, w, **window)[0]
+    expected = fastconv1d.conv2d_backward(g, x, w, **window, algorithm="blas")[0]
+    np.testing.assert_array_equal(by_input, expected)
+    dx = whole(rng, x.shape, "float64")
+    assert (g * reference.conv2d(dx, w, **window)).sum() == (by_input * dx).sum()
+
+
 @pytest.mark.parametrize("value", [np.inf, 1.0])
 def test_gradients_beside_weights_that_are_not_finite(value):
     g = np.ones((1, 1, 3, 3), np.float32)

@@ -624,8 +624,8 @@ cdef void _lay_columns(fc1d_problem* line, const Taps* across, ptrdiff_t region,
 
 
 cdef bint _rows_follow(const fc1d_problem* p) noexcept nogil:
-    """Whether the rows of a plane are one row, in all operands."""
-    return (p.xh == p.l_in * p.xl and p.yh == p.l_out * p.yl
+    """Whether the rows of planes of one size are one row, in all operands."""
+    return (p.l_in == p.l_out and p.rows_in == p.rows_out and p.xh == p.l_in * p.xl and p.yh == p.l_out * p.yl
             and (p.residual == NULL or p.rh == p.l_out * p.rl))
 
 

@@ -188,7 +188,7 @@ def _run(argv: list[str]) -> int:
         try:
             from .onnx.check import run_check
         except ImportError as error:
-            print(f"check needs onnx: {error}", file=sys.stderr)
+            print(f"fastconv1d check: {error}", file=sys.stderr)
             return 2
         return run_check(args.model, args.input, args.shape, args.rest)
     from .config import show_config

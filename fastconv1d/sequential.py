@@ -550,10 +550,18 @@ def _check_name(name: Any) -> None:
         )
 
 
+def _hint(layer: Any) -> str:
+    if isinstance(layer, type):
+        return f"; a class makes a layer: {layer.__name__}()"
+    if type(layer).__module__.partition(".")[0] == "torch":
+        return "; of torch's layers load_state_dict takes the weights, fastconv1d.torch the model"
+    return ""
+
+
 def _check_layer(name: str, layer: Any) -> None:
     if not isinstance(layer, (Convolution, ActivationLayer, _Container)):
         is_list = isinstance(layer, (list, tuple))
-        hint = "; a list is unpacked with *: Sequential(*layers)" if is_list else ""
+        hint = "; a list is unpacked with *: Sequential(*layers)" if is_list else _hint(layer)
         raise TypeError(
             f"layer {name} should be a Conv1d, Conv2d, ConvTranspose1d, activation, Sequential, "
             f"Residual or Mean, got {shown(layer)} of type {type(layer).__name__}{hint}"

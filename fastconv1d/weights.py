@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from .core import geometry
 from .core.arrays import BFLOAT16, half_of, widened
+from .core.extras import require
 from .core.files import replacing, what_special
 from .folding import fold_weight_norm
 
@@ -110,7 +111,10 @@ def save_file(state_dict: Mapping[str, ArrayLike], path: str | os.PathLike[str])
     """
     target = Path(path)
     if target.suffix not in (".safetensors", ".npz"):
-        raise ValueError(f"path should end in '.safetensors' or '.npz', got {str(target)!r}")
+        raise ValueError(
+            f"path should end in '.safetensors' or '.npz', got {str(target)!r}: torch.load and "
+            "torch.save are for files of torch"
+        )
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"Expected state_dict to be dict-like, got {type(state_dict)}.")
     is_npz = target.suffix == ".npz"
@@ -177,7 +181,7 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
             kind, read = "an npz file of numbers", _read_npz
         else:
             kind, read = "a safetensors file", _read_safetensors
-            import safetensors  # noqa: F401  (its absence is no fault of the file)
+            require("load_file of a safetensors file", "safetensors")
         try:
             return read(file, size)
         except MemoryError:
@@ -225,6 +229,7 @@ def _saved(key: str, value: ArrayLike, is_npz: bool) -> NDArray[Any]:
 
 
 def _write_safetensors(arrays: dict[str, NDArray[Any]], path: Path) -> None:
+    require("save_file to a safetensors file", "safetensors")
     from safetensors.numpy import save_file as write
 
     write(arrays, path)

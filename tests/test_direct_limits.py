@@ -1,13 +1,17 @@
 """Limits of the direct engine: scratch, hostile parameters, signals, changed attributes."""
 
+import ctypes
+import itertools
 import os
+import platform
 import signal
+import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from primitives import window
+from primitives import in_subprocess, window
 
 import fastconv1d
 from fastconv1d.core import convolution
@@ -140,3 +144,48 @@ def test_sizes_beyond_64_bits_are_overflows():
     big = np.broadcast_to(np.float32(1), (2**22, 1, 2**35))
     with pytest.raises(OverflowError, match="2\\*\\*63"):
         fastconv1d.ConvTranspose1d(1, 1, 64, stride=64)(big)
+
+
+# ---- what a window does not hold -----------------------------------------------------------------
+
+# Layers whose short items share a tile, or whose rows end within a vector.
+GAPS = [
+    (32, 200, 200, 26, {"kernel_size": 5, "padding": 16, "dilation": 8}),
+    (4, 513, 64, 3, {"kernel_size": 11, "padding": 5}),
+    (16, 24, 12, 7, {"kernel_size": 3, "padding": 1}),
+    (9, 6, 8, 5, {"kernel_size": 4, "stride": 2, "padding": 2}),
+    (1, 16, 16, 33, {"kernel_size": 3}),
+    (7, 16, 16, 13, {"kernel_size": 1}),
+]
+
+
+def print_overflows():
+    """Say of each layer whether it overflows where fresh memory holds numbers near the largest."""
+    libm = ctypes.CDLL("libm.so.6")
+    for isa, dtype in itertools.product(direct_engine.supported_isas(), ("float32", "float64")):
+        direct_engine.set_isa(isa)
+        for n, c_in, c_out, length, options in GAPS:
+            layers = [
+                (fastconv1d.Conv1d(c_in, c_out, dtype=dtype, **options), (n, c_in, length)),
+                (fastconv1d.Conv1d(c_in, c_out, dtype=dtype, layout="NLC", **options),
+                 (n, length, c_in)),
+                (fastconv1d.ConvTranspose1d(c_in, c_out, dtype=dtype, **options),
+                 (n, c_in, 20 + length)),
+            ]  # fmt: skip
+            for layer, shape in layers:
+                x = np.ones(shape, dtype)
+                with fastconv1d.num_threads(1):
+                    libm.feclearexcept(8)
+                    layer(x)
+                    print(isa, dtype, layer, shape, bool(libm.fetestexcept(8)))
+
+
+@pytest.mark.skipif(
+    sys.platform != "linux" or platform.machine() != "x86_64", reason="glibc's switch, x86's flag"
+)
+def test_nothing_is_computed_of_fresh_memory(monkeypatch):
+    """Subnormal numbers in it made layers 30 times as slow."""
+    monkeypatch.setenv("MALLOC_PERTURB_", "128")  # bytes of 0x7f: 3.4e38 or 1.4e306
+    lines = in_subprocess("test_direct_limits", "print_overflows").splitlines()
+    assert len(lines) == 6 * len(direct_engine.supported_isas()) * len(GAPS)
+    assert [line for line in lines if line.endswith("True")] == []

@@ -722,6 +722,21 @@ def test_any_operation_of_windows_can_stream():
     assert not flow.restarts(1, [2])
 
 
+def test_a_last_window_that_is_not_full():
+    """The largest of 4 in steps of 3, and of what is left over: a call needs 4 positions."""
+
+    def apply(x):
+        assert x.shape[2] >= 4
+        begins = range(0, x.shape[2] - 1, 3)
+        return np.stack([x[:, :, i : i + 4].max(axis=2) for i in begins], axis=2)
+
+    x = np.arange(24.0).reshape(2, 1, 12)[:, :, ::-1]
+    flow, out = Windows(4, 3, 0, 0, apply), np.empty((2, 1, 1))
+    assert flow.final([12]) == 3
+    flow.compute([x[:, :, 9:]], [9], 3, out)
+    np.testing.assert_array_equal(out, apply(x)[:, :, 3:])
+
+
 NETWORKS = [
     Sequential(
         Conv1d(16, 24, 5, padding=2, dilation=3),

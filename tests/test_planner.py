@@ -261,11 +261,82 @@ def test_a_window_holds_whole_chains_of_at_most_128_terms(c_in, kernel_size):
 
 def test_explain_names_the_other_ways():
     conv = fastconv1d.Conv1d
-    assert explain(conv(4, 4, 3, dtype=np.complex64), (1, 4, 9)) == {"engine": "blas"}
-    assert explain(conv(64, 64, 5, algorithm="winograd"), (1, 64, 90)) == {"engine": "winograd"}
+    told = explain(conv(4, 4, 3, dtype=np.complex64), (1, 4, 9))
+    assert (told["engine"], told["flops"]) == ("blas", 8 * 7 * 4 * 4 * 3)
+    assert told["bytes"] == 8 * (4 * 9 + 4 * 7 + 4 * 4 * 3 + 4)
+    told = explain(conv(64, 64, 5, algorithm="winograd"), (1, 64, 90))
+    assert (told["engine"], told["flops"]) == ("winograd", 2 * 86 * 64 * 64 * 5)
     depthwise = explain(conv(8, 8, 3, groups=8, layout="NLC"), (1, 9, 8))
     assert depthwise["kernel"] == "run_positions"
     assert explain(conv(4, 4, 3), (1, 4, 90))["threads"] == 1  # below the work worth sharing
+
+
+def test_explain_takes_one_item():
+    layer = fastconv1d.Conv1d(64, 128, 3)
+    assert explain(layer, (64, 1000)) == explain(layer, (1, 64, 1000))
+    with pytest.raises(ValueError, match=r"a shape \(N, C, L\), or \(C, L\).*got \(64,\)"):
+        explain(layer, (64,))
+
+
+def test_explain_counts_as_summary_does():
+    for layer in (fastconv1d.Conv1d(6, 8, 5, 2, groups=2), fastconv1d.ConvTranspose1d(6, 8, 4, 2)):
+        assert explain(layer, (3, 6, 50))["flops"] == fastconv1d.flops(layer, (3, 6, 50))
+
+
+@pytest.mark.parametrize("algorithm", ["auto", "winograd", "blas"])
+def test_explain_measures(algorithm):
+    layer = fastconv1d.Conv1d(64, 64, 3, padding=1, algorithm=algorithm)
+    told = explain(layer, (1, 64, 500), threads=1, measure=True)
+    assert told["engine"] == {"auto": "direct"}.get(algorithm, algorithm)
+    assert told["gflops"] == pytest.approx(told["flops"] / told["seconds"] / 1e9)
+    assert told["gbytes"] == pytest.approx(told["bytes"] / told["seconds"] / 1e9)
+    assert 0 < told["share_of_fma_loop"] < 10
+
+
+def test_explain_of_a_network():
+    conv = fastconv1d.Conv1d
+    net = fastconv1d.Sequential(
+        fastconv1d.Tanh(),
+        fastconv1d.Residual(conv(256, 256, 3, padding=1), fastconv1d.ReLU()),
+        conv(256, 4, 1),
+    )
+    told = explain(net, (256, 1000), threads=1, measure=True)
+    assert told["engine"] == "network"
+    layers = told["layers"]
+    engines = [(each["name"], each["engine"]) for each in layers]
+    assert engines == [("0", "elementwise"), ("1.0", "direct"), ("2", "direct")]
+    assert layers[1]["layer"] == repr(net[1][0])  # with the activation and the addition
+    assert told["flops"] == fastconv1d.flops(net, (256, 1000))
+    assert told["advice"].startswith("layer 1.0 (99% of the operations): algorithm='winograd'")
+    assert all(each["seconds"] > 0 for each in (*layers[-2:], told))
+    alone = explain(fastconv1d.Sequential(fastconv1d.ReLU()), (2, 3, 5))
+    assert alone["layers"][0]["bytes"] == 2 * 4 * 2 * 3 * 5
+    assert (alone["flops"], alone["advice"]) == (0, "")
+
+
+CONV = fastconv1d.Conv1d
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "words"),
+    [
+        (CONV(1, 1, 2001), (1, 100_000), "K = 2001: scipy.signal.oaconvolve takes less"),
+        (CONV(64, 64, 301, groups=64), (64, 2000), "K = 301: scipy.signal.oaconvolve"),
+        (CONV(4, 4, 3), (4, 30), "small: most of the time is the call itself"),
+        (CONV(4, 320, 8), (64, 4, 1000), "bound by writing 77 MiB of output: give out="),
+        (CONV(256, 256, 3), (256, 1000), "algorithm='winograd' takes less"),
+        (CONV(256, 256, 3), (256, 32), ""),
+        (CONV(256, 256, 3, stride=2), (256, 1000), ""),
+        (CONV(64, 64, 3), (64, 40_000), "out= saves the new pages of 9 MiB of output"),
+        (CONV(8, 8, 3, dtype=np.complex64), (8, 300), "complex64 goes through the BLAS"),
+        (CONV(8, 8, 3, algorithm="blas"), (8, 300), "algorithm='blas' was asked for"),
+        (CONV(8, 8, 3, stride=1 << 41, dtype=np.float64), (8, 300), "beyond what the direct"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)
+def test_advice(layer, shape, words):
+    told = explain(layer, shape, threads=1)["advice"]
+    assert words in told if words else told == ""
 
 
 def test_explain_refuses():

@@ -12,8 +12,9 @@ ROOMS = """
 version
 kernels
 core.geometry core.geometry2d core.arrays core.activations core.threads core.files core.machine
+core.extras
 config
-core.engines core.spec core.spec2d core.minimal core.adjoint core.forward core.planes
+core.engines core.spec core.spec2d core.minimal core.advice core.adjoint core.forward core.planes
 core.flow
 folding weights
 core.base core.training core.convolution core.sliding core.program

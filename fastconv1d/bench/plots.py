@@ -125,10 +125,11 @@ def sweep(rows: Rows, lost: float, path: Path) -> None:
         figure = Figure((WIDTH, 5.0), layout="constrained")
         axes = figure.subplots()
         for name in libraries(rows)[1:]:
-            found = [row for row in rows if best_peer(row) == name and ratio_to(row, name)]
+            pairs = [(row["flops"], ratio_to(row, name)) for row in rows if best_peer(row) == name]
+            found = [(flops / 1e6, ratio) for flops, ratio in pairs if ratio]
             axes.plot(
-                [row["flops"] / 1e6 for row in found],
-                [ratio_to(row, name) for row in found],
+                [flops for flops, _ in found],
+                [ratio for _, ratio in found],
                 MARKERS[name],
                 color=COLOURS[name],
                 markersize=4,
@@ -140,8 +141,7 @@ def sweep(rows: Rows, lost: float, path: Path) -> None:
             ratio = ratio_to(row, best_peer(row))
             if ratio is not None and ratio < lost:
                 place = (row["flops"] / 1e6, ratio)
-                shift = {"xytext": (4, -3), "textcoords": "offset points"}
-                axes.annotate(row["layer"], place, fontsize=7, **shift)
+                axes.annotate(row["layer"], place, (4, -3), textcoords="offset points", fontsize=7)
         _log(axes.xaxis, _plain, [10.0**n for n in range(-3, 6)])
         _log(axes.yaxis, _plain)
         axes.set_xlabel("work of a call, MFLOP")

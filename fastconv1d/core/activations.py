@@ -101,6 +101,15 @@ class Steps(NamedTuple):
     residual_last: bool = False
 
 
+def _layer_hint(value: Any) -> str:
+    """Return the name of an activation that was given as a layer, a class or a function."""
+    kind = value if isinstance(value, type) else type(value)
+    names = {name.replace("_", ""): name for name in NAMES}
+    name = getattr(value, "__name__", kind.__name__).lower()
+    known = names.get(name) or names.get(kind.__name__.lower())
+    return f": activation={known!r}" if known else f": one of {', '.join(map(repr, NAMES))}"
+
+
 def parse_activation(
     activation: str | tuple[Any, ...] | Activation | None,
     channels: int | None = None,
@@ -154,7 +163,7 @@ def parse_activation(
     else:
         raise TypeError(
             f"{argument} should be None, a name or a tuple of a name and its parameter, "
-            f"got {geometry.shown(activation)}"
+            f"got {geometry.shown(activation)}{_layer_hint(activation)}"
         )
     if not isinstance(name, str) or name not in NAMES or len(given) > 1:
         raise ValueError(

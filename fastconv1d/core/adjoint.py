@@ -292,9 +292,7 @@ def _backward_in_float32(
 ) -> Gradients:
     g, x, w = map(arrays.operand, (grad_output, input, weight))
     if g.dtype != x.dtype:
-        raise TypeError(
-            f"Input type ({x.dtype}) and grad_output type ({g.dtype}) should be the same"
-        )
+        raise arrays.other_dtype(x.dtype, "grad_output", g.dtype)
     stored = x.dtype
     if not arrays.half_of(stored):
         raise TypeError(f"gradients of complex32 are not implemented, got dtype {x.dtype}")

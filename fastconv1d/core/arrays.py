@@ -108,15 +108,52 @@ def check_dtypes(function: str, x: NDArray[Any], **others: NDArray[Any] | None) 
     dtype = x.dtype
     for name, other in others.items():
         if other is not None and other.dtype is not dtype and other.dtype != dtype:
-            raise TypeError(
-                f"Input type ({dtype}) and {name} type ({other.dtype}) should be the same"
-            )
+            raise other_dtype(dtype, name, other.dtype)
     if dtype not in DTYPES:
         raise TypeError(
             f"\"{function}\" not implemented for '{torch_name(dtype)}': the "
             "dtype should be float32, float64, complex64 or complex128, "
-            f"got an input of dtype {dtype}"
+            f"got an input of dtype {dtype}: {_as_numbers(dtype, np.dtype(np.float32))}"
         )
+
+
+def other_dtype(dtype: np.dtype[Any], name: str, other: np.dtype[Any]) -> TypeError:
+    """Return the error of an input and another operand of different dtypes, and how to mend it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d.core.arrays import other_dtype
+    >>> print(other_dtype(np.dtype("d"), "weight", np.dtype("f")))
+    Input type (float64) and weight type (float32) should be the same: x.astype(np.float32), or \
+dtype=np.float64 of the layer
+    """
+    said = f"Input type ({dtype}) and {name} type ({other}) should be the same"
+    if dtype not in DTYPES and other in DTYPES:
+        return TypeError(f"{said}: {_as_numbers(dtype, other)}")
+    if other.kind == "O":
+        return TypeError(f"{said}: {name} should be an array of numbers, not None or objects")
+    if other.kind in "US":
+        return TypeError(f"{said}: {name} should be an array; give others by name, as padding=")
+    if name != "weight" or other not in DTYPES:
+        return TypeError(f"{said}: {name}.astype(np.{dtype})")
+    if dtype.kind == "c" and other.kind == "f":
+        return TypeError(f"{said}: dtype=np.{dtype} of the layer, or x.real")
+    return TypeError(f"{said}: x.astype(np.{other}), or dtype=np.{dtype} of the layer")
+
+
+def _as_numbers(dtype: np.dtype[Any], wanted: np.dtype[Any]) -> str:
+    """Return how to make an input of another kind one of `wanted`."""
+    if dtype.kind == "O":
+        return (
+            "an array of numbers, not None or objects; of a DataFrame, "
+            f"df.to_numpy(np.{wanted}).T is (channels, length)"
+        )
+    if dtype.kind in "US":
+        return "an array of numbers, not text; np.load(path) reads one"
+    if dtype == np.int16:
+        return f"x.astype(np.{wanted}) / 32768 for audio of 16 bits"
+    return f"x.astype(np.{wanted})"
 
 
 def as_float32(name: str, parameter: ArrayLike) -> NDArray[Any]:
@@ -167,9 +204,13 @@ def batched(function: str, x: NDArray[Any], rank: int = 1) -> tuple[NDArray[Any]
         return x, True
     if x.ndim == 1 + rank:
         return x[np.newaxis], False
+    hints = {rank: f": x[None] for a {'plane' if rank == 2 else 'signal'} of one channel"}
+    if x.ndim < rank:
+        hints[x.ndim] = ""
     raise ValueError(
         f"Expected {1 + rank}D (unbatched) or {2 + rank}D (batched) input to {function}, "
         f"but got input of size: {list(x.shape)}"
+        + hints.get(x.ndim, f": x.reshape(-1, *x.shape[{-1 - rank}:]) for axes of more items")
     )
 
 
@@ -187,7 +228,7 @@ def gradient_operand(
     """Return the gradient by an output of `shape`, batched."""
     g = operand(grad_output)
     if g.dtype != dtype:
-        raise TypeError(f"Input type ({dtype}) and grad_output type ({g.dtype}) should be the same")
+        raise other_dtype(dtype, "grad_output", g.dtype)
     if g.ndim != len(shape) - 1 + was_batched:
         raise ValueError(
             "Expected input and grad_output to have the same number of dimensions, "
@@ -211,7 +252,7 @@ def residual_operand(
         return None
     r = operand(residual)
     if r.dtype != dtype:
-        raise TypeError(f"Input type ({dtype}) and residual type ({r.dtype}) should be the same")
+        raise other_dtype(dtype, "residual", r.dtype)
     expected = shape if was_batched else shape[1:]
     if r.shape != expected:
         raise ValueError(

@@ -202,6 +202,11 @@ class Convolution(Layer):
         self._packed: Pack | None = None
         self._calls = training.Calls()
         _check_device(device)
+        if not isinstance(bias, (bool, int, np.bool_)):
+            raise TypeError(
+                f"bias should be True or False, got {geometry.shown(bias)}: values are set by "
+                "load_state_dict, or layer.bias = values"
+            )
         checked = _parameter_dtype(dtype)
         made = arrays.new((self._channels[1],), checked) if bias else None
         self._held = Parameters(arrays.new(self._weight_shape(), checked), made)
@@ -599,16 +604,26 @@ def _check_device(device: str | None) -> None:
         return
     if not isinstance(device, str):
         raise TypeError(f"device should be None or 'cpu', got {geometry.shown(device)}")
-    raise ValueError(f"Expected one of cpu device type, got device={geometry.shown(device)}")
+    raise ValueError(
+        f"Expected one of cpu device type, got device={geometry.shown(device)}: layers compute "
+        "NumPy arrays on the CPU, leave device= out"
+    )
 
 
 def _parameter_dtype(dtype: DTypeLike | None) -> np.dtype[Any]:
-    checked = np.dtype(np.float32 if dtype is None else dtype).newbyteorder("=")
+    rule = (
+        "Only Tensors of floating point and complex dtype can require gradients: the dtype "
+        "should be float32, float64, complex64 or complex128, got "
+    )
+    try:
+        checked = np.dtype(np.float32 if dtype is None else dtype).newbyteorder("=")
+    except TypeError:
+        hint = f": np.{str(dtype).removeprefix('torch.')} of a torch dtype"
+        hint = hint if str(dtype).startswith("torch.") else ""
+        raise TypeError(f"{rule}{geometry.shown(dtype)}{hint}") from None
     if checked not in arrays.DTYPES:
-        raise TypeError(
-            "Only Tensors of floating point and complex dtype can require gradients: the dtype "
-            f"should be float32, float64, complex64 or complex128, got {checked}"
-        )
+        half = "; layers of float32 take 16-bit inputs and return the same dtype"
+        raise TypeError(f"{rule}{checked}{half if arrays.half_of(checked) else ''}")
     return checked
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 # torch's usual wheels for Linux bring some gigabytes of CUDA; those of its own index do not.
 CPU_TORCH = "pip install torch --index-url https://download.pytorch.org/whl/cpu"
 _EXTRAS = {
@@ -28,14 +30,14 @@ def how_to_install(package: str) -> str:
     return f"pip install 'fastconv1d[{_EXTRAS[package]}]', or pip install {package}"
 
 
-def missing(who: str, package: str) -> ModuleNotFoundError:
-    """Return the error of a package that is not installed.
+def require(who: str, package: str) -> None:
+    """Raise ModuleNotFoundError, with what to do, if a package is not installed.
 
     Examples
     --------
-    >>> from fastconv1d.core.extras import missing
-    >>> str(missing("fastconv1d.torch", "torch"))[:65]
-    'fastconv1d.torch needs torch, which is not installed: pip install'
+    >>> from fastconv1d.core.extras import require
+    >>> require("fastconv1d", "numpy")
     """
-    text = f"{who} needs {package}, which is not installed: {how_to_install(package)}"
-    return ModuleNotFoundError(text, name=package)
+    if find_spec(package) is None:
+        text = f"{who} needs {package}, which is not installed: {how_to_install(package)}"
+        raise ModuleNotFoundError(text, name=package)

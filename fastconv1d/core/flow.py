@@ -190,8 +190,11 @@ class Windows(Flow):
         first: int,
         out: NDArray[Any],
     ) -> None:
-        # The first few outputs of a call see its padding: positions before those that are needed.
-        skipped = min(first, -(-self._left // self._stride))
+        # The first few outputs of a call see its padding, and a call needs a whole window: from
+        # positions before those that are needed.
+        skipped = -(-self._left // self._stride)
+        length = origins[0] + given[0].shape[2] - (first - skipped) * self._stride
+        skipped = min(first, skipped + max(0, -(-(self._span - length) // self._stride)))
         begin = (first - skipped) * self._stride - origins[0]
         x = given[0]
         if begin < 0:  # they are no longer there, and nobody looks at what is made of these zeros

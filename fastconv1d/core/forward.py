@@ -41,7 +41,13 @@ def convolve(
     if arrays.is_complex32_call(weight):
         return _complex32(spec, input, weight, bias, residual, out)
     x, w, b, batched = _operands(spec.name, input, weight, bias, channels_last)
-    geometry = spec.geometry(x.shape, w.shape, None if b is None else b.shape)
+    try:
+        geometry = spec.geometry(x.shape, w.shape, None if b is None else b.shape)
+    except ValueError as error:
+        if not channels_last:
+            raise
+        sizes = str([x.shape[0], x.shape[2], x.shape[1]])  # as they were given
+        raise ValueError(str(error).replace(str([*x.shape]), sizes)) from None
     c_out, l_out = geometry[:2]
     steps = spec.steps_for(x.shape[1], c_out)
     if w.dtype.kind == "c" and (steps.before or steps.after):

@@ -94,9 +94,11 @@ def _unpacked(name: str, value: Any) -> int:
     item = value
     if isinstance(value, (tuple, list)):
         if len(value) != 1:
+            pair = "" if name != "padding" else ", or (left, right)"
             raise ValueError(
                 f"expected {name} to be a single integer value or a list of 1 values to match the "
-                f"convolution dimensions, but got {name}={shown(list(value))}"
+                f"convolution dimensions, but got {name}={shown(list(value))}: one number is "
+                f"enough, as there is one axis{pair}"
             )
         item = value[0]
     try:
@@ -683,6 +685,8 @@ def _checked_parameters(
         raise ValueError(
             "weight should have at least three dimensions, "
             f"but got weight of size {list(w_shape)} instead"
+            + (": taps[None, None] for one filter" if len(w_shape) == 1 else "")
+            + (": weight[:, None] for a filter each row" if len(w_shape) == 2 else "")
         )
     check_positive(stride, dilation, groups)
     if len(w_shape) > 3:
@@ -706,6 +710,13 @@ def _explain_groups(w_shape: tuple[int, ...], groups: int) -> None:
         )
 
 
+def _swapped(x_shape: tuple[int, ...], channels: int) -> str:
+    """Return how to mend an input whose channels are last where they should be second."""
+    if len(x_shape) != 3 or x_shape[2] != channels:
+        return ""
+    return ": the axes are swapped, x.swapaxes(-1, -2) or the other layout= ('NCL', 'NLC') helps"
+
+
 def explain_channels(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
@@ -718,7 +729,7 @@ def explain_channels(
         raise ValueError(
             f"Given groups={groups}, weight of size {list(w_shape)}, expected input"
             f"{list(x_shape)} to have {c_in_group * groups} channels, "
-            f"but got {x_shape[1]} channels instead"
+            f"but got {x_shape[1]} channels instead{_swapped(x_shape, c_in_group * groups)}"
         )
     if bias_shape is not None and bias_shape != (c_out,):
         raise ValueError(
@@ -741,7 +752,7 @@ def _explain_transposed_channels(
     if x_shape[1] != w_shape[0]:
         raise ValueError(
             f"{given} input{list(x_shape)} to have {w_shape[0]} channels, "
-            f"but got {x_shape[1]} channels instead"
+            f"but got {x_shape[1]} channels instead{_swapped(x_shape, w_shape[0])}"
         )
     c_out = w_shape[1] * groups
     if bias_shape is not None and bias_shape != (c_out,):

@@ -404,7 +404,7 @@ def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -
         )
     half = dtype is not None and arrays.half_of(dtype) and layer.dtype == np.float32
     if dtype is not None and dtype != layer.dtype and not half:
-        raise TypeError(f"Input type ({dtype}) and weight type ({layer.dtype}) should be the same")
+        raise arrays.other_dtype(dtype, "weight", layer.dtype)
     weight, bias = layer._held
     geometry = spec.geometry(shape, weight.shape, None if bias is None else bias.shape)
     return (shape[0], *geometry[: 1 + spec.rank])

@@ -73,7 +73,7 @@ def backward(
     g = arrays.operand(grad_output)
     dtype = x.dtype
     if g.dtype != dtype:
-        raise TypeError(f"Input type ({dtype}) and grad_output type ({g.dtype}) should be the same")
+        raise arrays.other_dtype(dtype, "grad_output", g.dtype)
     if arrays.half_of(dtype):  # in float32, and rounded once
         x, g = x.astype(np.float32), g.astype(np.float32)
         before = None if before is None else before.astype(np.float32)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from .. import config
+from ..core.extras import how_to_install
 from .blocks import ELEMENTWISE, Blockwise
 from .control import CONTROL
 from .layers import Activate, Convolution, Fused
@@ -230,5 +231,6 @@ def checked(rest: Any) -> str | None:
         try:
             import onnxruntime  # noqa: F401
         except ImportError as error:
-            raise OnnxError("rest='onnxruntime' needs onnxruntime: pip install it") from error
+            how = how_to_install("onnxruntime")
+            raise OnnxError(f"rest='onnxruntime' needs onnxruntime: {how}") from error
     return rest

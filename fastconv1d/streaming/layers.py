@@ -343,9 +343,7 @@ class _LayerStream(Stream):
         """Return the state for chunks of another dtype than so far."""
         half = arrays.half_of(dtype) and self._dtype == np.float32
         if dtype != self._dtype and not half:
-            raise TypeError(
-                f"Input type ({dtype}) and weight type ({self._dtype}) should be the same"
-            )
+            raise arrays.other_dtype(dtype, "weight", self._dtype)
         if state.inputs == 0:
             return _State(None, 0, 0, 0, dtype)
         if dtype != state.dtype:

@@ -1,7 +1,12 @@
+# ruff: noqa: E402 (what follows imports the package that is asked for first)
 """fastconv1d inside torch: the 1-D convolutions of a model computed here, with autograd.
 
 Imported on request, as ``import fastconv1d.torch``; torch is an optional dependency.
 """
+
+from ..core.extras import require
+
+require(__name__, "torch")
 
 from .exchange import accelerate, restore
 from .layers import FastConv1d, FastConvTranspose1d, _Pack

@@ -1,0 +1,75 @@
+"""A line of advice on a layer, for `explain`; every number has its measurement in docs/speed.md."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from . import minimal
+from .geometry import Geometry
+
+# scipy.signal.oaconvolve and this library take the same time at some 200 taps of one channel.
+_LONG_KERNEL = 200
+# Fewer operations than these take less than the call around them, 1 to 2 us at 80 GFLOP/s.
+_SMALL = 100_000
+# From here on results lie beyond the caches: their fresh pages are up to half of the time.
+_LARGE_OUTPUT = 4 << 20
+# Winograd's gain is 1.3 to 1.7 times at 3 taps, 1.6 to 2 from 7 on, of this many channels and
+# columns; below, the transforms eat it.
+_CHANNELS, _COLUMNS = 128, 256
+# Operations a byte below which fresh pages cost as much as the sums: 4 -> 320 channels of 8 taps,
+# 16 operations a byte, took 56 ms, and 39 with out=; at 30 it was 193 and 178.
+_INTENSITY = 20
+
+
+def of_layer(layer: Any, told: Mapping[str, Any], n_batch: int, window: Geometry) -> str:
+    """Return what would make a layer faster for inputs of a size; '' where nothing would."""
+    weight, _ = layer._held
+    if told["engine"] == "blas":
+        return _of_blas(layer)
+    if (
+        weight.shape[1] == 1
+        and window.c_out == layer.groups
+        and layer.kernel_size[0] >= (_LONG_KERNEL)
+    ):
+        return (
+            f"K = {layer.kernel_size[0]}: scipy.signal.oaconvolve takes less for single channels, "
+            f"from some {_LONG_KERNEL} taps on"
+        )
+    if told["flops"] < _SMALL:
+        return "small: most of the time is the call itself; give many items in one call"
+    output = n_batch * window.c_out * window.l_out * layer.dtype.itemsize
+    if output >= _LARGE_OUTPUT and told["flops"] < _INTENSITY * told["bytes"]:
+        return f"bound by writing {output >> 20} MiB of output: give out= to take no new pages"
+    if told["engine"] == "direct" and _gains_by_winograd(layer, weight.shape, window):
+        return "algorithm='winograd' takes less, for a few times the rounding error"
+    if output >= _LARGE_OUTPUT:
+        return f"out= saves the new pages of {output >> 20} MiB of output"
+    return ""
+
+
+def _of_blas(layer: Any) -> str:
+    if layer.algorithm == "blas":
+        return "algorithm='blas' was asked for; 'auto' takes the direct engine where it can"
+    if layer.dtype.kind == "c":
+        return f"{layer.dtype} goes through the BLAS: two real layers take less if they will do"
+    return "its sizes are beyond what the direct engine computes, so the BLAS does"
+
+
+def _gains_by_winograd(layer: Any, weight_shape: tuple[int, ...], window: Geometry) -> bool:
+    if layer.transposed or layer.padding_mode != "zeros" or layer.algorithm != "auto":
+        return False
+    sizes = (weight_shape, layer.dtype, window.stride, window.dilation, window.groups)
+    wide = min(weight_shape[:2]) >= _CHANNELS and window.l_out >= _COLUMNS
+    return wide and minimal.suited(*sizes)
+
+
+def of_network(layers: Sequence[Mapping[str, Any]]) -> str:
+    """Return the advice on the layer of a network that has most operations among those with one."""
+    advised = [told for told in layers if told["advice"]]
+    if not advised:
+        return ""
+    most = max(advised, key=lambda told: told["flops"])
+    share = most["flops"] / max(math.fsum(told["flops"] for told in layers), 1)
+    return f"layer {most['name']} ({share:.0%} of the operations): {most['advice']}"

@@ -177,7 +177,7 @@ def conv2d_geometry(
     axes = [
         Axis(*geometry.tamed(stride[i], dilation[i], out[i], kernel[i]), *pads[i]) for i in range(2)
     ]
-    return Geometry2d(c_out if c_in else 0, *out, *axes, groups, mode)
+    return Geometry2d(c_out if c_in else 0, out[0], out[1], axes[0], axes[1], groups, mode)
 
 
 def unfold2d_geometry(
@@ -223,7 +223,7 @@ def unfold2d_geometry(
             f"as {tuple(blocks)}, but its components must be at least one."
         )
     axes = [Axis(stride[i], dilation[i], *pads[i]) for i in range(2)]
-    return kernel, Geometry2d(planes[0], *blocks, *axes, 1, geometry.ZEROS)
+    return kernel, Geometry2d(planes[0], blocks[0], blocks[1], axes[0], axes[1], 1, geometry.ZEROS)
 
 
 def fold2d_geometry(

@@ -271,13 +271,12 @@ def backward(
     if grad_input is not None and not batched:
         grad_input = grad_input[0]
     with np.errstate(over="ignore"):
-        made = (grad_input, grad_weight, grad_bias)
-        dtypes = (stored, weight_dtype, weight_dtype)
-        by_input, by_weight, by_bias = (
+        made = (grad_input, stored), (grad_weight, weight_dtype), (grad_bias, weight_dtype)
+        grad_input, grad_weight, grad_bias = (
             None if gradient is None else gradient.astype(dtype, copy=False)
-            for gradient, dtype in zip(made, dtypes, strict=True)
+            for gradient, dtype in made
         )
-    return by_input, by_weight, by_bias
+    return grad_input, grad_weight, grad_bias
 
 
 def weight_gradient(

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 OPTIONAL = {
     "fastconv1d/torch": "torch",
     "fastconv1d/onnx": "onnx",
+    "fastconv1d/dask.py": "dask",
     "fastconv1d/bench/document.py": "matplotlib",
     "fastconv1d/bench/plots.py": "matplotlib",
 }

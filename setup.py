@@ -143,7 +143,17 @@ def write_blas_int(folder="fastconv1d/kernels"):
 
 
 write_blas_int()
-NAMES = "workers", "pages", "unfold", "gemm", "blas_engine", "network", "product", "chain", "operands"
+NAMES = (
+    "workers",
+    "pages",
+    "unfold",
+    "gemm",
+    "blas_engine",
+    "network",
+    "product",
+    "chain",
+    "operands",
+)
 extensions = [kernel(name) for name in NAMES]
 # NumPy's allocator hook is in all versions that run the package, not in its default API.
 extensions.append(kernel("memory", macros=[("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION")]))

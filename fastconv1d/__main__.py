@@ -1,4 +1,4 @@
-"""The command line: ``fastconv1d demo | bench | check | info``, or ``python -m fastconv1d ...``."""
+"""``fastconv1d run | demo | bench | check | info``, or ``python -m fastconv1d ...``."""
 
 import argparse
 import io
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .config import MAX_THREADS
+from .run import add_arguments, run_files
 
 # Exit statuses as a shell has them for a process that a signal ended: 128 and its number.
 _INTERRUPTED, _NO_READER = 130, 141
@@ -40,6 +41,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
+
+    run = commands.add_parser("run", help="apply a model to files of any length")
+    add_arguments(run)
+    run.add_argument("--threads", type=_threads, help="threads of the library in this process")
 
     demo = commands.add_parser("demo", help="run example layers on a real signal and check them")
     demo.add_argument("file", nargs="?", help="a .wav or .npy file (default: a shipped signal)")
@@ -176,6 +181,8 @@ def _drop_output() -> None:
 
 def _run(argv: list[str]) -> int:
     args = build_parser().parse_args(argv)
+    if args.command == "run":
+        return run_files(args)
     if args.command == "demo":
         from .demo import run_demo
 

@@ -8,35 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .core import geometry
-from .core.program import Convolve, infer_shapes
-from .sequential import Mean, Sequential, lowered
+from .core.program import Convolve, Dense, infer_shapes, rank_of
+from .linear import Linear
+from .recurrent import Recurrent
+from .sequential import Container, lowered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 Shape = tuple[int, ...]
-
-
-class Linear(NamedTuple):
-    """A fully connected layer, described so that it can be compared with; it computes nothing.
-
-    Attributes
-    ----------
-    in_features, out_features : int
-        Sizes of its input and output.
-    bias : bool, default True
-        Whether it adds a bias.
-
-    Examples
-    --------
-    >>> from fastconv1d import Linear, flops
-    >>> flops(Linear(640, 64), (1, 640))
-    81920
-    """
-
-    in_features: int
-    out_features: int
-    bias: bool = True
 
 
 class Row(NamedTuple):
@@ -77,16 +57,17 @@ def flops(module: Any, input_shape: Sequence[int]) -> int:
 
     ``2 * N * L_out * (C_in / groups) * K * C_out`` for `Conv1d`,
     ``2 * N * L_in * C_in * (C_out / groups) * K`` for `ConvTranspose1d`, where each input meets
-    each tap once, ``2 * N * H_out * W_out * (C_in / groups) * KH * KW * C_out`` for `Conv2d`, and
-    ``2 * N * in_features * out_features`` for `Linear`. Multiplications by padding are counted;
-    biases, activations and the additions of `Residual` and `Mean` are not.
+    each tap once, ``2 * N * H_out * W_out * (C_in / groups) * KH * KW * C_out`` for `Conv2d`,
+    ``2 * N * in_features * out_features`` for `Linear`, and for `LSTM` and `GRU` the size of their
+    matrices at each step. Multiplications by padding are counted; biases, activations, pooling,
+    norms and the additions of networks are not.
 
     Parameters
     ----------
-    module : Conv1d, Conv2d, ConvTranspose1d, activation, Sequential, Residual, Mean or Linear
+    module : Conv1d, Conv2d, ConvTranspose1d, any other layer, or a network
     input_shape : sequence of int
-        (N, C_in, L_in) or (C_in, L_in), of planes (N, C_in, H_in, W_in) or (C_in, H_in, W_in); for
-        Linear (..., in_features).
+        What the module takes: (N, C_in, L_in) or (C_in, L_in), of planes (N, C_in, H_in, W_in) or
+        (C_in, H_in, W_in), for Linear (..., in_features).
 
     Returns
     -------
@@ -118,7 +99,7 @@ def summary(module: Any, input_shape: Sequence[int], *, compare: Sequence[Linear
     ----------
     module : Sequential, or anything that `flops` takes
     input_shape : sequence of int
-        (N, C_in, L_in) or (C_in, L_in).
+        What the module takes, for example (N, C_in, L_in) or (C_in, L_in).
     compare : sequence of Linear
         Layers to compare with, each applied to the whole input of an item,
         ``in_features = C_in * L_in``. They are no part of the total.
@@ -128,8 +109,8 @@ def summary(module: Any, input_shape: Sequence[int], *, compare: Sequence[Linear
     Summary
         Named tuple of `rows`, `total` and `compared`; a `Row` has name, layer, output_shape,
         parameters, flops, elements and nbytes. `elements` are those of the output, in total the
-        sum over all layers, which is what training keeps; evaluation needs less. Additions of
-        `Residual` and `Mean` are rows, too. A layer that occurs twice is counted twice.
+        sum over all layers, which is what training keeps; evaluation needs less. What `Residual`,
+        `Mean` and others add or join are rows, too. A layer that occurs twice is counted twice.
 
     Raises
     ------
@@ -152,7 +133,7 @@ def summary(module: Any, input_shape: Sequence[int], *, compare: Sequence[Linear
     compare  Linear(80, 8)                                (8,)           648  1,280         8     32
     """
     shape = _checked_shape(input_shape)
-    rows = [_linear_row("", module, shape)] if isinstance(module, Linear) else _rows(module, shape)
+    rows = _rows(module, shape)
     total = Row(
         "total",
         "",
@@ -162,65 +143,56 @@ def summary(module: Any, input_shape: Sequence[int], *, compare: Sequence[Linear
         sum(row.elements for row in rows),
         sum(row.nbytes for row in rows),
     )
-    first = len(shape) - 1 - getattr(module, "_rank", 1)
-    flat = (*shape[:first], math.prod(shape[first:]))
-    return Summary(rows, total, [_linear_row("compare", linear, flat) for linear in compare])
+    axes = 1 + rank_of(lowered(module))
+    flat = (*shape[:-axes], math.prod(shape[-axes:]))
+    return Summary(rows, total, [_compared(linear, flat) for linear in compare])
 
 
 def _rows(module: Any, shape: Shape) -> list[Row]:
-    rank = getattr(module, "_rank", 1)
-    if len(shape) not in (1 + rank, 2 + rank):
-        raise ValueError(
-            f"Expected {1 + rank}D (unbatched) or {2 + rank}D (batched) input to summary, "
-            f"but got input of size: {list(shape)}"
-        )
-    is_batch = len(shape) == 2 + rank
-    batched = shape if is_batch else (1, *shape)
     operations = lowered(module)
-    convolutions = [op.layer for op in operations if isinstance(op, Convolve)]
-    dtype = convolutions[0].dtype if convolutions else np.dtype(np.float32)
-    shapes = infer_shapes(operations, batched, dtype)
-    rows = []
-    for operation in operations:
-        layer, output = operation.layer, shapes[operation.target]
-        count = 0
-        own: dict[str, Any] = {}
-        text = type(layer).__name__
-        if not isinstance(layer, (Sequential, Mean)):  # the addition at the end of a container
-            own, text = layer._parameters(), repr(layer)
-        if isinstance(operation, Convolve):
-            positions = shapes[operation.sources[0]] if layer.transposed else output
-            count = 2 * math.prod(positions) * math.prod(layer.weight.shape[1:])
-        parameters = sum(parameter.size for parameter in own.values())
-        elements = math.prod(output)
-        output = output if is_batch else output[1:]
-        row = Row(
-            operation.name, text, output, parameters, count, elements, elements * dtype.itemsize
-        )
-        rows.append(row)
-    return rows
+    dtypes = [getattr(op.layer, "dtype", None) for op in operations]
+    dtype = next((d for d in dtypes if d is not None), np.dtype(np.float32))
+    shapes = infer_shapes(operations, shape, dtype)
+    return [
+        _row(op, [shapes[source] for source in op.sources], shapes[op.target], dtype)
+        for op in operations
+    ]
 
 
-def _linear_row(name: str, linear: Linear, shape: Shape) -> Row:
+def _row(operation: Any, sources: Sequence[Shape], output: Shape, dtype: np.dtype[Any]) -> Row:
+    layer = operation.layer
+    own: dict[str, Any] = {}
+    text = type(layer).__name__
+    if not isinstance(layer, Container):  # what is added or joined at the end of a container
+        own, text = layer._parameters(), repr(layer)
+    elements = math.prod(output)
+    parameters = sum(array.size for name, array in own.items() if name not in layer._buffers)
+    count = _operations(operation, sources[0], output)
+    nbytes = elements * dtype.itemsize
+    return Row(operation.name, text, output, parameters, count, elements, nbytes)
+
+
+def _operations(operation: Any, source: Shape, output: Shape) -> int:
+    """Return the floating-point operations of the products of an operation."""
+    layer = operation.layer
+    if isinstance(operation, Dense):
+        return 2 * math.prod(output) * int(layer.in_features)
+    if isinstance(operation, Convolve):
+        positions = source if layer.transposed else output
+        return 2 * math.prod(positions) * math.prod(layer.weight.shape[1:])
+    if isinstance(layer, Recurrent):
+        matrices = [a for name, a in layer._parameters().items() if name.startswith("weight")]
+        return 2 * math.prod(source[:-1]) * sum(matrix.size for matrix in matrices)
+    return 0
+
+
+def _compared(linear: Any, shape: Shape) -> Row:
     if not isinstance(linear, Linear):
         raise TypeError(f"compare should be a sequence of Linear, got {geometry.shown(linear)}")
-    inputs = geometry.as_index("in_features", linear.in_features)
-    outputs = geometry.as_index("out_features", linear.out_features)
-    if not shape or shape[-1] != inputs:
-        raise ValueError(
-            f"Linear should have in_features of the input's {shape[-1] if shape else 0} numbers "
-            f"an item, got in_features={inputs}"
-        )
-    elements = math.prod(shape[:-1]) * outputs
-    return Row(
-        name,
-        f"Linear({inputs}, {outputs}{'' if linear.bias else ', bias=False'})",
-        (*shape[:-1], outputs),
-        (inputs + bool(linear.bias)) * outputs,
-        2 * elements * inputs,
-        elements,
-        4 * elements,
-    )
+    (row,) = _rows(linear, shape)
+    end = "" if linear.bias is not None else ", bias=False"
+    text = f"Linear({linear.in_features}, {linear.out_features}{end})"
+    return row._replace(name="compare", layer=text)
 
 
 def _checked_shape(input_shape: Sequence[int]) -> Shape:

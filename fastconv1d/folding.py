@@ -128,14 +128,49 @@ def _fold_one(
     if beta_key in state:
         shift = shift + _vector(state, beta_key, channels)
     dtype = weight.dtype
-    wide = weight.astype(np.result_type(dtype, np.float64))
-    if transposed:
-        groups = channels // weight.shape[1] if weight.shape[1] else 1
-        by_group = wide.reshape(groups, -1, *weight.shape[1:])
-        wide = (by_group * scale.reshape(groups, 1, -1, 1)).reshape(weight.shape)
-    else:
-        wide = wide * scale[:, np.newaxis, np.newaxis]
+    wide = scaled_outputs(weight, scale, transposed)
     return wide.astype(dtype), shift.astype(dtype)
+
+
+def scaled_outputs(weight: NDArray[Any], scale: NDArray[Any], transposed: bool) -> NDArray[Any]:
+    """Return the weight of a convolution whose output channels are scaled, in double precision.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d.folding import scaled_outputs
+    >>> scaled_outputs(np.ones((2, 1, 1), np.float32), np.array([2.0, 3.0]), False).ravel()
+    array([2., 3.])
+    """
+    wide = weight.astype(np.result_type(weight.dtype, np.float64))
+    if not transposed:
+        return np.asarray(wide * scale[:, np.newaxis, np.newaxis])
+    groups = scale.size // weight.shape[1] if weight.shape[1] else 1
+    by_group = wide.reshape(groups, -1, *weight.shape[1:])
+    return np.asarray((by_group * scale.reshape(groups, 1, -1, 1)).reshape(weight.shape))
+
+
+def scaled_inputs(
+    weight: NDArray[Any], scale: NDArray[Any], shift: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the weight of a convolution of ``x*scale + shift``, and what its bias gets more.
+
+    Both in double precision, of a weight that is not transposed.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d.folding import scaled_inputs
+    >>> scaled_inputs(np.ones((1, 2, 1)), np.array([2.0, 3.0]), np.array([0.5, 1.0]))
+    (array([[[2.],
+            [3.]]]), array([1.5]))
+    """
+    wide = weight.astype(np.float64)
+    c_out, of_group, _ = weight.shape
+    groups = scale.size // of_group if of_group else 1
+    group = np.arange(c_out) // max(c_out // groups, 1)
+    factors, summands = (v.reshape(groups, of_group)[group] for v in (scale, shift))
+    return wide * factors[..., np.newaxis], np.einsum("oik,oi->o", wide, summands)
 
 
 def _out_channels(

@@ -72,7 +72,8 @@ def conv1d(
     activation : str or tuple, optional
         A function of each output, applied while it is in cache: 'relu', 'leaky_relu' or
         ('leaky_relu', slope), 'elu' or ('elu', alpha), 'gelu' or ('gelu', 'tanh'), 'silu', 'tanh',
-        'sigmoid', or ('snake', alpha) with alpha of shape (C_out,):
+        'sigmoid', 'relu6', 'hardswish', 'mish', 'softplus' or ('softplus', beta), ('prelu', slope)
+        with a slope of shape (C_out,), or ('snake', alpha) with alpha of shape (C_out,):
         ``x + sin(alpha*x)**2 / (alpha + 1e-9)``. float32 results are within 2 ulp of the exact
         function. Real dtypes only.
     pre_activation : str or tuple, optional

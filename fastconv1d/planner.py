@@ -10,9 +10,10 @@ import numpy as np
 
 from .config import get_num_threads, num_threads
 from .core import advice
+from .core.convolution import Convolution
 from .core.engines import choose_engine
 from .core.minimal import MinimalLayer
-from .core.program import Convolve, fuse, infer_shapes
+from .core.program import Convolve, fuse, infer_shapes, rank_of
 from .core.spec2d import Spec2d
 from .kernels.direct_engine import peak_gflops
 from .sequential import Sequential, lowered
@@ -70,7 +71,8 @@ def explain(
         of work that threads take;
         ``window_runs`` and ``window_bytes``: contiguous stretches of a window's row, and its size;
         ``by_rows``: whether outputs are written row by row; ``staged``: whether they pass through
-        scratch; ``threads``; ``scratch_bytes`` of each.
+        scratch; ``threads``; ``scratch_bytes`` of each. Of the other kernels than 'run_unit' there
+        are ``units``, ``threads`` and ``scratch_bytes``.
 
         With `measure`: ``seconds`` of a call, ``gflops``, ``gbytes`` (of ``bytes``) a second, and
         ``share_of_fma_loop``: of what multiply-adds in registers reach on as many threads.
@@ -101,7 +103,7 @@ def explain(
     """
     if layer.training:
         raise ValueError("explain needs a layer in eval mode, got one in train mode: call eval()")
-    rank = layer._rank
+    rank = layer._spec.rank if isinstance(layer, Convolution) else rank_of(lowered(layer))
     if len(shape) not in (1 + rank, 2 + rank):
         sizes = "H, W" if rank == 2 else "L"
         raise ValueError(

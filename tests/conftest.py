@@ -70,3 +70,11 @@ def isa(request):
     direct_engine.set_isa(request.param)
     yield request.param
     direct_engine.set_isa(before)
+
+
+@pytest.fixture
+def small_gradients(monkeypatch):
+    """Let small torch layers compute calls with gradients and in compiled graphs, too."""
+    operators = pytest.importorskip("fastconv1d.torch.operators")
+    monkeypatch.setattr(operators, "LEAST_WORK", 0)
+    monkeypatch.setattr(operators, "LONG_KERNEL", 0)

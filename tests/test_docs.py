@@ -12,7 +12,17 @@ import fastconv1d
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
-OPTIONAL = ("torch", "onnx", "pandas", "xarray", "sklearn", "zarr", "fastapi", "dask")
+OPTIONAL = (
+    "torch",
+    "onnx",
+    "pandas",
+    "xarray",
+    "sklearn",
+    "zarr",
+    "fastapi",
+    "dask",
+    "distributed",
+)
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -100,9 +110,9 @@ def present_sections(thing):
     return present if ">>>" in doc else present - {"Examples"}
 
 
-@pytest.mark.parametrize("name", ["", ".grad", ".config", ".torch", ".onnx"])
+@pytest.mark.parametrize("name", ["", ".grad", ".config", ".torch", ".onnx", ".dask"])
 def test_docstrings_have_their_sections(name):
-    if name in (".torch", ".onnx"):
+    if name in (".torch", ".onnx", ".dask"):
         pytest.importorskip(name[1:])
     missing = {}
     for path, thing in public_objects(importlib.import_module("fastconv1d" + name)):

@@ -230,3 +230,17 @@ def test_vad_segments(vad):
     expected = [(0.32 - 0.03, 1.28 + 0.03), (2.56 - 0.03, 3.2)]
     np.testing.assert_allclose(spoken, expected)
     assert vad.segments(np.zeros(4), 0.128) == []
+
+
+# ---- large_recording.py ------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_large_recording(capsys):
+    pytest.importorskip("zarr")
+    pytest.importorskip("distributed")
+    arguments = ["--hours", "0.06", "--channels", "3", "--memory", "1GB"]
+    assert example("large_recording").main(arguments) > 0.95
+    assert "the first seconds have the bits of one call" in capsys.readouterr().out

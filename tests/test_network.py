@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from fastconv1d.core.arrays import FLOAT16
+from fastconv1d.core.network import in_panels
 from fastconv1d.kernels import network
 
 LENGTHS = [1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 1025]
@@ -175,3 +176,99 @@ def test_the_largest_of_a_window_with_nan_is_nan(isa):
     network.pool(x, y, (1, 1, 1, 0), (3, 1, 1, 0), True)
     expected = np.maximum(np.maximum(x[..., :-2], x[..., 1:-1]), x[..., 2:])
     np.testing.assert_array_equal(y, expected)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 16, 61, 200])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_columns(isa, dtype, columns):
+    x = 3 * random(2, 5, columns, dtype=dtype)
+    wide = x.astype(np.float64)
+    parts = np.exp(wide - wide.max(1, keepdims=True))
+    y = np.full_like(x, np.nan)
+    network.softmax_columns(x, y)
+    near(y, parts / parts.sum(1, keepdims=True), dtype)
+    scale, shift = random(5, dtype=dtype, seed=1), random(5, dtype=dtype, seed=2)
+    centered = wide - wide.mean(1, keepdims=True)
+    normal = centered / np.sqrt((centered**2).mean(1, keepdims=True) + 1e-3)
+    network.standardize_channels(x, y, scale, shift, 1e-3)
+    near(y, normal * scale[:, None] + shift[:, None], dtype, 10)
+    network.standardize_channels(x, x, None, None, 1e-3)  # in place
+    near(x, normal, dtype, 10)
+
+
+@pytest.mark.parametrize("n", [1, 2, 15, 17, 100])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_affine_and_gate(isa, dtype, n):
+    x, scale, shift = random(3, 7, n, dtype=dtype), random(7, dtype=dtype), random(7, dtype=dtype)
+    y = np.full_like(x, np.nan)
+    network.affine(x, y, scale, shift)
+    near(y, x * scale[:, None] + shift[:, None], dtype)
+    flat = np.full((3, 7), np.nan, dtype)
+    network.affine(np.ascontiguousarray(x[:, :, 0]), flat, scale, shift)
+    near(flat, x[:, :, 0] * scale + shift, dtype)
+    pair = random(4, 2 * n, dtype=dtype, seed=3)
+    a, b = pair[:, :n], pair[:, n:]
+    y = np.full((4, n), np.nan, dtype)
+    network.gate(a, b, y, True)
+    near(y, np.tanh(a) * sigmoid(b), dtype)
+    network.gate(a, b, y, False)
+    near(y, a * sigmoid(b), dtype)
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_parts(isa, dtype, largest):
+    x = np.random.default_rng(0).integers(-9, 9, (3, 1500)).astype(dtype)
+    begin = np.array([0, 0, 3, 10, 20, 1, 1499, 1484])
+    end = np.array([1, 1500, 19, 26, 21, 1400, 1500, 1499])
+    y = np.full((3, 8), np.nan, dtype)
+    network.reduce_parts(x, y, begin, end, largest)
+    function = np.max if largest else np.mean
+    expected = [function(x[:, a:b].astype(float), axis=1) for a, b in zip(begin, end, strict=True)]
+    np.testing.assert_array_equal(y, np.stack(expected, 1).astype(dtype))
+    x[1, 15] = np.nan
+    network.reduce_parts(x, y, begin, end, largest)
+    assert np.isnan(y[1]).tolist() == [False, True, True, True, False, True, False, False]
+
+
+@pytest.mark.parametrize("largest", [True, False])
+@pytest.mark.parametrize("taps", [1, 2, 5])
+@pytest.mark.parametrize("step", [3, 4, 7, 16, 17, 40])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_pool_of_large_steps(isa, dtype, step, taps, largest):
+    for length in (taps, 37, 333):
+        count = (length - taps) // step + 1
+        x = np.random.default_rng(0).integers(-9, 9, (2, 1, length)).astype(dtype)
+        divisors = np.arange(1, count + 1).astype(dtype)
+        y = np.full((2, 1, count), np.nan, dtype)
+        network.pool(x, y, (1, 1, 1, 0), (taps, step, 1, 0), largest, None if largest else divisors)
+        windows = np.lib.stride_tricks.sliding_window_view(x, taps, -1)[..., ::step, :]
+        expected = windows.max(-1) if largest else windows.sum(-1) / divisors
+        np.testing.assert_array_equal(y, expected.astype(dtype))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_resample(isa, dtype):
+    x = random(3, 20, dtype=dtype)
+    where = np.random.default_rng(0).integers(0, 20, (2, 33))
+    weights = random(2, 33, dtype=dtype, seed=1)
+    y = np.full((3, 33), np.nan, dtype)
+    network.resample(x, y, where, weights)
+    near(y, x[:, where[0]] * weights[0] + x[:, where[1]] * weights[1], dtype)
+    network.resample(x, y, where[:1], weights[:1])
+    np.testing.assert_array_equal(y, x[:, where[0]])
+
+
+@pytest.mark.parametrize("hidden", [1, 5, 16, 70])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_recurrent_panels(isa, dtype, hidden):
+    gates, back = random(4, 7, 4 * hidden, dtype=dtype), random(4 * hidden, hidden, dtype=dtype)
+    state, cell = random(7, hidden, dtype=dtype, seed=2), random(7, hidden, dtype=dtype, seed=3)
+    expected, found = (np.full((4, 7, hidden), np.nan, dtype) for _ in range(2))
+    network.lstm(gates.copy(), back, state, cell.copy(), expected)
+    network.lstm(gates.copy(), in_panels(back), state, cell.copy(), found, 2)
+    near(found, expected, dtype, 30)
+    alone = np.full((4, 1, hidden), np.nan, dtype)
+    part = [np.ascontiguousarray(a[..., 3:4, :]) for a in (gates, state, cell)]
+    network.lstm(part[0], in_panels(back), part[1], part[2], alone)
+    np.testing.assert_array_equal(alone[:, 0], found[:, 3])

@@ -16,18 +16,39 @@ import fastconv1d
 from fastconv1d import (
     ELU,
     GELU,
+    GLU,
+    LSTM,
+    AdaptiveAvgPool1d,
+    AdaptiveMaxPool1d,
+    AvgPool1d,
+    BatchNorm1d,
+    Concat,
     Conv1d,
     ConvTranspose1d,
+    Dropout,
+    Flatten,
+    Gate,
+    GroupNorm,
+    Identity,
+    InstanceNorm1d,
+    LayerNorm,
     LeakyReLU,
+    Linear,
+    MaxPool1d,
     Mean,
+    Mish,
+    PReLU,
     ReLU,
     Residual,
     Sequential,
     Sigmoid,
     SiLU,
     Snake,
+    Softmax,
     StreamingNetwork,
+    Sum,
     Tanh,
+    Transpose,
 )
 from fastconv1d.core.base import Layer
 from fastconv1d.core.flow import Windows
@@ -801,3 +822,61 @@ def test_memory_stays_flat(share):
     before = resident_kib()
     run(count)
     assert resident_kib() - before < 1024
+
+
+def layers_between():
+    rng = np.random.default_rng(30)
+
+    def conv(*args, **options):
+        return Conv1d(*args, rng=rng, **options)
+
+    return {
+        "batch norm": Sequential(conv(3, 4, 3, padding=1), BatchNorm1d(4), ReLU(), conv(4, 2, 1)),
+        "largest": Sequential(
+            conv(3, 4, 3, padding=1), MaxPool1d(3, 2, padding=1), conv(4, 2, 3, padding="causal")
+        ),
+        "last windows": Sequential(
+            MaxPool1d(3, 2, ceil_mode=True), AvgPool1d(5, 3, padding=2, ceil_mode=True)
+        ),
+        "means": Sequential(AvgPool1d(4, 1, padding=2, count_include_pad=False), conv(3, 2, 2)),
+        "long means": Sequential(AvgPool1d(40, 20, padding=3), conv(3, 2, 2)),
+        "dilated": Sequential(MaxPool1d(3, 1, dilation=4, padding=2)),
+        "halves": Sequential(conv(3, 8, 3, padding=2, dilation=2), Gate()),
+        "gate": Gate(conv(3, 4, 3, padding="causal"), conv(3, 4, 5, padding=2)),
+        "channels": Sequential(conv(3, 8, 3, padding=1), GLU(1), Softmax(1)),
+        "concat": Sequential(
+            Concat(conv(3, 4, 3, padding="causal"), conv(3, 2, 7, padding=3), Identity()),
+            conv(9, 2, 1),
+        ),
+        "sum": Sequential(
+            Sum(conv(3, 4, 3, padding="causal"), conv(3, 4, 7, padding=3)), PReLU(), Mish()
+        ),
+        "layer norm": Sequential(
+            conv(3, 4, 3, padding=1), Transpose(1, 2), LayerNorm(4), Transpose(1, 2),
+            conv(4, 2, 3, padding=1), Dropout(0.5),
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", layers_between())
+def test_layers_between_convolutions(name):
+    net = layers_between()[name]
+    for length in (97, 100):
+        x = array(np.random.default_rng(31), "float32", 2, 3, length)
+        whole, stream = net(x), net.stream(2)
+        for longest in (1, 3, 20, 100):
+            chunks = [(a, min(length, a + longest)) for a in range(0, length, longest)]
+            assert_same_bits(streamed(stream, x, chunks), whole, f"{net} {longest}")
+
+
+def test_layers_that_need_the_whole_sequence():
+    conv = Conv1d(3, 4, 3)
+    for layer in (
+        AdaptiveAvgPool1d(1), AdaptiveMaxPool1d(3), GroupNorm(2, 4), InstanceNorm1d(4), Flatten(),
+        Softmax(2), LSTM(4, 4), Transpose(1, 2),
+    ):  # fmt: skip
+        kind = type(layer).__name__
+        with pytest.raises(ValueError, match=rf"^layer 1, {kind}: .* depend on the whole sequence"):
+            Sequential(conv, layer).stream()
+    with pytest.raises(ValueError, match=r"^layer 0, Linear: .* a Conv1d with kernel_size=1"):
+        Sequential(Linear(4, 4)).stream()

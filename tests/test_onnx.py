@@ -512,7 +512,7 @@ def test_to_onnx_in_double_precision():
             "no padding_mode='reflect'",
         ),
         (Conv1d(1, 1, 3, layout="NLC"), "ONNX has no layout NLC"),
-        (fastconv1d.ReLU(), "a network without a convolution has no dtype"),
+        (fastconv1d.ReLU(), "a network without a layer that has parameters has no dtype"),
     ],
 )
 def test_what_cannot_be_written(layer, text):

@@ -224,6 +224,8 @@ def test_peak_of_a_long_layer():
         (fastconv1d.Conv1d(1, 40, 10, stride=5), (1, 1, 3000)),
         (fastconv1d.Conv1d(16, 16, 5, padding="same_lower", stride=2), (64, 16, 12)),
         (fastconv1d.Conv1d(6, 8, 7, layout="NLC"), (3, 50, 6)),
+        (fastconv1d.Conv1d(96, 96, 7, groups=96, layout="NLC"), (3, 50, 96)),
+        (fastconv1d.Conv1d(200, 200, 3, groups=200), (2, 200, 9)),
         (fastconv1d.ConvTranspose1d(32, 16, 8, stride=4, padding="causal"), (1, 32, 100)),
         (fastconv1d.ConvTranspose1d(8, 8, 3, stride=2, dilation=2, groups=4), (1, 8, 100)),
     ],

@@ -14,15 +14,17 @@ kernels
 core.geometry core.geometry2d core.arrays core.activations core.threads core.files core.machine
 core.extras
 config
-core.engines core.spec core.spec2d core.minimal core.advice core.adjoint core.forward core.planes
+core.engines core.reach core.spec core.spec2d core.minimal core.advice core.adjoint core.forward
+core.planes core.ranges
 core.flow
 folding weights
-core.base core.training core.convolution core.sliding core.program
+core.base core.training core.parameters core.convolution core.sliding core.dense core.network
+core.between core.program core.pieces
 functional functional2d grad geometry
-streaming modules elementwise sequential
-planner costs reference
+streaming modules elementwise pooling normalization linear recurrent shaping sequential
+planner costs receptive reference
 __init__
-torch onnx bench demo
+torch onnx dask run bench demo
 __main__
 """.split()
 

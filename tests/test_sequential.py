@@ -599,9 +599,13 @@ ERRORS = [
     (lambda: Sequential(ReLU()).train(1), ValueError, "training mode is expected to be boolean"),
     (lambda: ReLU().train(1), ValueError, "training mode is expected to be boolean"),
     (lambda: ReLU().backward(np.ones((1, 1))), RuntimeError, "got a layer in eval mode"),
-    (lambda: ReLU()(np.ones(3)), ValueError, "or 3D .batched. input to ReLU"),
+    (lambda: Snake(np.ones(3))(np.ones(3)), ValueError, "or 3D .batched. input to Snake"),
     (lambda: ReLU()(np.ones((1, 3), int)), TypeError, "\"ReLU\" not implemented for 'Long'"),
-    (lambda: Sequential()(np.ones(3)), ValueError, "input to Sequential, but got input of size"),
+    (
+        lambda: Sequential(Conv1d(1, 1, 1))(np.ones(3, np.float32)),
+        ValueError,
+        "input to Conv1d, but got input of size",
+    ),
 ]  # fmt: skip
 
 

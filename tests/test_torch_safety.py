@@ -17,6 +17,7 @@ from fastconv1d.kernels.operands import fingerprint  # noqa: E402
 from fastconv1d.torch import FastConv1d, accelerate, disabled, layers, restore  # noqa: E402
 
 nn = torch.nn
+pytestmark = pytest.mark.usefixtures("small_gradients")
 ERRORS = (RuntimeError, TypeError, ValueError, AssertionError)
 
 

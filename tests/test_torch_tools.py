@@ -13,6 +13,7 @@ from fastconv1d.torch import FastConv1d, Report, accelerate, disabled, restore  
 
 nn = torch.nn
 pytestmark = [
+    pytest.mark.usefixtures("small_gradients"),
     pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*torch.ao.quantization.*:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*quantize_per_tensor.*:UserWarning"),
@@ -309,6 +310,10 @@ def test_nothing_is_left_without_a_word():
         def up(self, x):
             return [F.conv_transpose1d(x, w) for w in self.weight]
 
+    class OfPlanes(nn.Module):
+        def forward(self, x):
+            return F.conv2d(x, x)
+
     class Innocent(nn.Module):
         def __init__(self):
             super().__init__()
@@ -327,18 +332,23 @@ def test_nothing_is_left_without_a_word():
             "traced": traced,
             "thin": nn.Conv2d(4, 3, (1, 3)),
             "square": nn.Conv2d(4, 3, 3),
+            "thicker": nn.Conv3d(4, 3, 3),
+            "functional of planes": OfPlanes(),
             "graph": torch.fx.symbolic_trace(Functional()),
             "quantised": torch.ao.nn.quantized.Conv1d(4, 3, 3),
         }
     )
     fast, report = accelerate(class_of, inplace=True)
-    assert fast is class_of and report.replaced == []
+    assert fast is class_of and report.replaced == ["functional", "indirect", "thin"]
+    asked = "torch.nn.functional.conv1d", "torch.nn.functional.conv_transpose1d"
+    assert report.layers["indirect"]["calls"] == ", ".join(asked)
+    assert report.layers["functional"]["calls"] == asked[0]
+    assert "other" in report.layers["thin"]["inputs"]
     expected = {
-        "functional": "its code calls torch.nn.functional.conv1d, which",
-        "indirect": "calls torch.nn.functional.conv1d and torch.nn.functional.conv_transpose1d",
         "scripted.0": "Conv1d is compiled by torch.jit",
         "traced": "Conv1d is compiled by torch.jit",
-        "thin": "a Conv2d with a kernel of (1, 3), which is one-dimensional: write it as a Conv1d",
+        "thicker": "a Conv3d is not one-dimensional",
+        "functional of planes": "its code calls torch.nn.functional.conv2d, not one-dimensional",
         "square": "a Conv2d is not one-dimensional",
         "graph": "its graph calls convolutions itself (conv1d)",
         "quantised": "computes in another way than torch.nn.Conv1d",
@@ -346,7 +356,7 @@ def test_nothing_is_left_without_a_word():
     assert report.left.keys() == expected.keys()
     for name, text in expected.items():
         assert text in report.left[name]
-    assert str(report).startswith("0 replaced, 8 left\n")
+    assert str(report).startswith("3 replaced, 7 left\n")
 
 
 def test_reports():

@@ -31,9 +31,16 @@ _FUNCTIONS = {
     "tanh": 7,
     "sigmoid": 8,
     "snake": 9,
+    "relu6": 10,
+    "hardswish": 11,
+    "mish": 12,
+    "softplus": 13,
+    "prelu": 14,
 }
 NAMES = tuple(name for name in _FUNCTIONS if name != "identity")
-_DEFAULTS = {"leaky_relu": 0.01, "elu": 1.0}
+_DEFAULTS = {"leaky_relu": 0.01, "elu": 1.0, "softplus": 1.0}
+# What beta*x of softplus is beyond which it is x itself: torch's default.
+SOFTPLUS_THRESHOLD = 20.0
 RESIDUAL_POSITIONS = ("before", "after")
 # What implementations of snake add to alpha before they divide by it.
 SNAKE_EPSILON = 1e-9
@@ -47,14 +54,17 @@ class Activation(NamedTuple):
     name : str
         One of `NAMES`.
     parameter : float
-        The slope of 'leaky_relu' or the alpha of 'elu'; 0 for the others.
+        The slope of 'leaky_relu', the alpha of 'elu' or the beta of 'softplus'; 0 for the others.
     alpha : ndarray of shape (C,) or None
-        The alpha of 'snake' for each channel.
+        The alpha of 'snake' or the slope of 'prelu' for each channel.
+    limit : float
+        The threshold of 'softplus'.
     """
 
     name: str
     parameter: float = 0.0
     alpha: NDArray[Any] | None = None
+    limit: float = SOFTPLUS_THRESHOLD
 
     @property
     def function(self) -> int:
@@ -121,8 +131,9 @@ def parse_activation(
     ----------
     activation : str, tuple of a str and a parameter, Activation, or None
         'relu', 'leaky_relu' or ('leaky_relu', slope) with slope 0.01, 'elu' or ('elu', alpha) with
-        alpha 1, 'gelu' or ('gelu', 'none') or ('gelu', 'tanh'), 'silu', 'tanh', 'sigmoid', and
-        ('snake', alpha) with alpha a number or an array of shape (C,).
+        alpha 1, 'gelu' or ('gelu', 'none') or ('gelu', 'tanh'), 'silu', 'tanh', 'sigmoid', 'relu6',
+        'hardswish', 'mish', 'softplus' or ('softplus', beta) with beta 1, and ('snake', alpha) or
+        ('prelu', slope) with a number or an array of shape (C,).
     channels : int, optional
         The number of channels that `alpha` of snake should have.
     argument : str
@@ -142,15 +153,17 @@ def parse_activation(
     Examples
     --------
     >>> from fastconv1d.core.activations import parse_activation
-    >>> parse_activation("leaky_relu")
-    Activation(name='leaky_relu', parameter=0.01, alpha=None)
+    >>> parse_activation("leaky_relu")[:2]
+    ('leaky_relu', 0.01)
     >>> parse_activation(("gelu", "tanh")).name
     'gelu_tanh'
     """
     if activation is None or (isinstance(activation, str) and activation == "identity"):
         return None
+    limit = SOFTPLUS_THRESHOLD
     if isinstance(activation, Activation):
         name: Any = activation.name
+        limit = activation.limit
         given: tuple[Any, ...] = ()
         if activation.alpha is not None:
             given = (activation.alpha,)
@@ -177,13 +190,13 @@ def parse_activation(
                 f"got {geometry.shown(given[0])}"
             )
         return Activation("gelu_tanh" if given[0] == "tanh" else "gelu")
-    if name == "snake":
-        return Activation(name, 0.0, _snake_alpha(given, channels, argument))
+    if name in ("snake", "prelu"):
+        return Activation(name, 0.0, _channel_numbers(name, given, channels, argument))
     if not given:
         return Activation(name, _DEFAULTS.get(name, 0.0))
     if name not in _DEFAULTS:
         raise ValueError(f"{name!r} has no parameter, got {argument}={geometry.shown(activation)}")
-    return Activation(name, _number(f"the parameter of {name!r}", given[0]))
+    return Activation(name, _number(f"the parameter of {name!r}", given[0]), None, limit)
 
 
 def own_activation(activation: Any) -> Any:
@@ -245,28 +258,31 @@ def _number(what: str, value: Any) -> float:
     return number
 
 
-def _snake_alpha(given: Sequence[Any], channels: int | None, argument: str) -> NDArray[Any]:
+def _channel_numbers(
+    name: str, given: Sequence[Any], channels: int | None, argument: str
+) -> NDArray[Any]:
+    what = {"snake": "alpha", "prelu": "slope"}[name]
     if not given:
-        raise ValueError(f"'snake' needs its alpha: {argument}=('snake', alpha), got no alpha")
-    alpha = widened(np.asarray(given[0]))
-    if alpha.dtype.kind not in "fiu":
-        raise TypeError(f"the alpha of 'snake' should be real numbers, got dtype {alpha.dtype}")
-    if alpha.ndim > 1:  # (1, C, 1) and (C, 1), as state dicts have it
-        if alpha.size != max(alpha.shape):
+        raise ValueError(f"{name!r} needs its {what}: {argument}=({name!r}, {what}), got no {what}")
+    numbers = widened(np.asarray(given[0]))
+    if numbers.dtype.kind not in "fiu":
+        raise TypeError(f"the {what} of {name!r} should be real numbers, got dtype {numbers.dtype}")
+    if numbers.ndim > 1:  # (1, C, 1) and (C, 1), as state dicts have it
+        if numbers.size != max(numbers.shape):
             raise ValueError(
-                "the alpha of 'snake' should have one number a channel, "
-                f"got size {list(alpha.shape)}"
+                f"the {what} of {name!r} should have one number a channel, "
+                f"got size {list(numbers.shape)}"
             )
-        alpha = alpha.reshape(-1)
+        numbers = numbers.reshape(-1)
     if channels is not None:
-        if alpha.ndim == 0:
-            alpha = np.broadcast_to(alpha, (channels,))
-        if alpha.shape != (channels,):
+        if numbers.ndim == 0:
+            numbers = np.broadcast_to(numbers, (channels,))
+        if numbers.shape != (channels,):
             raise ValueError(
-                f"the alpha of 'snake' should have one number for each of {channels} channels, "
-                f"got size {list(alpha.shape)}"
+                f"the {what} of {name!r} should have one number for each of {channels} channels, "
+                f"got size {list(numbers.shape)}"
             )
-    return alpha
+    return numbers
 
 
 def _channelwise(alpha: NDArray[Any], x: NDArray[Any], channel_axis: int) -> NDArray[Any]:
@@ -286,14 +302,28 @@ def _apply(f: Activation, x: NDArray[Any], channel_axis: int) -> Any:
         return np.where(x < 0, x * dtype(f.parameter), x)
     if f.name == "elu":
         return np.where(x < 0, np.expm1(np.minimum(x, 0)) * dtype(f.parameter), x)
+    if f.name == "prelu":
+        assert f.alpha is not None
+        return np.where(x < 0, x * _channelwise(f.alpha, x, channel_axis), x)
+    if f.name == "relu6":
+        return np.clip(x, dtype(0), dtype(6))
+    if f.name == "hardswish":
+        inner = np.clip(x, dtype(-3), dtype(3))
+        return np.where(x > 3, x, inner * (inner + 3) / 6)
     if f.name == "tanh":
         return np.tanh(x)
     if f.name == "sigmoid":
         return special.expit(x)
+    if f.name == "softplus":
+        scaled = x * dtype(f.parameter)
+        bent = np.maximum(scaled, 0) + np.log1p(np.exp(-np.abs(scaled)))
+        return np.where(scaled > f.limit, x, bent / dtype(f.parameter))
     # The limit at -inf is 0, where the formulas have inf*0.
     below = np.maximum(x, dtype(-1e4))
     if f.name == "silu":
         return below * special.expit(x)
+    if f.name == "mish":
+        return below * np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
     if f.name == "gelu":
         return below * special.ndtr(x)
     if f.name == "gelu_tanh":
@@ -316,6 +346,16 @@ def _derivative(f: Activation, x: NDArray[Any], channel_axis: int) -> Any:
         return np.where(x > 0, dtype(1), dtype(f.parameter))
     if f.name == "elu":
         return np.where(x > 0, dtype(1), np.exp(np.minimum(x, 0)) * dtype(f.parameter))
+    if f.name == "prelu":
+        assert f.alpha is not None
+        return np.where(x > 0, dtype(1), _channelwise(f.alpha, x, channel_axis))
+    if f.name == "relu6":
+        return ((x > 0) & (x < 6)).astype(x.dtype)
+    if f.name == "hardswish":
+        return np.where(x > 3, dtype(1), np.where(x < -3, dtype(0), x / 3 + dtype(0.5)))
+    if f.name == "softplus":
+        scaled = x * dtype(f.parameter)
+        return np.where(scaled > f.limit, dtype(1), special.expit(scaled))
     if f.name == "tanh":
         return 1 - np.tanh(x) ** 2
     s = special.expit(x)
@@ -323,6 +363,9 @@ def _derivative(f: Activation, x: NDArray[Any], channel_axis: int) -> Any:
         return s * (1 - s)
     if f.name == "silu":
         return s * (1 + x * (1 - s))
+    if f.name == "mish":
+        bent = np.tanh(np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x))))
+        return bent + x * s * (1 - bent**2)
     if f.name == "gelu":
         return special.ndtr(x) + x * np.exp(-0.5 * x * x) * dtype(1 / math.sqrt(2 * math.pi))
     if f.name == "gelu_tanh":

@@ -6,7 +6,7 @@ a convolution's input; the gradient by a transposed convolution's input is a con
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from .engines import ENGINES, choose_engine, engine_of_scatter
 from .geometry import REFLECT, REPLICATE, ZEROS, Geometry, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import ModuleType
 
     from numpy.typing import ArrayLike, NDArray
@@ -46,9 +46,13 @@ def scatter(
         return
     with np.errstate(over="ignore", invalid="ignore"):
         if geometry.mode == REPLICATE:
-            _add_replicated_margins(x, w, y, geometry)
+            for edge in edges(geometry, y.shape[2]):
+                add_edge(edge, x, w, y, geometry)
         else:
-            _add_folded_margins(engine, x, w, y, geometry)
+            for margin in margins(geometry, y.shape[2]):
+                width = margin.width
+                folded = y[:, :, margin.target : margin.target + width]
+                folded += margin_sums(margin, engine, x, w, geometry)
 
 
 def _scatter(
@@ -58,65 +62,110 @@ def _scatter(
     bias: NDArray[Any] | None,
     y: NDArray[Any],
     geometry: Geometry,
+    run: tuple[int, bool] | None = None,
 ) -> None:
-    run = execution()
+    run = execution() if run is None else run
     if not engine.scatter(x, w, bias, y, geometry, run):
         ENGINES["blas"].scatter(x, w, bias, y, geometry, run)
 
 
-def _add_folded_margins(
-    engine: ModuleType, x: NDArray[Any], w: NDArray[Any], y: NDArray[Any], geometry: Geometry
-) -> None:
-    """Add what falls on reflected or wrapped positions to those that they stand for."""
-    n_batch, channels, length = y.shape
+class Margin(NamedTuple):
+    """Positions beyond an end of y, ``begin`` to ``begin + width``, and what they stand for."""
+
+    begin: int
+    width: int
+    target: int
+    mirrored: bool
+
+
+def margins(geometry: Geometry, length: int) -> Iterator[Margin]:
+    """Yield what falls on reflected or wrapped positions of y, in the order of the additions."""
     for first, last in ((-geometry.left, 0), (length, length + geometry.right)):
         for begin in range(first, last, _MARGIN):
             width = min(_MARGIN, last - begin)
-            margin = arrays.new((n_batch, channels, width), y.dtype)
-            _scatter(engine, x, w, None, margin, geometry._replace(left=geometry.left + begin))
             if geometry.mode == REFLECT:
                 pivot = 0 if begin < 0 else length - 1
                 target = 2 * pivot - (begin + width - 1)
-                margin = margin[:, :, ::-1]
             else:
                 target = begin + length if begin < 0 else begin - length
-            y[:, :, target : target + width] += margin
+            yield Margin(begin, width, target, geometry.mode == REFLECT)
 
 
-def _add_replicated_margins(
-    x: NDArray[Any], w: NDArray[Any], y: NDArray[Any], geometry: Geometry
-) -> None:
-    """Add what falls on repeated positions to the first and the last.
+def margin_sums(
+    margin: Margin,
+    engine: ModuleType,
+    x: NDArray[Any],
+    w: NDArray[Any],
+    geometry: Geometry,
+    origin: int = 0,
+    run: tuple[int, bool] | None = None,
+) -> NDArray[Any]:
+    """Return what is added to y from the margin's target on.
 
-    All positions to the left of y stand for its first element, so a tap needs only the sum of x
-    over the windows in which it lies there. The padding may be far longer than y.
+    x has what the margin reads, of which `origin` is the first.
     """
-    groups, left = geometry.groups, geometry.left
-    n_batch, channels, length = y.shape
+    channels = w.shape[1] * geometry.groups
+    sums = arrays.new((x.shape[0], channels, margin.width), w.dtype)
+    left = geometry.left + margin.begin - origin * geometry.stride
+    _scatter(engine, x, w, None, sums, geometry._replace(left=left), run)
+    return sums[:, :, ::-1] if margin.mirrored else sums
+
+
+class Edge(NamedTuple):
+    """All positions beyond one end of y, which stand for its first or its last element.
+
+    Windows before the one of `crossing` have tap k before the `bound`, in padded positions; those
+    that have it beyond the end are the first or, on the right, the last.
+    """
+
+    right: bool
+    bound: int
+
+    def crossing(self, geometry: Geometry, tap: int, n_windows: int) -> int:
+        """Return the first window of which a tap lies at the bound or after it."""
+        reached = -((tap * geometry.dilation - self.bound) // geometry.stride)
+        return min(max(reached, 0), n_windows)
+
+    def windows(self, geometry: Geometry, kernel_size: int, n_windows: int) -> tuple[int, int]:
+        """Return which windows have a tap beyond the end."""
+        if self.right:
+            return self.crossing(geometry, kernel_size - 1, n_windows), n_windows
+        return 0, self.crossing(geometry, 0, n_windows)
+
+
+def edges(geometry: Geometry, length: int) -> Iterator[Edge]:
+    """Yield the ends of y that repeated positions stand for, in the order of the additions."""
+    if geometry.left:
+        yield Edge(False, geometry.left)
+    if geometry.right:
+        yield Edge(True, geometry.left + length)
+
+
+def add_edge(
+    edge: Edge, x: NDArray[Any], w: NDArray[Any], y: NDArray[Any], geometry: Geometry
+) -> None:
+    """Add what falls on repeated positions to the first or the last of y.
+
+    A tap needs only the sum of x over the windows in which it lies there. The padding may be far
+    longer than y.
+    """
+    groups, channels, n_windows = geometry.groups, y.shape[1], x.shape[2]
     c_in, c_out_group, kernel_size = w.shape
-    n_windows = x.shape[2]
+    crossing = [edge.crossing(geometry, k, n_windows) for k in range(kernel_size)]
+    outside = n_windows if edge.right else 0  # windows of a tap that is never beyond this end
+    taps = [k for k in range(kernel_size) if crossing[k] != outside]
+    if not taps:
+        return
+    crossing = [crossing[k] for k in taps]
+    sums = _sums_from(x, crossing) if edge.right else _sums_before(x, crossing)
     by_output = w.reshape(groups, c_in // groups, c_out_group, kernel_size).swapaxes(1, 2)
     by_output = by_output.reshape(channels, c_in // groups, kernel_size)
     pointwise = Geometry(channels, 1, 1, 1, 0, 0, groups, ZEROS)
-    for edge, padding, bound in ((0, left, left), (-1, geometry.right, length + left)):
-        if padding == 0:
-            continue
-        # Windows l < crossing[k] have tap k before `bound`, counted in padded positions.
-        crossing = [
-            min(max(-((k * geometry.dilation - bound) // geometry.stride), 0), n_windows)
-            for k in range(kernel_size)
-        ]
-        outside = 0 if edge == 0 else n_windows  # windows of a tap that is never in this margin
-        taps = [k for k in range(kernel_size) if crossing[k] != outside]
-        if not taps:
-            continue
-        crossing = [crossing[k] for k in taps]
-        sums = _sums_before(x, crossing) if edge == 0 else _sums_from(x, crossing)
-        total = arrays.new((n_batch, channels, 1), y.dtype)
-        # Always deterministic, so that the bits of the direct engine do not depend on the batch.
-        run = execution()[0], True
-        ENGINES["blas"].correlate(sums, by_output[:, :, taps], None, total, pointwise, run)
-        y[:, :, edge] += total[:, :, 0]
+    total = arrays.new((y.shape[0], channels, 1), y.dtype)
+    # Always deterministic, so that the bits of the direct engine do not depend on the batch.
+    run = execution()[0], True
+    ENGINES["blas"].correlate(sums, by_output[:, :, taps], None, total, pointwise, run)
+    y[:, :, -1 if edge.right else 0] += total[:, :, 0]
 
 
 def _sums_before(g: NDArray[Any], stops: Sequence[int]) -> NDArray[Any]:
@@ -164,8 +213,8 @@ def gradients(
     by_input, by_weight, by_bias = mask
     engine = engine_of(algorithm, g.dtype, w.shape, geometry)
     grad_input = grad_weight = grad_bias = None
-    if by_bias and not transposed:
-        grad_bias = arrays.new((w.shape[0],), g.dtype)
+    if by_bias:
+        grad_bias = arrays.new((geometry.c_out if transposed else w.shape[0],), g.dtype)
     if by_weight:
         grad_weight, grad_input = weight_gradient(
             engine,
@@ -174,13 +223,13 @@ def gradients(
             x,
             w.shape,
             geometry,
-            grad_bias,
+            None if transposed else grad_bias,
             w if by_input else None,
         )
-    elif grad_bias is not None:
+    elif grad_bias is not None and not transposed:
         _bias_gradient(engine, g, x, w.shape, geometry, grad_bias)
-    if by_bias and transposed:
-        grad_bias = bias_gradient(algorithm, g, geometry.c_out)
+    if grad_bias is not None and transposed:
+        bias_gradient(algorithm, g, grad_bias)
     if by_input and grad_input is None:
         grad_input = input_gradient(engine, transposed, g, w, x.shape, geometry)
     return grad_input, grad_weight, grad_bias
@@ -240,15 +289,13 @@ def _bias_gradient(
     engine.weight_gradient(g, x, shape_only, geometry, execution(), grad_bias, True)
 
 
-def bias_gradient(algorithm: str, g: NDArray[Any], channels: int) -> NDArray[Any]:
-    """Return the gradient by the bias for g (N, C, L): that of a layer of 1x1 taps."""
-    grad_bias = arrays.new((channels,), g.dtype)
-    w_shape = (channels, 1, 1)
+def bias_gradient(algorithm: str, g: NDArray[Any], grad_bias: NDArray[Any]) -> None:
+    """Write the gradient by the bias alone: that of a layer of one tap."""
+    w_shape = (grad_bias.size, 1, 1)
     geometry = Geometry(grad_bias.size, g.shape[2], 1, 1, 0, 0, 1, ZEROS)
     algorithm = "auto" if grad_bias.size == 0 else algorithm
     engine = engine_of(algorithm, g.dtype, w_shape, geometry)
     _bias_gradient(engine, g, g[:, :1], w_shape, geometry, grad_bias)
-    return grad_bias
 
 
 def backward(
@@ -270,15 +317,26 @@ def backward(
             transposed, grad_output, input, weight, geometry_of, algorithm, output_mask
         )
     mask = checked_mask(output_mask)
-    name = "conv_transpose1d" if transposed else "conv1d"
-    x, w, _, batched = arrays.operands(name, input, weight, None)
-    geometry = geometry_of(x.shape, w.shape, None)
-    shape = (x.shape[0], *geometry[:2])
-    g = arrays.gradient_operand(grad_output, x.dtype, shape, batched)
+    g, x, w, geometry, batched = checked(transposed, grad_output, input, weight, geometry_of)
     grad_input, grad_weight, grad_bias = gradients(transposed, g, x, w, geometry, algorithm, mask)
     if grad_input is not None and not batched:
         grad_input = grad_input[0]
     return grad_input, grad_weight, grad_bias
+
+
+def checked(
+    transposed: bool,
+    grad_output: ArrayLike,
+    input: ArrayLike,
+    weight: ArrayLike,
+    geometry_of: Callable[..., Geometry],
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], Geometry, bool]:
+    """Return the operands of a backward, batched, the geometry and whether they were batched."""
+    name = "conv_transpose1d" if transposed else "conv1d"
+    x, w, _, batched = arrays.operands(name, input, weight, None)
+    geometry = geometry_of(x.shape, w.shape, None)
+    shape = (x.shape[0], *geometry[:2])
+    return arrays.gradient_operand(grad_output, x.dtype, shape, batched), x, w, geometry, batched
 
 
 def _backward_in_float32(
@@ -291,11 +349,8 @@ def _backward_in_float32(
     output_mask: Sequence[bool],
 ) -> Gradients:
     g, x, w = map(arrays.operand, (grad_output, input, weight))
-    if g.dtype != x.dtype:
-        raise arrays.other_dtype(x.dtype, "grad_output", g.dtype)
+    check_stored(g, x)
     stored = x.dtype
-    if not arrays.half_of(stored):
-        raise TypeError(f"gradients of complex32 are not implemented, got dtype {x.dtype}")
     g, x = g.astype(np.float32), x.astype(np.float32)
     wide = arrays.as_float32("weight", w)
     by_operand = backward(transposed, g, x, wide, geometry_of, algorithm, output_mask)
@@ -305,6 +360,14 @@ def _backward_in_float32(
             for gradient, dtype in zip(by_operand, (stored, w.dtype, w.dtype), strict=True)
         )
     return by_input, by_weight, by_bias
+
+
+def check_stored(g: NDArray[Any], x: NDArray[Any]) -> None:
+    """Raise TypeError unless both operands have one dtype of 16 bits."""
+    if g.dtype != x.dtype:
+        raise arrays.other_dtype(x.dtype, "grad_output", g.dtype)
+    if not arrays.half_of(x.dtype):
+        raise TypeError(f"gradients of complex32 are not implemented, got dtype {x.dtype}")
 
 
 def checked_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:

@@ -6,7 +6,7 @@ import copy
 import difflib
 from collections import deque
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from . import geometry
 from .arrays import widened
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -40,7 +40,8 @@ class Layer:
     """
 
     training = False
-    _rank = 1  # dimensions of an input beside items and channels, if any will do
+    _buffers: ClassVar[tuple[str, ...]] = ()  # of a leaf's arrays those that no gradient changes
+    _optional: ClassVar[tuple[str, ...]] = ()  # and those that older state dicts lack
     _overrides = 0  # how often a layer was given a forward of its own: networks look again then
 
     def _keeping(self, x: NDArray[Any]) -> tuple[NDArray[Any], Any]:
@@ -168,8 +169,73 @@ class Layer:
         for leaf in self._leaves().values():
             leaf._drop_gradients()
 
+    def named_parameters(self) -> Iterator[tuple[str, NDArray[Any]]]:
+        """Yield the keys and arrays of all parameters, without buffers such as running means.
+
+        Yields
+        ------
+        tuple of str and ndarray
+            The array itself in train mode, in which it may be written to, otherwise a read-only
+            view. A layer that occurs several times is there once, as in torch.
+
+        Examples
+        --------
+        >>> from fastconv1d import BatchNorm1d, Conv1d, Sequential
+        >>> net = Sequential(Conv1d(1, 2, 3), BatchNorm1d(2))
+        >>> [key for key, array in net.named_parameters()]
+        ['0.weight', '0.bias', '1.weight', '1.bias']
+        """
+        for key, leaf, name in self._own_parameters():
+            yield key, getattr(leaf, name)
+
+    def parameters(self) -> Iterator[NDArray[Any]]:
+        """Yield the arrays of all parameters, as `named_parameters`.
+
+        Yields
+        ------
+        ndarray
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv1d
+        >>> sum(array.size for array in Conv1d(4, 8, 3).parameters())
+        104
+        """
+        for _, array in self.named_parameters():
+            yield array
+
+    def named_gradients(self) -> Iterator[tuple[str, NDArray[Any] | None]]:
+        """Yield the keys of all parameters with the gradients by them, in the same order.
+
+        Yields
+        ------
+        tuple of str and ndarray or None
+            The sum over every `backward` since `zero_grad`; None before the first.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv1d
+        >>> layer = Conv1d(1, 1, 1).train()
+        >>> y = layer.backward(layer(np.ones((1, 3), np.float32)))
+        >>> [key for key, gradient in layer.named_gradients() if gradient is not None]
+        ['weight', 'bias']
+        """
+        for key, leaf, name in self._own_parameters():
+            yield key, getattr(leaf, f"{name}_grad", None)
+
+    def _own_parameters(self) -> Iterator[tuple[str, Any, str]]:
+        """Yield key, leaf and name of each parameter, of each leaf once."""
+        seen = set()
+        for prefix, leaf in self._leaves().items():
+            if id(leaf) not in seen:
+                seen.add(id(leaf))
+                for name in leaf._parameters():
+                    if name not in leaf._buffers:
+                        yield prefix + name, leaf, name
+
     def state_dict(self) -> dict[str, NDArray[Any]]:
-        """Return copies of the parameters under torch's keys.
+        """Return copies of the parameters and buffers under torch's keys.
 
         Returns
         -------
@@ -232,7 +298,8 @@ class Layer:
             for prefix, leaf in leaves.items()
             for key, parameter in leaf._parameters().items()
         }
-        missing = [key for key in own if key not in state_dict]
+        optional = {prefix + name for prefix, leaf in leaves.items() for name in leaf._optional}
+        missing = [key for key in own if key not in state_dict and key not in optional]
         unexpected = [key for key in state_dict if key not in own]
         problems = []
         if strict and missing:

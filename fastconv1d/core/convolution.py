@@ -14,6 +14,15 @@ from .activations import own_activation
 from .base import Layer, assign, setting, writing
 from .engines import choose_engine
 from .minimal import MinimalLayer
+from .parameters import (
+    as_size,
+    check_device,
+    checked_parameter,
+    frozen,
+    generator,
+    parameter_dtype,
+    uniform,
+)
 from .planes import convolve
 from .spec import Around, Spec, checked_spec
 from .spec2d import Spec2d
@@ -161,6 +170,7 @@ class Convolution(Layer):
     """What both layers share. A subclass has the shape of its weight, forward and backward."""
 
     transposed: ClassVar[bool]
+    _rank: ClassVar[int] = 1  # axes of an input beside items and channels
     weight_grad: NDArray[Any] | None = None
     bias_grad: NDArray[Any] | None = None
     residual_grad: NDArray[Any] | None = None
@@ -196,18 +206,18 @@ class Convolution(Layer):
         rng: np.random.Generator | None,
         **options: Any,
     ) -> None:
-        self._channels = _size("in_channels", in_channels), _size("out_channels", out_channels)
+        self._channels = as_size("in_channels", in_channels), as_size("out_channels", out_channels)
         self._make_spec(self._checked_kernel(kernel_size), **options)
         self.training = False
         self._packed: Pack | None = None
         self._calls = training.Calls()
-        _check_device(device)
+        check_device(device)
         if not isinstance(bias, (bool, int, np.bool_)):
             raise TypeError(
                 f"bias should be True or False, got {geometry.shown(bias)}: values are set by "
                 "load_state_dict, or layer.bias = values"
             )
-        checked = _parameter_dtype(dtype)
+        checked = parameter_dtype(dtype)
         made = arrays.new((self._channels[1],), checked) if bias else None
         self._held = Parameters(arrays.new(self._weight_shape(), checked), made)
         self.reset_parameters(rng)
@@ -217,7 +227,7 @@ class Convolution(Layer):
 
     def _checked_kernel(self, kernel_size: Any) -> Any:
         """Return what the spec has as the size of the kernel."""
-        return _size("kernel_size", kernel_size)
+        return as_size("kernel_size", kernel_size)
 
     def _checked_spec(self, kernel_size: Any, **options: Any) -> Any:
         return checked_spec(self.transposed, kernel_size, self._channels, **options)
@@ -267,7 +277,7 @@ class Convolution(Layer):
 
     @weight.setter
     def weight(self, value: ArrayLike) -> None:
-        new = _checked_parameter("weight", value, self._held.weight)
+        new = checked_parameter("weight", value, self._held.weight)
         assign(self._replacing({"weight": new}))
 
     @property
@@ -285,7 +295,7 @@ class Convolution(Layer):
                 f"was made with bias={bias is not None}, got {type(value).__name__}"
             )
         if bias is not None and value is not None:
-            assign(self._replacing({"bias": _checked_parameter("bias", value, bias)}))
+            assign(self._replacing({"bias": checked_parameter("bias", value, bias)}))
 
     def _parameters(self) -> dict[str, NDArray[Any]]:
         weight, bias = self._held
@@ -300,13 +310,13 @@ class Convolution(Layer):
         """
         if self.training:
             return [writing(getattr(self._held, name), v) for name, v in parameters.items()]
-        new = {name: _frozen(value) for name, value in parameters.items()}
+        new = {name: frozen(value) for name, value in parameters.items()}
         return [setting(self, "_held", self._held._replace(**new)), setting(self, "_packed", None)]
 
     def _switching(self, mode: bool) -> Iterable[Assignment]:
         if mode == self.training:
             return []
-        copied = _writable if mode else _frozen
+        copied = np.copy if mode else frozen
         weight, bias = self._held
         held = Parameters(copied(weight), None if bias is None else copied(bias))
         new = {"training": mode, "_held": held, "_packed": None, "_calls": training.Calls()}
@@ -339,17 +349,11 @@ class Convolution(Layer):
         >>> bool(abs(layer.weight).max() <= 12**-0.5)
         True
         """
-        if rng is None:
-            rng = np.random.default_rng()
-        elif not isinstance(rng, np.random.Generator):
-            raise TypeError(
-                "rng should be a numpy.random.Generator, "
-                f"got {geometry.shown(rng)} of type {type(rng).__name__}"
-            )
+        rng = generator(rng)
         weight = self._held.weight
         fan_in = math.prod(weight.shape[1:])
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
-        new = {name: _uniform(rng, bound, like) for name, like in self._parameters().items()}
+        new = {name: uniform(rng, bound, like) for name, like in self._parameters().items()}
         assign(self._replacing(new))
 
     @classmethod
@@ -587,72 +591,3 @@ class Convolution(Layer):
         if self.layout not in ("NCL", "NCHW"):
             text += f", layout={self.layout}"
         return text
-
-
-def _size(name: str, value: Any) -> int:
-    size = geometry.as_index(name, value)
-    if size < 0:
-        raise ValueError(
-            f"Trying to create tensor with negative dimension {size}: {name} should not be "
-            f"negative, got {name}={size}"
-        )
-    return size
-
-
-def _check_device(device: str | None) -> None:
-    if device is None or device == "cpu":
-        return
-    if not isinstance(device, str):
-        raise TypeError(f"device should be None or 'cpu', got {geometry.shown(device)}")
-    raise ValueError(
-        f"Expected one of cpu device type, got device={geometry.shown(device)}: layers compute "
-        "NumPy arrays on the CPU, leave device= out"
-    )
-
-
-def _parameter_dtype(dtype: DTypeLike | None) -> np.dtype[Any]:
-    rule = (
-        "Only Tensors of floating point and complex dtype can require gradients: the dtype "
-        "should be float32, float64, complex64 or complex128, got "
-    )
-    try:
-        checked = np.dtype(np.float32 if dtype is None else dtype).newbyteorder("=")
-    except TypeError:
-        hint = f": np.{str(dtype).removeprefix('torch.')} of a torch dtype"
-        hint = hint if str(dtype).startswith("torch.") else ""
-        raise TypeError(f"{rule}{geometry.shown(dtype)}{hint}") from None
-    if checked not in arrays.DTYPES:
-        half = "; layers of float32 take 16-bit inputs and return the same dtype"
-        raise TypeError(f"{rule}{checked}{half if arrays.half_of(checked) else ''}")
-    return checked
-
-
-def _writable(array: NDArray[Any]) -> NDArray[Any]:
-    return array.copy()
-
-
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    copy = np.array(array, order="C")
-    copy.flags.writeable = False
-    return copy
-
-
-def _uniform(rng: np.random.Generator, bound: float, like: NDArray[Any]) -> NDArray[Any]:
-    new = np.empty_like(like)
-    parts = (new.real, new.imag) if new.dtype.kind == "c" else (new,)
-    for part in parts:
-        part[...] = 2 * bound * rng.random(part.shape, dtype=part.dtype.type) - bound
-    return new
-
-
-def _checked_parameter(name: str, value: ArrayLike, current: NDArray[Any]) -> NDArray[Any]:
-    new = np.asarray(value)
-    if arrays.half_of(new.dtype):  # exact in every dtype of a layer
-        new = new.astype(current.dtype)
-    if new.dtype.newbyteorder("=") != current.dtype:
-        raise TypeError(f"{name} should have the dtype {current.dtype}, got {new.dtype}")
-    if new.shape != current.shape:
-        raise ValueError(
-            f"{name} should have the shape {list(current.shape)}, got {list(new.shape)}"
-        )
-    return new.astype(current.dtype)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from . import arrays
+from .reach import Reach
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -38,6 +39,10 @@ class Flow:
 
     rate = (1, 1)
     side_by_side = False
+
+    def reach(self) -> Reach:
+        """Return which positions of its sources an output reads."""
+        raise NotImplementedError
 
     def final(self, counts: Sequence[int]) -> int:
         """Return how many outputs no later position changes."""
@@ -99,6 +104,9 @@ class PerPosition(Flow):
 
     def __init__(self, run: Run) -> None:
         self._run = run
+
+    def reach(self) -> Reach:
+        return Reach()
 
     def final(self, counts: Sequence[int]) -> int:
         return min(counts)
@@ -164,6 +172,9 @@ class Windows(Flow):
         self._span, self._stride, self._left, self._right = span, stride, left, right
         self._apply = apply
         self.rate = 1, stride
+
+    def reach(self) -> Reach:
+        return Reach(self._stride, 1, self._left, self._span - 1 - self._left)
 
     def final(self, counts: Sequence[int]) -> int:
         if counts[0] <= self._waits:

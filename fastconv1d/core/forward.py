@@ -7,7 +7,7 @@ the same compiled steps run before and after it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -40,6 +40,58 @@ def convolve(
     channels_last = spec.channels_last
     if arrays.is_complex32_call(weight):
         return _complex32(spec, input, weight, bias, residual, out)
+    x, w, b, batched, geometry, steps, shape, more = checked(spec, input, weight, bias, residual)
+    if out is None:
+        y = arrays.new(shape, x.dtype)
+    else:
+        y = arrays.target(out, shape, batched, x, w, b, more)
+    view = y.swapaxes(1, 2) if channels_last else y
+    if more is not None and channels_last:
+        more = more.swapaxes(1, 2)
+    _, _, stride, dilation, left, right, _, _ = geometry
+    engine = choose_engine(
+        spec.algorithm, w.dtype.char, w.shape, stride, dilation, (left, right), spec.transposed
+    )
+    compute(engine, spec.transposed, x, w, b, view, geometry, steps, more)
+    return arrays.delivered(y, batched, out)
+
+
+class Call(NamedTuple):
+    """The operands of a call as kernels take them, and what follows from them.
+
+    Attributes
+    ----------
+    x, weight, bias : ndarray
+        x is (N, C, L) in any layout.
+    batched : bool
+        Whether the input was.
+    geometry : Geometry
+    steps : Steps
+    shape : tuple of int
+        The result's, batched and in the layout of the spec.
+    residual : ndarray or None
+        Of this shape.
+    """
+
+    x: NDArray[Any]
+    weight: NDArray[Any]
+    bias: NDArray[Any] | None
+    batched: bool
+    geometry: Geometry
+    steps: Steps
+    shape: tuple[int, int, int]
+    residual: NDArray[Any] | None
+
+
+def checked(
+    spec: Spec,
+    input: ArrayLike,
+    weight: ArrayLike,
+    bias: ArrayLike | None,
+    residual: ArrayLike | None = None,
+) -> Call:
+    """Return a call's operands; raises whatever does not fit together."""
+    channels_last = spec.channels_last
     x, w, b, batched = _operands(spec.name, input, weight, bias, channels_last)
     try:
         geometry = spec.geometry(x.shape, w.shape, None if b is None else b.shape)
@@ -54,19 +106,7 @@ def convolve(
         raise TypeError(f"activations take real dtypes, got an input of dtype {x.dtype}")
     shape = (x.shape[0], l_out, c_out) if channels_last else (x.shape[0], c_out, l_out)
     more = arrays.residual_operand(residual, x.dtype, shape, batched)
-    if out is None:
-        y = arrays.new(shape, x.dtype)
-    else:
-        y = arrays.target(out, shape, batched, x, w, b, more)
-    view = y.swapaxes(1, 2) if channels_last else y
-    if more is not None and channels_last:
-        more = more.swapaxes(1, 2)
-    _, _, stride, dilation, left, right, _, _ = geometry
-    engine = choose_engine(
-        spec.algorithm, w.dtype.char, w.shape, stride, dilation, (left, right), spec.transposed
-    )
-    compute(engine, spec.transposed, x, w, b, view, geometry, steps, more)
-    return arrays.delivered(y, batched, out)
+    return Call(x, w, b, batched, geometry, steps, shape, more)
 
 
 def compute(
@@ -105,26 +145,42 @@ def _compute_apart(
     residual: NDArray[Any] | None,
 ) -> None:
     """The same, with the steps before and after the sums as passes of their own."""
-    if x.dtype != w.dtype or steps.before is not None:
-        x = np.array(x, w.dtype, order="C")
-    if steps.before is not None:
-        direct_engine.finish(steps.before, x, None, 1.0, False)
+    x = before_sums(steps, x, w)
     direct = y.dtype == w.dtype and y.flags.c_contiguous
     z = y if direct else arrays.new(y.shape, w.dtype)
     if transposed:
         adjoint.scatter(engine, x, w, b, z, geometry)
     else:
         engine.correlate(x, w, b, z, geometry, execution())
+    after_sums(steps, z, residual, y)
+
+
+def before_sums(steps: Steps, x: NDArray[Any], w: NDArray[Any]) -> NDArray[Any]:
+    """Return inputs of the weight's dtype, with what a spec asks for before the sums."""
+    if x.dtype != w.dtype or steps.before is not None:
+        x = np.array(x, w.dtype, order="C")
+    if steps.before is not None:
+        direct_engine.finish(steps.before, x, None, 1.0, False)
+    return x
+
+
+def after_sums(
+    steps: Steps, z: NDArray[Any], residual: NDArray[Any] | None, y: NDArray[Any]
+) -> None:
+    """Write sums z, of the weight's dtype, to y, with what a spec asks for after them.
+
+    z is C-contiguous, changes, and may be y itself.
+    """
     if residual is not None:
-        residual = np.ascontiguousarray(residual, w.dtype)
-    if w.dtype.kind == "c":
+        residual = np.ascontiguousarray(residual, z.dtype)
+    if z.dtype.kind == "c":
         if residual is not None:
             with np.errstate(all="ignore"):
-                z += residual * w.dtype.type(steps.residual_scale)
+                z += residual * z.dtype.type(steps.residual_scale)
     elif steps.after is not None or residual is not None:
         scale, last = steps.residual_scale, steps.residual_last
         direct_engine.finish(steps.after, z, residual, scale, last)
-    if not direct:
+    if z is not y:
         with np.errstate(over="ignore"):
             np.copyto(y, z, casting="same_kind")
 

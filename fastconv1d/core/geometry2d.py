@@ -142,7 +142,7 @@ def conv2d_geometry(
             f"{list(w_shape)}, but got 4-dimensional input of size {list(x_shape)} instead"
         )
     check_steps(stride, dilation, groups)
-    size, kernel = x_shape[2:], w_shape[2:]
+    size, kernel = (x_shape[2], x_shape[3]), w_shape[2:]
     pads = resolve_pads(padding, kernel, stride, dilation, size)
     c_out, c_in = w_shape[0], x_shape[1]
     if (

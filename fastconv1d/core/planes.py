@@ -253,10 +253,7 @@ def backward(
     x, w, g = map(arrays.operand, (input, weight, grad_output))
     stored, weight_dtype = x.dtype, w.dtype
     if arrays.half_of(stored):
-        if g.dtype != stored:
-            raise TypeError(
-                f"Input type ({stored}) and grad_output type ({g.dtype}) should be the same"
-            )
+        adjoint.check_stored(g, x)
         x, g, w = x.astype(np.float32), g.astype(np.float32), arrays.as_float32("weight", w)
     by_input, by_weight, by_bias = adjoint.checked_mask(output_mask)
     arrays.check_dtypes("conv2d", x, weight=w)
@@ -267,7 +264,9 @@ def backward(
     engine = engine_of(algorithm, x.dtype.char, w.shape, geometry)
     grad_input = input_gradient(engine, g, w, x.shape, geometry) if by_input else None
     grad_weight = weight_gradient(engine, g, x, w.shape, geometry) if by_weight else None
-    grad_bias = adjoint.bias_gradient(algorithm, arrays.as_rows(g), w.shape[0]) if by_bias else None
+    grad_bias = arrays.new((w.shape[0],), g.dtype) if by_bias else None
+    if grad_bias is not None:
+        adjoint.bias_gradient(algorithm, arrays.as_rows(g), grad_bias)
     if grad_input is not None and not batched:
         grad_input = grad_input[0]
     with np.errstate(over="ignore"):

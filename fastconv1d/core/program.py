@@ -8,26 +8,30 @@ layers needs two, and a chain of residual blocks three.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import operator
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .. import config
+from ..folding import scaled_inputs, scaled_outputs
 from . import arrays, sliding
 from .activations import parse_steps
+from .convolution import Pack, Parameters
+from .dense import run_rows
 from .flow import PerPosition
-from .planes import convolve
+from .network import standardized_channels
+from .reach import Reach
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
     from .activations import Steps
-    from .convolution import Pack
     from .flow import Flow
     from .spec import Around, Spec
 
@@ -45,6 +49,25 @@ class Joined(NamedTuple):
     spec: Spec
     run: Any
 
+    @property
+    def parameters(self) -> Parameters:
+        return self.pack.parameters
+
+
+def _folded(pack: Pack, before: Any, after: Any) -> Parameters:
+    """Return weight and bias of a convolution between two norms, either of which may be None."""
+    weight, bias = pack.parameters
+    dtype = weight.dtype
+    shift = np.zeros(1) if bias is None else bias.astype(np.float64)
+    if before is not None:
+        weight, more = scaled_inputs(weight, *before._scale_and_shift())
+        shift = shift + more
+    if after is not None:
+        scale, offset = after._scale_and_shift()
+        weight = scaled_outputs(weight, scale, pack.spec.transposed)
+        shift = shift * scale + offset
+    return Parameters(weight.astype(dtype), shift.astype(dtype))
+
 
 class Convolve:
     """``target = layer(source)``, with steps of its neighbours and a residual where `fuse` says."""
@@ -57,34 +80,101 @@ class Convolve:
         self.target = target
         self.before: Any = None  # activation layers
         self.after: Any = None
+        self.norm_before: Any = None  # norms whose scale and shift go into the weight
+        self.norm_after: Any = None
+        self.alone = True
         self.addition: Combine | None = None  # whose last source is the residual
         self.residual_position = "before"
         self._joined: Joined | None = None
+        self._folded: tuple[Any, ...] | None = None  # what it was made of, and the pack
+
+    @property
+    def rank(self) -> int:
+        """How many axes an input has beside items and channels."""
+        rank: int = self.layer._spec.rank
+        return rank
 
     def shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
-        return output_shape(self.layer, shapes[0], dtype)
+        source, rank = shapes[0], self.rank
+        if len(source) not in (1 + rank, 2 + rank):
+            raise ValueError(
+                f"Expected {1 + rank}D (unbatched) or {2 + rank}D (batched) input to "
+                f"{type(self.layer).__name__}, but got input of size: {list(source)}"
+            )
+        if len(source) == 2 + rank:
+            return output_shape(self.layer, source, dtype)
+        return output_shape(self.layer, (1, *source), dtype)[1:]
+
+    def reach(self, l_in: int | None) -> Reach:
+        spec: Spec = self.layer._spec
+        if spec.same and l_in is None:
+            raise ValueError(
+                "the padding depends on the length of the input: padding should not be "
+                f"'same_upper' or 'same_lower' with a stride unless the length is given, got "
+                f"padding={spec.padding!r} and stride={spec.stride}"
+            )
+        return spec.reach(l_in or 1)
+
+    def check_lines(self) -> None:
+        """Raise unless positions are along one axis."""
+        if self.rank == 2:
+            raise ValueError(
+                "positions should be along one axis, (N, C, L): pieces of planes (N, C, H, W), "
+                f"which {type(self.layer).__name__} takes, are not implemented"
+            )
 
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        residual = given[1] if len(given) > 1 else None
-        if len(self.sources) == 1 and self.before is None and self.after is None:
+        if self.alone:
             self.layer(given[0], out=out)
-            return
-        joined = self._with_neighbours()
-        y = None
-        if joined.run is not None:
-            y = joined.run(given[0], config.get_num_threads, residual, out)
-        if y is None:
-            convolve(joined.spec, given[0], *joined.pack.parameters, residual, out)
+        else:
+            residual = given[1] if len(given) > 1 else None
+            run_rows(self._with_neighbours(), given[0], residual, out)
+
+    def settle(self) -> None:
+        """Note, once all is joined, whether the layer runs as it is."""
+        others = (self.before, self.after, self.norm_before, self.norm_after)
+        self.alone = len(self.sources) == 1 and all(other is None for other in others)
+
+    def _pack(self) -> Pack:
+        """Return the layer's pack with the norms folded into it: made again if one changed."""
+        pack: Pack = self.layer._pack()
+        if self.norm_before is None and self.norm_after is None:
+            return pack
+        norms = [n for n in (self.norm_before, self.norm_after) if n is not None]
+        made_of = (pack, *(part for norm in norms for part in (norm._held, norm._spec)))
+        folded = self._folded
+        if folded is None or not all(map(operator.is_, folded[0], made_of)):
+            parameters = _folded(pack, self.norm_before, self.norm_after)
+            folded = self._folded = (made_of, Pack(parameters, pack.spec))
+        made: Pack = folded[1]
+        return made
+
+    def as_now(self) -> tuple[Spec, Parameters]:
+        """Return the layer with its neighbours' steps, as they are now."""
+        held: Parameters = self.layer._held
+        if self.norm_before is not None or self.norm_after is not None:
+            held = self._pack().parameters
+        elif self.layer.training:  # where it may be written to
+            held = type(held)(*(None if a is None else a.copy() for a in held))
+        spec: Spec = self.layer._spec
+        if self.alone:
+            return spec, held
+        return self._spec(spec, *self._neighbours()), held
+
+    def _neighbours(self) -> tuple[Any, Any, float | None]:
+        """Return the activations beside the layer, and the factor of the residual."""
+        factor = None if self.addition is None else self.addition.last
+        return _activation_of(self.before), _activation_of(self.after), factor
 
     def flow(self) -> Flow:
+        self.check_lines()
         joined = self._with_neighbours()
         return sliding.convolution(joined.pack, joined.spec, len(self.sources) > 1)
 
     def _with_neighbours(self) -> Joined:
         """Return the layer as it is now with the neighbours' steps: made again if one changed."""
-        pack, joined = self.layer._pack(), self._joined
-        factor = None if self.addition is None else self.addition.last
-        neighbours = (_activation_of(self.before), _activation_of(self.after), factor)
+        pack, joined = self._pack(), self._joined
+        neighbours = self._neighbours()
         if (
             joined is None
             or joined.pack is not pack
@@ -108,6 +198,32 @@ class Convolve:
         channels = self.layer.in_channels, self.layer.out_channels
         steps: Steps = parse_steps(*around, channels)
         return spec._replace(around=around, steps=steps)
+
+
+class Dense(Convolve):
+    """``target = source @ weight.T + bias`` over the last axis: rows of any number of axes."""
+
+    @property
+    def rank(self) -> int:
+        return 1
+
+    def shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
+        shape: Shape = self.layer.output_shape(shapes[:1], dtype)
+        return shape
+
+    def check_lines(self) -> None:
+        raise ValueError(
+            "positions should be along the last axis, whose elements this layer adds up: a Conv1d "
+            "with kernel_size=1 does so for channels"
+        )
+
+    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+        super().run([_rows(array) for array in given], _rows(out))
+
+
+def _rows(array: NDArray[Any]) -> NDArray[Any]:
+    rows = math.prod(array.shape[:-1])
+    return np.ascontiguousarray(array).reshape(1, rows, array.shape[-1])
 
 
 def _activation_of(layer: Any) -> Any:
@@ -138,12 +254,57 @@ class Activate:
         self.layer.check(shapes[0], dtype)
         return shapes[0]
 
+    def reach(self, l_in: int | None) -> Reach:
+        return Reach()
+
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         self.layer.apply(given[0], out)
 
     def flow(self) -> Flow:
         flow: Flow = self.layer._flow(self.run)
         return flow
+
+
+class Apply:
+    """``target = layer(*sources)`` for a layer that knows shapes and computes arrays."""
+
+    def __init__(self, name: str, layer: Any, sources: tuple[int, ...], target: int) -> None:
+        self.name, self.layer = name, layer
+        self.sources, self.target = sources, target
+
+    @property
+    def in_place(self) -> bool:
+        in_place: bool = self.layer.in_place
+        return in_place
+
+    def shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
+        shape: Shape = self.layer.output_shape(shapes, dtype)
+        return shape
+
+    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+        self.layer.compute(given, out)
+
+    def flow(self) -> Flow:
+        flow: Flow = self.layer._flow(self.run)
+        return flow
+
+
+class ChannelNorm(Apply):
+    """A norm of the last axis between two exchanges of the last axes: over the channels in place.
+
+    `around` are the layers of the exchanges.
+    """
+
+    in_place = True
+
+    def __init__(self, first: Apply, norm: Apply, last: Apply) -> None:
+        super().__init__(norm.name, norm.layer, first.sources, last.target)
+
+    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+        standardized_channels(given[0], self.layer.weight, self.layer.bias, self.layer.eps, out)
+
+    def flow(self) -> Flow:
+        return PerPosition(self.run)
 
 
 class Combine:
@@ -170,29 +331,41 @@ class Combine:
                 )
         return shapes[0]
 
-    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        flat = [array.reshape(-1) for array in given]
-        target = out.reshape(-1)
-        with np.errstate(all="ignore"):
-            for begin in range(0, target.size, _CHUNK):
-                part = slice(begin, begin + _CHUNK)
-                self._combine([array[part] for array in flat], target[part])
+    def reach(self, l_in: int | None) -> Reach:
+        return Reach()
 
-    def _combine(self, parts: list[NDArray[Any]], out: NDArray[Any]) -> None:
-        *first, last = parts
-        scale = self.last
-        if scale != 1:
-            last = last * last.dtype.type(scale)
-        total = first[0] if first else last
-        for part in [*first[1:], last] if first else []:
-            total = np.add(total, part, out=out)
-        np.multiply(total, out.dtype.type(self.total), out=out)
+    def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+        combine(given, out, self.last, self.total)
 
     def flow(self) -> Flow:
         return PerPosition(self.run)
 
 
-Operation = Convolve | Activate | Combine
+def combine(
+    given: Sequence[NDArray[Any]], out: NDArray[Any], last: float = 1.0, total: float = 1.0
+) -> None:
+    """Write ``total * sum of given``, the last of them times `last`; all are C-contiguous."""
+    flat = [array.reshape(-1) for array in given]
+    target = out.reshape(-1)
+    with np.errstate(all="ignore"):
+        for begin in range(0, target.size, _CHUNK):
+            part = slice(begin, begin + _CHUNK)
+            _combine([array[part] for array in flat], target[part], last, total)
+
+
+def _combine(
+    parts: list[NDArray[Any]], out: NDArray[Any], factor: float, total_factor: float
+) -> None:
+    *first, last = parts
+    if factor != 1:
+        last = last * last.dtype.type(factor)
+    total = first[0] if first else last
+    for part in [*first[1:], last] if first else []:
+        total = np.add(total, part, out=out)
+    np.multiply(total, out.dtype.type(total_factor), out=out)
+
+
+Operation = Convolve | Activate | Apply | Combine
 
 
 def fuse(operations: Sequence[Operation]) -> list[Operation]:
@@ -200,32 +373,89 @@ def fuse(operations: Sequence[Operation]) -> list[Operation]:
 
     An activation goes into the convolution that makes its input if nothing else reads that,
     otherwise into the convolutions that read its output; an addition into the convolution that
-    makes its first term. The numbers of values stay. The operations are changed.
+    makes its first term; a batch norm into the weights of the convolution before or, where that is
+    exact, behind it. What only copies is left out, and norms over channels are one operation. The
+    numbers of values stay. The operations are changed.
     """
+    kept = _into_makers(_norms_over_channels(_without_copies(operations)))
+    for operation in [*kept]:
+        readers = [reader for reader in kept if operation.target in reader.sources]
+        if not readers or any(operation.target in reader.sources[1:] for reader in readers):
+            continue
+        if isinstance(operation, Activate) and all(_takes_before(r, operation) for r in readers):
+            name = "before"
+        elif isinstance(operation, Apply) and all(_takes_norm(r, operation) for r in readers):
+            name = "norm_before"
+        else:
+            continue
+        for reader in readers:
+            setattr(reader, name, operation.layer)
+            reader.sources = (*operation.sources, *reader.sources[1:])
+        kept.remove(operation)
+    return kept
+
+
+def _without_copies(operations: Sequence[Operation]) -> list[Operation]:
+    """Leave out what copies its input, unless that is the result of all."""
+    kept: list[Operation] = []
+    same: dict[int, int] = {}
+    for operation in operations:
+        operation.sources = tuple(same.get(v, v) for v in operation.sources)
+        copies = isinstance(operation, Apply) and operation.layer.copies
+        if copies and operation is not operations[-1]:
+            same[operation.target] = operation.sources[0]
+        else:
+            kept.append(operation)
+    return kept
+
+
+def _norms_over_channels(operations: Sequence[Operation]) -> list[Operation]:
+    uses = Counter(value for operation in operations for value in operation.sources)
+    kept: list[Operation] = []
+    for operation in operations:
+        kept.append(operation)
+        parts = kept[-3:]
+        if (
+            len(parts) == 3
+            and all(isinstance(part, Apply) for part in parts)
+            and all(b.sources == (a.target,) and uses[a.target] == 1 for a, b in pairwise(parts))
+            and parts[0].layer.swaps_last
+            and len(getattr(parts[1].layer, "normalized_shape", ())) == 1
+            and parts[2].layer.swaps_last
+        ):
+            kept[-3:] = [ChannelNorm(*parts)]  # type: ignore[arg-type]
+    return kept
+
+
+def _into_makers(operations: Sequence[Operation]) -> list[Operation]:
+    """Make operations the last steps of the convolutions that make their first sources."""
     uses = Counter(value for operation in operations for value in operation.sources)
     makers = {operation.target: operation for operation in operations}
     kept: list[Operation] = []
     for operation in operations:
-        maker = makers.get(operation.sources[0])
-        if (
-            isinstance(maker, Convolve)
-            and uses[maker.target] == 1
-            and _absorb(maker, operation, makers, kept)
-        ):
-            del makers[maker.target]
-            maker.target = operation.target
-            makers[maker.target] = maker
+        given = operation.sources
+        for order in (given, given[::-1])[: 1 + _may_be_turned(operation)]:
+            operation.sources = order
+            maker = makers.get(order[0])
+            if (
+                isinstance(maker, Convolve)
+                and uses[maker.target] == 1
+                and _absorb(maker, operation, makers, kept)
+            ):
+                del makers[maker.target]
+                maker.target = operation.target
+                makers[maker.target] = maker
+                break
         else:
+            operation.sources = given
             kept.append(operation)
-    for operation in [*kept]:
-        readers = [reader for reader in kept if operation.target in reader.sources]
-        if isinstance(operation, Activate) and readers and all(map(_takes_before, readers)):
-            if all(operation.target not in reader.sources[1:] for reader in readers):
-                for reader in readers:
-                    reader.before = operation.layer  # type: ignore[union-attr]
-                    reader.sources = (*operation.sources, *reader.sources[1:])
-                kept.remove(operation)
     return kept
+
+
+def _may_be_turned(operation: Operation) -> bool:
+    """Whether the terms of a sum may change places: no factor belongs to the last."""
+    plain = isinstance(operation, Combine) and len(operation.sources) == 2
+    return plain and not hasattr(operation.layer, "residual_scale")
 
 
 def _absorb(
@@ -234,9 +464,15 @@ def _absorb(
     """Make `operation` the last step of `maker` if that has room for it."""
     has_residual = len(maker.sources) > 1
     if isinstance(operation, Activate):
-        if maker.after is not None or _own(maker, "activation") or maker.layer.dtype.kind == "c":
+        if maker.after is not None or _own(maker, "activation") or not _fits(maker, operation):
             return False
         maker.after = operation.layer
+        return True
+    if isinstance(operation, Apply):
+        taken = maker.after is not None or maker.norm_after is not None or has_residual
+        if taken or _own(maker, "activation") or not _is_foldable(maker, operation):
+            return False
+        maker.norm_after = operation.layer
         return True
     if not isinstance(operation, Combine) or has_residual or operation.total != 1:
         return False
@@ -252,13 +488,37 @@ def _absorb(
     return True
 
 
-def _takes_before(reader: Operation) -> bool:
+def _fits(convolution: Convolve, operation: Activate) -> bool:
+    """Whether an activation may be a step: its channels are those of the convolution."""
+    if isinstance(convolution, Dense):
+        activation = operation.layer.activation
+        return not (isinstance(activation, tuple) and np.ndim(activation[1]) > 0)
+    return bool(convolution.layer.dtype.kind != "c")
+
+
+def _takes_before(reader: Operation, operation: Activate) -> bool:
     return (
         isinstance(reader, Convolve)
         and reader.before is None
+        and reader.norm_before is None
         and not _own(reader, "pre_activation")
-        and reader.layer.dtype.kind != "c"
+        and _fits(reader, operation)
     )
+
+
+def _is_foldable(convolution: Convolve, operation: Apply) -> bool:
+    real = convolution.layer.dtype.kind != "c" and not isinstance(convolution, Dense)
+    return bool(real and operation.layer.folds)
+
+
+def _takes_norm(reader: Operation, operation: Apply) -> bool:
+    """Whether a norm may go into the weights of a convolution that reads it: no zeros are added."""
+    if not isinstance(reader, Convolve) or not _is_foldable(reader, operation):
+        return False
+    spec = reader.layer._spec
+    padded = spec.padding_mode == "zeros" and spec.padding not in ("valid", (0,), (0, 0))
+    taken = reader.before is not None or reader.norm_before is not None
+    return not (spec.transposed or padded or taken or _own(reader, "pre_activation"))
 
 
 def _own(operation: Convolve, name: str) -> bool:
@@ -274,10 +534,9 @@ class Key(NamedTuple):
 
     def is_that_of(self, other: Key) -> bool:
         """Whether buffers of the one serve the other."""
-        return (
-            self.shape == other.shape
-            and self.dtype == other.dtype
-            and all(map(operator.is_, self.specs, other.specs))
+        same = self.shape == other.shape and self.dtype == other.dtype
+        return same and (
+            self.specs is other.specs or all(map(operator.is_, self.specs, other.specs))
         )
 
 
@@ -293,14 +552,24 @@ class Program:
         self.lowered = lower() if lower is not None else []
         self.operations = fuse(lower()) if lower is not None else []
         self.result = self.lowered[-1].target if self.lowered else 0
-        self._convolutions = [op.layer for op in self.lowered if isinstance(op, Convolve)]
+        for operation in self.operations:
+            if isinstance(operation, Convolve):
+                operation.settle()
+        # What shapes and the way that operations are joined depend on: new specs, a new program.
+        self._layers = [op.layer for op in self.lowered if isinstance(op, (Convolve, Apply))]
+        self._specs = [layer._spec for layer in self._layers]
+
+    def is_current(self, overrides: int) -> bool:
+        """Whether no layer's attributes changed since."""
+        now = [layer._spec for layer in self._layers]
+        return self.overrides == overrides and all(map(operator.is_, now, self._specs))
 
     def key(self, x: NDArray[Any]) -> Key:
         """Return what the buffers for an input depend on: attributes of the layers, too."""
-        return Key(x.shape, x.dtype, [layer._spec for layer in self._convolutions])
+        return Key(x.shape, x.dtype, self._specs)
 
     def run(self, x: NDArray[Any], buffers: Buffers, out: NDArray[Any]) -> None:
-        """Compute the result for `x` (N, C, L) into `out`, a C-contiguous array."""
+        """Compute the result for `x` into `out`, a C-contiguous array."""
         if not self.operations:
             np.copyto(out, x)
         values = list(buffers.values)
@@ -355,11 +624,18 @@ def infer_shapes(
     """Return the shapes of all values, or raise an error that names the layer."""
     shapes = [shape]
     for operation in operations:
-        try:
+        with naming(operation):
             shapes.append(operation.shape([shapes[v] for v in operation.sources], dtype))
-        except (ValueError, TypeError, OverflowError) as error:
-            raise type(error)(f"{place_of(operation)}: {error}") from None
     return shapes
+
+
+@contextlib.contextmanager
+def naming(operation: Operation) -> Iterator[None]:
+    """Put the layer's name before the text of an error."""
+    try:
+        yield
+    except (ValueError, TypeError, OverflowError) as error:
+        raise type(error)(f"{place_of(operation)}: {error}") from None
 
 
 def place_of(operation: Operation) -> str:
@@ -374,6 +650,36 @@ def place_of(operation: Operation) -> str:
     """
     where = f"layer {operation.name}, " if operation.name else ""
     return where + type(operation.layer).__name__
+
+
+def rank_of(operations: Iterable[Operation]) -> int:
+    """Return the axes of positions in what the convolutions take: 2 for those of planes, or 1.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv2d, ReLU
+    >>> from fastconv1d.core.program import rank_of
+    >>> from fastconv1d.sequential import lowered
+    >>> rank_of(lowered(Conv2d(1, 1, 3))), rank_of(lowered(ReLU()))
+    (2, 1)
+    """
+    return max((op.rank for op in operations if isinstance(op, Convolve)), default=1)
+
+
+def check_lines(operations: Iterable[Operation]) -> None:
+    """Raise unless the positions of all convolutions are along one axis; the text names the layer.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d, ReLU, Sequential
+    >>> from fastconv1d.core.program import check_lines
+    >>> from fastconv1d.sequential import lowered
+    >>> check_lines(lowered(Sequential(Conv1d(1, 1, 3), ReLU())))
+    """
+    for operation in operations:
+        if isinstance(operation, Convolve):
+            with naming(operation):
+                operation.check_lines()
 
 
 def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -> Shape:

@@ -8,10 +8,9 @@ import numpy as np
 
 from .. import config
 from ..kernels.blas_engine import correlate, fixed_columns, scatter
-from ..kernels.direct_engine import finish
 from . import arrays, geometry
 from .flow import Flow, Windows
-from .forward import activate
+from .forward import activate, after_sums, before_sums
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,9 +142,7 @@ class _Blas:
         first: int,
     ) -> None:
         steps = self._spec.steps
-        x = np.ascontiguousarray(x, self._weight.dtype)
-        if steps.before is not None:
-            x = activate(steps.before, x, "NCL")
+        x = before_sums(steps, x, self._weight)
         at, n = 0, y.shape[2]
         while at < n:
             skipped = (first + at) % self._tile
@@ -153,9 +150,7 @@ class _Blas:
             block = self._block(x, origin, first + at - skipped, end - at + skipped)
             part = np.ascontiguousarray(block[:, :, skipped:])
             more = None if residual is None else residual[:, :, at:end]
-            self._finish(part, more)
-            with np.errstate(over="ignore"):
-                np.copyto(y[:, :, at:end], part, casting="same_kind")
+            after_sums(steps, part, more, y[:, :, at:end])
             at = end
 
     def _block(self, x: NDArray[Any], origin: int, first: int, n: int) -> NDArray[Any]:
@@ -188,18 +183,6 @@ class _Blas:
         padded = x[:, :, np.clip(index - origin, 0, x.shape[2] - 1)]
         padded[:, :, absent] = 0
         return padded
-
-    def _finish(self, y: NDArray[Any], residual: NDArray[Any] | None) -> None:
-        """The steps after the sums, as `forward.compute` does them."""
-        steps = self._spec.steps
-        if residual is not None:
-            residual = np.ascontiguousarray(residual, y.dtype)
-        if y.dtype.kind == "c":
-            if residual is not None:
-                with np.errstate(all="ignore"):
-                    y += residual * y.dtype.type(steps.residual_scale)
-        elif steps.after is not None or residual is not None:
-            finish(steps.after, y, residual, steps.residual_scale, steps.residual_last)
 
 
 class Correlate(Windows):

@@ -8,6 +8,7 @@ from . import geometry
 from .activations import Steps, parse_steps
 from .engines import checked_algorithm
 from .geometry import Geometry, as_index
+from .reach import Reach
 
 Shape = tuple[int, ...]
 
@@ -126,6 +127,13 @@ class Spec(NamedTuple):
         if self.steps is not None:
             return self.steps
         return parse_steps(*self.around, (c_in, c_out))
+
+    def reach(self, l_in: int) -> Reach:
+        """Return which inputs an output reads, both counted from the first of the call."""
+        left = self.pads(l_in)[0]
+        if self.transposed:
+            return Reach(1, self.stride, self.span - 1 - left, left)
+        return Reach(self.stride, 1, left, self.span - 1 - left)
 
     # ---- which positions outputs read: those of the padded input, of a transposed convolution
     # those of its input; outputs are counted from before any cropping

@@ -364,6 +364,12 @@ class _NoNumbers(np.random.Generator):
 _NO_NUMBERS = _NoNumbers(np.random.PCG64(0))
 
 
+def layer_of(node: Convolution) -> Any:
+    """Return the layer that a convolution of (N, C, L) is; None where it is more than that."""
+    alone = node.rank == 1 and not node.squeezed and not node.flat and not node.channels_last
+    return _layer(node) if alone and not (node.transposed and node.follows_length) else None
+
+
 def _layer(node: Convolution) -> Any:
     weight, bias = node.weight, node.bias
     if half_of(weight.dtype):  # the kernels take 16-bit data with float32 parameters

@@ -10,10 +10,28 @@ require(__name__, "torch")
 
 from .exchange import accelerate, restore
 from .layers import FastConv1d, FastConvTranspose1d, _Pack
+from .planes import FastConv2d
 from .report import Report
 from .watch import disabled
 
-__all__ = ["FastConv1d", "FastConvTranspose1d", "Report", "accelerate", "disabled", "restore"]
+__all__ = [
+    "FastConv1d",
+    "FastConv2d",
+    "FastConvTranspose1d",
+    "Report",
+    "accelerate",
+    "disabled",
+    "restore",
+]
 
-for _public in (FastConv1d, FastConvTranspose1d, Report, accelerate, disabled, restore, _Pack):
+for _public in (
+    FastConv1d,
+    FastConv2d,
+    FastConvTranspose1d,
+    Report,
+    accelerate,
+    disabled,
+    restore,
+    _Pack,
+):
     _public.__module__ = __name__  # where pickles look for them

@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.autograd import profiler
-from torch.nn import functional as F  # also for torch.jit.script, see Fast
+from torch.nn import functional as F  # for torch.jit.script, too, as the next
+from torch.nn.modules.utils import _single  # noqa: F401
 from torch.nn.utils import parametrizations, parametrize
 
 from ..core.engines import ENGINES, choose_engine
@@ -20,6 +21,7 @@ from ..core.minimal import MinimalLayer, computes
 from ..core.spec import Spec
 from ..kernels.direct_engine import PreparedLayer
 from ..kernels.operands import fingerprint
+from .classes import EqualToTorchs, give_back
 from .operators import (
     DTYPES,
     FUNCTIONS,
@@ -28,6 +30,8 @@ from .operators import (
     Operators,
     check_dtypes,
     check_layer,
+    is_worth,
+    is_worth_compiled,
     num_threads,
     operands,
 )
@@ -64,7 +68,7 @@ def _integer(value: Any) -> int:
     return int(value) if isinstance(value, np.integer) else -1
 
 
-def _single(value: Any) -> int:
+def _only(value: Any) -> int:
     """The same for what torch takes for one dimension's."""
     if type(value) is tuple and len(value) == 1 and type(value[0]) is int:
         return value[0]
@@ -82,6 +86,7 @@ class _Pack:
     layer: PreparedLayer | MinimalLayer | None = None  # None: torch computes
     dtype: np.dtype[Any] | None = None
     attributes: tuple[Any, ...] = ()  # as they were read, the same objects
+    settings: tuple[Any, ...] = ()  # those of a chain's other modules
     bits: int | None = None  # None: nothing is packed
     whole = True  # all bits are compared in each call
     long = 0  # or in calls of an input of so many elements
@@ -139,30 +144,15 @@ def _plain_array(tensor: Tensor) -> Any:
     return tensor.numpy(force=True)
 
 
-class _EqualToTorchs(type):
-    """The class of the layers' classes, which are equal to torch's, though not the same.
-
-    Tools look layers up by ``type(module)``: torch.ao.quantization and its fuse_modules, counters
-    of operations, functions for `torch.nn.Module.apply`.
-    """
-
-    def __eq__(cls, other: object) -> bool:
-        return _looked_up(cls) is _looked_up(other)
-
-    def __hash__(cls) -> int:
-        return type.__hash__(_looked_up(cls))
-
-
-def _looked_up(cls: Any) -> Any:
-    return cls.__dict__.get("_torchs", cls) if isinstance(cls, _EqualToTorchs) else cls
-
-
 def _own(function: Any) -> Any:
     """A method of torch's, as long as nobody replaced it before it was read here."""
     return function if function.__module__ == "torch.nn.modules.conv" else None
 
 
-class Fast(nn.Module, metaclass=_EqualToTorchs):
+_CONV_FORWARD = _own(nn.Conv1d._conv_forward)
+
+
+class Fast(nn.Module, metaclass=EqualToTorchs):
     """What both layers share: who computes a call, and the pack of a layer in eval mode.
 
     A class of its own names torch's class (``_torchs``), the method of it that a call goes through
@@ -210,6 +200,22 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
         parameters = self._parameters
         return parameters[name] if name in parameters else getattr(self, name)
 
+    def _parts(self: Any) -> tuple[Any, Any, tuple[Any, ...], Any]:
+        """Weight (None if it is to be computed), bias, what they follow from, and by which norm."""
+        parameters = self._parameters
+        bias = parameters["bias"] if "bias" in parameters else self.bias
+        weight, norm = None, None
+        if "weight" in parameters:
+            weight = parameters["weight"]
+            return weight, bias, (weight,) if bias is None else (weight, bias), None
+        norm = self._norm()
+        if norm is None:
+            weight = self.weight
+            parts = (weight,)
+        else:
+            parts = tuple(norm._parameters.values())
+        return weight, bias, parts if bias is None else (*parts, bias), norm
+
     def _norm(self: Any) -> Any:
         """The parametrisation of the weight if that is a weight norm alone, otherwise None."""
         steps = self._modules.get("parametrizations")
@@ -222,7 +228,11 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
     def _is_torchs(self: Any) -> bool:
         """Whether a call is what torch's class does: nobody replaced the method it goes through."""
         cls, asked = type(self), self._asked
-        return asked not in self.__dict__ and getattr(cls, asked) is cls._asked_function is not None
+        return (
+            asked not in self.__dict__
+            and getattr(cls, asked) is cls._asked_function is not None
+            and (self._is_scatter or nn.Conv1d._conv_forward is _CONV_FORWARD is not None)
+        )
 
     def _forward(self: Any, input: Tensor, output_size: Any = None) -> Tensor | None:
         """The output, or None where torch should compute it or raise."""
@@ -230,30 +240,26 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
             if torch_exports() or torch.is_autocast_enabled("cpu") or not self._is_torchs():
                 return None
             weight, bias = self._parameter("weight"), self._parameter("bias")
+            if weight is None or not is_worth_compiled(weight, self.groups):
+                return None
             return self._differentiable(OPERATORS, input, weight, bias, output_size)
         if torch_watches() or not is_plain(input) or not self._is_torchs():
-            return None
+            return self._traced(input, output_size)
         if profiling():
             name = "scatter" if self._is_scatter else "correlate"
             with profiler.record_function(f"fastconv1d::{name}"):
                 return self._eager(input, output_size)
         return self._eager(input, output_size)
 
+    def _traced(self: Any, input: Any, output_size: Any) -> Any:
+        """What a graph gets that this library makes; None for whatever else is not computed."""
+        trace = getattr(getattr(input, "tracer", None), "convolution", None)
+        if trace is None or output_size is not None or not self._is_torchs():
+            return None
+        return trace(self, input)
+
     def _eager(self: Any, input: Tensor, output_size: Any) -> Tensor | None:
-        parameters = self._parameters
-        bias = parameters["bias"] if "bias" in parameters else self.bias
-        weight, norm = None, None
-        if "weight" in parameters:
-            weight = parameters["weight"]
-            parts = (weight,) if bias is None else (weight, bias)
-        else:
-            norm = self._norm()
-            if norm is None:
-                weight = self.weight
-                parts = (weight,)
-            else:
-                parts = tuple(norm._parameters.values())
-            parts = parts if bias is None else (*parts, bias)
+        weight, bias, parts, norm = self._parts()
         needs_gradients = torch.is_grad_enabled() and (
             input.requires_grad
             or parts[0].requires_grad
@@ -264,11 +270,41 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
                 return self._without_gradients(input, parts, weight, norm, bias)
             weight = self.weight if weight is None else weight
             if is_plain(weight) and (bias is None or is_plain(bias)):
+                if needs_gradients and not self._is_worth(input, weight):
+                    return None
                 ops = FUNCTIONS if needs_gradients else KERNELS
                 return self._differentiable(ops, input, weight, bias, output_size)
         except _UNFIT:
             pass
         return None
+
+    def _is_worth(self: Any, input: Tensor, weight: Tensor) -> bool:
+        return is_worth(input, weight, self.groups, 1 if self._is_scatter else _only(self.stride))
+
+    def _of_operands(self: Any, input: Any, weight: Any, bias: Any) -> Tensor | None:
+        """The same for the weight and the bias that a subclass hands to the method."""
+        is_compiling = torch.compiler.is_compiling()
+        if is_compiling:
+            if torch_exports() or torch.is_autocast_enabled("cpu"):
+                return None
+            if not is_worth_compiled(weight, self.groups):
+                return None
+        elif torch_watches() or not all(map(is_plain, (input, weight))):
+            return None
+        try:
+            if not is_compiling and weight is self.weight and bias is self.bias:
+                return self._eager(input, None)
+            if not (is_compiling or bias is None or is_plain(bias)):
+                return None
+            needs_gradients = torch.is_grad_enabled() and any(
+                tensor is not None and tensor.requires_grad for tensor in (input, weight, bias)
+            )
+            if needs_gradients and not is_compiling and not self._is_worth(input, weight):
+                return None
+            ops = OPERATORS if is_compiling else FUNCTIONS if needs_gradients else KERNELS
+            return self._differentiable(ops, input, weight, bias, None)
+        except _UNFIT:
+            return None
 
     def _without_gradients(
         self: Any,
@@ -306,6 +342,7 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
     ) -> _Pack:
         """A new pack, kept in eval mode; an empty one where torch should compute or raise."""
         pack = _Pack()
+        weight = self._kernel(weight)
         _, w, b = operands(weight, weight, bias)
         geometry = self._geometry(w.shape[2]) if w.ndim == 3 and is_plain(weight) else None
         if geometry is None or 0 in w.shape:
@@ -323,6 +360,10 @@ class Fast(nn.Module, metaclass=_EqualToTorchs):
             pack.remember(parts, arrays)
             self.__dict__["_pack"] = pack
         return pack
+
+    def _kernel(self, weight: Tensor) -> Tensor:
+        """The weight with one axis for the taps."""
+        return weight
 
     def _attributes(self: Any, norm: Any) -> tuple[Any, ...]:
         return (
@@ -463,7 +504,6 @@ class FastConv1d(Fast, nn.Conv1d):
 
     _torchs = nn.Conv1d
     _asked = "_conv_forward"
-    _asked_function = _own(nn.Conv1d._conv_forward)
     _is_scatter = False
 
     def forward(self, input: Tensor) -> Tensor:
@@ -490,11 +530,22 @@ class FastConv1d(Fast, nn.Conv1d):
         >>> FastConv1d(4, 8, 3).forward(torch.zeros(4, 20)).shape
         torch.Size([8, 18])
         """
-        output = self._forward(input)
-        return super().forward(input) if output is None else output
+        output = self._forward(input) if isinstance(self, Fast) else None  # or was given back
+        return nn.Conv1d.forward(self, input) if output is None else output
+
+    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What subclasses with a `_conv_forward` of their own ask for, Whisper's for one."""
+        output = None
+        # not for a module that was given back, and kept this bound method, and not asked again
+        if isinstance(self, Fast) and nn.Conv1d._conv_forward is _CONV_FORWARD is not None:
+            if type(self).forward is not FastConv1d.forward or not self._is_torchs():
+                output = self._of_operands(input, weight, bias)
+        return nn.Conv1d._conv_forward(self, input, weight, bias) if output is None else output
+
+    _asked_function = _conv_forward
 
     def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
-        stride, dilation = _single(self.stride), _single(self.dilation)
+        stride, dilation = _only(self.stride), _only(self.dilation)
         groups, mode, padding = _integer(self.groups), self.padding_mode, self.padding
         if mode != "zeros":
             if not isinstance(mode, str) or mode not in PADDING_MODES:
@@ -511,7 +562,7 @@ class FastConv1d(Fast, nn.Conv1d):
         elif padding == "valid":
             left = right = 0
         else:
-            left = right = _single(padding)
+            left = right = _only(padding)
         return _geometry_of(stride, left, dilation, groups, right, mode, 0)
 
     def _length(self: Any, length: int, geometry: _Geometry, span: int) -> int:
@@ -592,14 +643,16 @@ class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
         >>> FastConvTranspose1d(4, 8, 3, stride=2).forward(torch.zeros(4, 20), [42]).shape
         torch.Size([8, 42])
         """
-        output = self._forward(input, output_size)
-        return super().forward(input, output_size) if output is None else output
+        output = self._forward(input, output_size) if isinstance(self, Fast) else None
+        if output is None:
+            return nn.ConvTranspose1d.forward(self, input, output_size)
+        return output
 
     def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
         if self.padding_mode != "zeros" or not isinstance(self.padding, tuple):
             return None
         stride, padding, dilation, output_padding = map(
-            _single, (self.stride, self.padding, self.dilation, self.output_padding)
+            _only, (self.stride, self.padding, self.dilation, self.output_padding)
         )
         groups = _integer(self.groups)
         return _geometry_of(stride, padding, dilation, groups, padding, "zeros", output_padding)
@@ -632,31 +685,10 @@ class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
         return x, weight, bias, *geometry[:4], length
 
 
-for _layer in (FastConv1d, FastConvTranspose1d):
-    # torch.jit.script compiles the source that it finds here, torch's
-    setattr(_layer.forward, "__wrapped__", _layer._torchs.forward)  # noqa: B010
-
-
-def own_class(module: nn.Module) -> Any:
-    """The class of a module, or what it was before a parametrisation made its own."""
-    if parametrize.is_parametrized(module):
-        return type(module).__bases__[0]
-    return type(module)
-
-
-def class_of(module: nn.Module, own: type) -> type:
-    """The class that a module gets in the place of its own, or of what that was parametrised."""
-    made = type(module)
-    if made is own_class(module):
-        return own
-    body = {k: v for k, v in vars(made).items() if k not in ("__dict__", "__weakref__")}
-    return type(own)(f"Parametrized{own.__name__}", (own,), body)
-
-
-def give_back(module: nn.Module) -> None:
-    """Make a layer torch's again, if it is one of these two classes."""
-    own = own_class(module)
-    if own is FastConv1d or own is FastConvTranspose1d:
-        for name in ("algorithm", "_pack", "__module__"):
-            module.__dict__.pop(name, None)
-        module.__class__ = class_of(module, own._torchs)
+# torch.jit.script compiles the source that it finds here, torch's
+for _ours, _torchs in (
+    (FastConv1d.forward, nn.Conv1d.forward),
+    (FastConv1d._conv_forward, nn.Conv1d._conv_forward),
+    (FastConvTranspose1d.forward, nn.ConvTranspose1d.forward),
+):
+    setattr(_ours, "__wrapped__", _torchs)  # noqa: B010

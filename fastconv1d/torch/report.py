@@ -12,12 +12,17 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from .classes import functions_of, own_class
 from .layers import LONG, SMALL, Fast
 from .operators import DTYPES
 
 _FUNCTIONS = {
     "torch.nn.functional.conv1d": F.conv1d,
     "torch.nn.functional.conv_transpose1d": F.conv_transpose1d,
+}
+_OF_PLANES = {
+    f"torch.nn.functional.{function.__name__}": function
+    for function in (F.conv2d, F.conv_transpose2d, F.conv3d, F.conv_transpose3d)
 }
 _NAMES = re.compile(r"conv(olution|1d|_transpose1d)")
 _PLANES = (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
@@ -40,7 +45,15 @@ class Report(_Names):
     layers : dict of str to dict
         Of each module replaced: ``'class'``, ``'engine'`` of its calls without gradients
         (``'direct'``, ``'winograd'``, or ``'torch'``), ``'algorithm'``, and ``'unseen'``: which
-        writes to its weight go unseen in eval mode, or None.
+        writes to its weight go unseen in eval mode, or None. Modules whose code calls functions
+        have these as ``'calls'``.
+    fused : dict of str to dict
+        With ``fuse=True``: of each module whose forward was fused, its convolutions and what each
+        takes on, in the order of computation.
+    unfused : dict of str to str
+        The modules whose forward could not be, with the reason; their children were tried.
+    checked : bool
+        Whether the fused model was compared with torch's on the example inputs.
 
     Examples
     --------
@@ -51,10 +64,13 @@ class Report(_Names):
     """
 
     layers: dict[str, dict[str, str | None]]
+    fused: dict[str, dict[str, list[str]]]
+    unfused: dict[str, str]
+    checked: bool
 
     def __new__(cls, replaced: list[str], left: dict[str, str]) -> Report:
         report = super().__new__(cls, replaced, left)
-        report.layers = {}
+        report.layers, report.fused, report.unfused, report.checked = {}, {}, {}, False
         return report
 
     def __str__(self) -> str:
@@ -63,7 +79,13 @@ class Report(_Names):
             lines.append(
                 "no 1-D convolution was found, as a module or as a call in the code of one"
             )
-        return "\n".join(lines + [f"{name}: {reason}" for name, reason in self.left.items()])
+        lines += [f"{name}: {reason}" for name, reason in self.left.items()]
+        if self.fused:
+            chains = sum(map(len, self.fused.values()))
+            checked = "checked on the example inputs" if self.checked else "not checked"
+            lines.append(f"{chains} convolutions fused with their neighbours, {checked}")
+        lines += [f"{name or 'the model'} not fused: {why}" for name, why in self.unfused.items()]
+        return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the report as what JSON has.
@@ -72,28 +94,41 @@ class Report(_Names):
         -------
         dict
             ``'replaced'`` maps names of modules to what `layers` has of them, ``'left'`` to
-            reasons.
+            reasons; ``'fused'``, ``'unfused'`` and ``'checked'`` are the attributes.
 
         Examples
         --------
         >>> from fastconv1d.torch import Report
         >>> Report(["encoder"], {}).to_dict()
-        {'replaced': {'encoder': {}}, 'left': {}}
+        {'replaced': {'encoder': {}}, 'left': {}, 'fused': {}, 'unfused': {}, 'checked': False}
         """
         return {
             "replaced": {name: dict(self.layers.get(name, {})) for name in self.replaced},
             "left": dict(self.left),
+            "fused": {name: dict(chains) for name, chains in self.fused.items()},
+            "unfused": dict(self.unfused),
+            "checked": self.checked,
         }
 
 
-def described(layer: Any) -> dict[str, str | None]:
-    """What a report says of a layer that is exchanged."""
+def described(module: Any) -> dict[str, str | None]:
+    """What a report says of a module whose class was exchanged."""
+    own = own_class(module)
+    asked = called(own.__dict__.get("_torchs", nn.Identity))
+    told: dict[str, str | None] = {"class": type(module).__name__}
+    if isinstance(module, Fast):
+        told.update(_described_layer(module))
+    if asked:
+        told["calls"] = ", ".join(asked)
+    return told
+
+
+def _described_layer(layer: Any) -> dict[str, str | None]:
     with torch.no_grad():
-        weight = layer.weight.numpy(force=True)
+        weight = layer._kernel(layer.weight).numpy(force=True)
     geometry = layer._geometry(weight.shape[2]) if weight.ndim == 3 else None
     fits = geometry is not None and weight.dtype.char in "fd"
-    return {
-        "class": type(layer).__name__,
+    told = {
         "engine": layer._chosen(weight, geometry, layer.algorithm) if fits else "torch",
         "algorithm": layer.algorithm,
         "unseen": None
@@ -101,22 +136,16 @@ def described(layer: Any) -> dict[str, str | None]:
         else "a write through .data, a NumPy view or another process to few of its values, by "
         f"calls of fewer than {LONG} output positions: call eval() after it",
     }
+    if isinstance(layer, nn.Conv2d):
+        told["inputs"] = "those whose axis beside the kernel has one element; others are torch's"
+    return told
 
 
-def reason_to_leave(module: nn.Module, own: type) -> str | None:
-    """Why a convolution of torch's stays torch's, or None."""
-    name = f"{own.__module__}.{own.__qualname__}"
+def reason_to_leave(module: nn.Module) -> str | None:
+    """Why a convolution of torch's or of a subclass stays torch's, or None."""
     if isinstance(module, LazyModuleMixin):
+        name = f"{type(module).__module__}.{type(module).__qualname__}"
         return f"{name} is a subclass, without parameters yet: call the model once before"
-    if own not in (nn.Conv1d, nn.ConvTranspose1d) and not issubclass(own, Fast):
-        base = "FastConvTranspose1d" if issubclass(own, nn.ConvTranspose1d) else "FastConv1d"
-        return (
-            f"{name} is a subclass, whose forward may be another: derive it from "
-            f"fastconv1d.torch.{base}, and what it asks super().forward is computed here"
-        )
-    for method in ("forward", "_conv_forward", "_output_padding"):
-        if method in module.__dict__:
-            return f"its {method} is an attribute of the instance, which is called as it is"
     for parameter in (*module.parameters(), *module.buffers()):
         if parameter.device.type != "cpu":
             return (
@@ -127,7 +156,21 @@ def reason_to_leave(module: nn.Module, own: type) -> str | None:
                 f"its parameters are {parameter.dtype}, not float32 or float64: call model.float() "
                 "before"
             )
+    return reason_of_instance(module)
+
+
+def reason_of_instance(module: nn.Module) -> str | None:
+    """What of an instance keeps its class from being asked, or None."""
+    for method in ("forward", "_conv_forward", "_output_padding"):
+        if method in module.__dict__:
+            return f"its {method} is an attribute of the instance, which is called as it is"
     return None
+
+
+def is_line(module: Any) -> bool:
+    """Whether the kernel of a convolution of two dimensions has one."""
+    kernel = tuple(getattr(module, "kernel_size", ()))
+    return len(kernel) == 2 and 1 in kernel and kernel != (1, 1)
 
 
 def reason_elsewhere(module: nn.Module) -> str | None:
@@ -135,11 +178,10 @@ def reason_elsewhere(module: nn.Module) -> str | None:
     if isinstance(module, torch.jit.ScriptModule):
         return _reason_in_script(module)
     if isinstance(module, _PLANES):
-        kernel = tuple(getattr(module, "kernel_size", ()))
-        if len(kernel) == 2 and 1 in kernel:
+        if is_line(module):
             return (
-                f"a {type(module).__name__} with a kernel of {kernel}, which is one-dimensional: "
-                "write it as a Conv1d over the other axis"
+                f"a {type(module).__name__} with a kernel of {tuple(module.kernel_size)}, which is "
+                "one-dimensional: write it as a Conv1d over the other axis"
             )
         return f"a {type(module).__name__} is not one-dimensional"
     if isinstance(module, torch.fx.GraphModule):
@@ -157,13 +199,8 @@ def reason_elsewhere(module: nn.Module) -> str | None:
     cls = type(module)
     if re.search(r"Conv(Transpose)?1d", cls.__name__) and cls.__module__.startswith("torch."):
         return f"a {cls.__module__}.{cls.__name__} computes in another way than torch.nn.Conv1d"
-    functions = sorted(set(_called(cls)))
-    if functions:
-        return (
-            f"its code calls {' and '.join(functions)}, which are not exchanged: use modules, "
-            "torch.nn.Conv1d and ConvTranspose1d"
-        )
-    return None
+    planes = sorted(set(_called(cls, _OF_PLANES)))
+    return f"its code calls {' and '.join(planes)}, not one-dimensional" if planes else None
 
 
 def _reason_in_script(module: Any) -> str | None:
@@ -180,18 +217,35 @@ def _reason_in_script(module: Any) -> str | None:
     return None
 
 
-def _called(cls: type) -> list[str]:
-    """The functions of torch that convolve and that a class's own methods call by name."""
-    found = []
-    for base in cls.__mro__:
-        if not base.__module__.startswith("torch."):
-            for value in vars(base).values():
-                if isinstance(value, types.FunctionType):
-                    found += _called_in(value.__code__, value.__globals__)
-    return found
+def called(cls: type) -> list[str]:
+    """The functions of torch that convolve over one dimension and that a class's code calls."""
+    return sorted(set(_called(cls, _FUNCTIONS)))
 
 
-def _called_in(code: types.CodeType, names: dict[str, Any]) -> list[str]:
+def asks_torchs_class(cls: type) -> bool:
+    """Whether calls of a layer get to a method of torch's class, as far as code shows."""
+    functions = functions_of(cls)
+    if not {"forward", "_conv_forward"} & {function.__name__ for function in functions}:
+        return True
+    return any(
+        {"super", "_conv_forward", "Conv1d", "ConvTranspose1d"} & set(function.__code__.co_names)
+        for function in functions
+        if function.__name__ != "__init__"
+    )
+
+
+def _called(cls: type, functions: dict[str, Any]) -> list[str]:
+    """The functions that a class's own methods call by name."""
+    return [
+        name
+        for function in functions_of(cls)
+        for name in _called_in(function.__code__, function.__globals__, functions)
+    ]
+
+
+def _called_in(
+    code: types.CodeType, names: dict[str, Any], functions: dict[str, Any], depth: int = 2
+) -> list[str]:
     """The same of code: names and attributes of modules are followed, nothing is called."""
     found: list[str] = []
     value: Any = None
@@ -203,8 +257,15 @@ def _called_in(code: types.CodeType, names: dict[str, Any]) -> list[str]:
             value = getattr(value, step.argval, None) if module else None
         elif step.opname not in ("PRECALL", "PUSH_NULL"):
             value = None
-        found += [name for name, function in _FUNCTIONS.items() if value is function]
+        found += [name for name, function in functions.items() if value is function]
+        if depth and isinstance(value, types.FunctionType) and _is_theirs(value):
+            found += _called_in(value.__code__, value.__globals__, functions, depth - 1)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            found += _called_in(constant, names)
+            found += _called_in(constant, names, functions, depth)
     return found
+
+
+def _is_theirs(function: types.FunctionType) -> bool:
+    """Whether neither torch nor this library wrote a function."""
+    return not (function.__module__ or "").startswith(("torch.", "fastconv1d."))

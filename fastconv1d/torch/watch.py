@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.autograd import forward_ad, profiler
 from torch.nn import functional as F
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 _disabled = ContextVar("fastconv1d_torch_disabled", default=False)
 _lock = threading.Lock()
@@ -103,12 +105,12 @@ def torch_exports() -> bool:
     return bool(anywhere_disabled or _is_exporting())
 
 
-def _modes_see_convolutions() -> bool:
-    """False if all modes are those of `torch.set_default_device`, which change no convolution."""
-    from torch.overrides import _get_current_function_mode_stack
-    from torch.utils._device import DeviceContext
+# Function modes that change no convolution: that of `torch.set_default_device`, and our own.
+TRANSPARENT: set[type] = {DeviceContext}
 
-    return any(type(mode) is not DeviceContext for mode in _get_current_function_mode_stack())
+
+def _modes_see_convolutions() -> bool:
+    return any(type(mode) not in TRANSPARENT for mode in _get_current_function_mode_stack())
 
 
 def profiling() -> bool:

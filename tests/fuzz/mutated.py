@@ -2,7 +2,8 @@
 
 Of each case two equal modules are made, and one is accelerated. Then both are changed in the same
 way, as programs do behind a library's back, and called again: attributes, parameters of other
-shapes, types, devices and classes, hooks, modes, methods.
+shapes, types, devices and classes, hooks, modes, methods. Some are of subclasses, and some stand
+among other modules in a model that is fused.
 """
 
 import contextlib
@@ -18,11 +19,78 @@ except ImportError:  # an extra
     torch = None
 else:
     from torch import nn
+    from torch.nn import functional as F
 
-    from fastconv1d.torch import accelerate, disabled, layers, restore
+    from fastconv1d.torch import accelerate, disabled, layers, operators, restore
 
     class Tagged(torch.Tensor):
         """A subclass that nobody expects, with torch's default behaviour."""
+
+    class Padding(nn.Conv1d):
+        def forward(self, x):
+            return super().forward(F.pad(x, (2, 0)))
+
+    class Handing(nn.Conv1d):
+        def _conv_forward(self, x, weight, bias):
+            return super()._conv_forward(x, weight * 2, bias)
+
+    class Calling(nn.Conv1d):
+        def forward(self, x):
+            geometry = self.stride, self.padding, self.dilation, self.groups
+            return F.conv1d(x, self.weight, self.bias, *geometry)
+
+    class Cutting(nn.ConvTranspose1d):
+        def forward(self, x, output_size=None):
+            return super().forward(x, output_size)[..., :-1]
+
+    class CallingTransposed(nn.ConvTranspose1d):
+        def forward(self, x, output_size=None):
+            return F.conv_transpose1d(
+                x, self.weight, self.bias, self.stride, self.padding, groups=self.groups
+            )
+
+    class Surrounded(nn.Module):
+        """A convolution among others; `fuse=True` takes what it can of it."""
+
+        def __init__(self, rng, layer):
+            super().__init__()
+            transposed = isinstance(layer, nn.ConvTranspose1d)
+            c_out = layer.out_channels
+            self.layer, self.other = layer, copy.deepcopy(layer)
+            self.before = rng.choice((None, nn.ReLU(), nn.Tanh(), nn.LeakyReLU(0.2)))
+            self.norm = nn.BatchNorm1d(c_out) if rng.random() < 0.5 else None
+            self.after = rng.choice(
+                (None, nn.ReLU(inplace=True), nn.GELU(), nn.PReLU(), nn.ELU(), nn.SiLU())
+            )
+            self.adds, self.late = rng.random() < 0.5, rng.random() < 0.5
+            self.pads = rng.choice((0, 0, 1, 2))
+            self.cut = 0 if transposed else rng.choice((0, 0, 1))
+            if self.norm is not None:
+                values = torch.arange(1.0, c_out + 1)
+                self.norm.running_mean.copy_(values)
+                self.norm.running_var.copy_(values / 3)
+            if rng.random() < 0.2 and not nn.utils.parametrize.is_parametrized(layer):
+                self.layer = nn.utils.weight_norm(self.layer)
+            for module in (self.norm, self.after):
+                if module is not None:
+                    module.to(layer.bias.dtype if layer.bias is not None else torch.float32)
+
+        def forward(self, x):
+            y = x if self.before is None else self.before(x)
+            if self.pads:
+                y = F.pad(y, (self.pads, 1))
+            y = self.layer(y)
+            if self.norm is not None:
+                y = self.norm(y)
+            if self.cut:
+                y = y[..., : -self.cut]
+            if self.after is not None and self.late:
+                y = self.after(y)
+            if self.adds:
+                y = y + self.other(x)
+            if self.after is not None and not self.late:
+                y = self.after(y)
+            return F.relu(y)
 
 
 NUMBERS = (
@@ -61,6 +129,11 @@ def draw_layer(rng):
     with torch.no_grad():  # small integers: sums are exact
         for parameter in layer.parameters():
             parameter.copy_(torch.from_numpy(integers(rng, tuple(parameter.shape))))
+    if rng.random() < 0.3:
+        classes = (Cutting, CallingTransposed)
+        if isinstance(layer, nn.Conv1d):
+            classes = Padding, Handing, Calling
+        layer.__class__ = rng.choice(classes)
     if rng.random() < 0.15:
         layer = torch.nn.utils.parametrizations.weight_norm(layer, dim=rng.choice((0, 2)))
     length = rng.choice((1, 4, 9, 20, 20, 40, 1200 if c_in < 4 else 30))
@@ -227,6 +300,46 @@ def convert(rng):
     return change
 
 
+def change_neighbours(rng):
+    """What happens to a model around its convolution."""
+    way, value = rng.randrange(13), rng.choice((0, 1, 2, 0.5, None, True))
+    child = rng.choice(("before", "layer", "norm", "after", "other"))
+
+    def change(model):
+        module = getattr(model, child)
+        if way == 0:
+            setattr(model, rng_flag, value)
+        elif way == 1:
+            model.norm.running_var.mul_(2)
+        elif way == 2:
+            model.norm.eps = 0.5
+        elif way == 3:
+            model.norm.weight = nn.Parameter(model.norm.weight.detach() * 3)
+        elif way == 4:
+            module.register_forward_hook(lambda m, args, y: y * 2)
+        elif way == 5:
+            module.register_forward_pre_hook(lambda m, args: (args[0] + 1,))
+        elif way == 6:
+            module.train()
+        elif way == 7:
+            setattr(model, child, nn.Identity() if value else None)
+        elif way == 8:
+            method = module.forward
+            module.forward = lambda x: method(x) + 1
+        elif way == 9:
+            setattr(model.after, rng_slope, value)
+        elif way == 10:
+            model.norm.running_mean = model.norm.running_mean[:1]
+        elif way == 11:
+            model.norm.bias.data = model.norm.bias.data.double()
+        else:
+            model.forward = types.MethodType(lambda self, x: self.layer(x), model)
+
+    rng_flag = rng.choice(("adds", "late", "pads", "cut"))
+    rng_slope = rng.choice(("inplace", "negative_slope", "alpha", "approximate", "weight"))
+    return change
+
+
 CHANGES = (
     set_number, set_number, set_number, set_mode, set_parameter, set_parameter, set_parameter,
     write_values, write_values, replace_method, add_hook, convert,
@@ -276,24 +389,31 @@ def has_huge_numbers(module):
     return any(isinstance(n, int) and n >= 2**12 for n in flat)
 
 
+def crashes_in_16_bits(layer):
+    """Whether torch 2.13 ends the process: oneDNN's bfloat16, transposed, with a stride of 64."""
+    return isinstance(layer, nn.ConvTranspose1d) and layer.stride in (64, (64,))
+
+
 def tensors_of(module):
     plain = [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
     return [*module.parameters(), *module.buffers(), *plain]
 
 
-def assert_same(ours, torchs, values):
+def assert_same(ours, torchs, values, exact=True):
     if "returned an invalid gradient" in str(torchs):
         return  # torch met what is left of a graph of before .data was exchanged
     if isinstance(torchs, Exception) or isinstance(ours, Exception):
         assert type(ours) is type(torchs), (repr(ours)[:300], repr(torchs)[:300])
         return
     assert len(ours) == len(torchs)
-    for a, b in zip(ours, torchs, strict=True):
+    for i, (a, b) in enumerate(zip(ours, torchs, strict=True)):
         if a is None or b is None:
             assert a is b
             continue
         assert type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape, (a, b)
         assert a.device == b.device and a.layout == b.layout and a.requires_grad == b.requires_grad
+        if i and not exact:
+            continue  # gradients at a corner of an activation, where sums are rounded
         if values and a.device.type == "cpu" and a.numel():
             assert_close(dense(a), dense(b))
 
@@ -311,25 +431,42 @@ def assert_close(a, b):
 
 
 def run(rng):
-    """One case."""
+    """One case, at times with the rule that leaves small calls with gradients to torch."""
+    before = operators.LEAST_WORK
+    operators.LEAST_WORK = rng.choice((0, 0, 0, before))
+    try:
+        _run(rng)
+    finally:
+        operators.LEAST_WORK = before
+
+
+def _run(rng):
     torchs, shape = draw_layer(rng)
-    fast, report = accelerate(torchs)
-    assert report.replaced == [""], report
+    fused = rng.random() < 0.3 and len(shape) == 3
+    if fused:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # weight_norm is old
+            torchs = Surrounded(rng, torchs)
+            torchs.train(rng.random() < 0.2)
+    fast, report = accelerate(torchs, fuse=fused)
+    assert report.left == {} and report.replaced[0] == ("layer" if fused else ""), report
     for _ in range(rng.choice((1, 2, 3))):
         call(rng, fast, torchs, shape)
-        change = rng.choice(CHANGES)(rng)
+        around = fused and rng.random() < 0.5
+        change = change_neighbours(rng) if around else rng.choice(CHANGES)(rng)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                change(torchs)
+                change(torchs.layer if fused and not around else torchs)
             except Exception:
                 return  # the change itself is refused
-            change(fast)
+            change(fast.layer if fused and not around else fast)
         for _ in range(rng.choice((1, 2))):
             call(rng, fast, torchs, shape)
     if rng.random() < 0.2 and "forward" not in vars(torchs):
         back = restore(fast, inplace=True)
         assert vars(back).keys() == vars(torchs).keys()
+        assert type(back) is type(torchs) or nn.utils.parametrize.is_parametrized(torchs)
         call(rng, back, torchs, shape)
 
 
@@ -348,6 +485,8 @@ def call(rng, fast, torchs, shape):
     name = rng.choice(
         ("grad", "grad", "no_grad", "no_grad", "inference", "autocast", "disabled", "device")
     )
+    if name == "autocast" and crashes_in_16_bits(getattr(torchs, "layer", torchs)):
+        name = "grad"
     gradients = rng.random() < 0.6
     threads = 2 if rng.random() < 0.05 else 1
     before = torch.get_num_threads()
@@ -359,6 +498,7 @@ def call(rng, fast, torchs, shape):
         tensors = (x, *tensors_of(torchs))
         halves = (torch.float16, torch.bfloat16)
         values = name != "autocast" and not any(t.is_meta or t.dtype in halves for t in tensors)
-        assert_same(outcome(fast, x, name, gradients, size), expected, values)
+        exact = not isinstance(torchs, Surrounded)
+        assert_same(outcome(fast, x, name, gradients, size), expected, values, exact)
     finally:
         torch.set_num_threads(before)

@@ -33,13 +33,18 @@ enum {
     FC1D_SILU,
     FC1D_TANH,
     FC1D_SIGMOID,
-    FC1D_SNAKE /* alpha of each channel */
+    FC1D_SNAKE, /* alpha of each channel */
+    FC1D_RELU6,
+    FC1D_HARDSWISH,
+    FC1D_MISH,
+    FC1D_SOFTPLUS, /* parameter: beta; limit: beta*x from which it is x */
+    FC1D_PRELU     /* alpha of each channel: slope */
 };
 
 typedef struct {
     int function;
-    double parameter;
-    const void *alpha; /* C elements of the kernels' type, for snake */
+    double parameter, limit;
+    const void *alpha; /* C elements of the kernels' type, for snake and prelu */
 } fc1d_activation;
 
 /* Sums that are added one after another before they become one of the next level; totals.h has the tree. */
@@ -157,14 +162,44 @@ typedef struct {
     int residual_last;
 } fc1d_filter;
 
+/* Bytes of a row of a panel of the right matrix of add_product. */
+enum { FC1D_PANEL_BYTES = 256 };
+
 /* Rows that are brought to mean 0 and variance 1; network.h has the formula. */
 typedef struct {
     const void *x, *scale, *shift; /* scale and shift may be NULL */
     void *y;
-    ptrdiff_t n_rows, n, span, channels;
+    ptrdiff_t n, span, channels;
     double epsilon;
     int centered;
 } fc1d_norm;
+
+/* Rows of one channel after the other, times a number and plus another. */
+typedef struct {
+    const void *x, *scale, *shift;
+    void *y;
+    ptrdiff_t n, channels; /* n is 1 where the channels lie side by side */
+} fc1d_affine;
+
+/* Parts of rows that are reduced to their largest element or their mean: output i of a row is of [begin[i], end[i]). */
+typedef struct {
+    const void *x;
+    void *y;
+    const ptrdiff_t *begin, *end;
+    ptrdiff_t n, count;
+    int largest;
+} fc1d_parts;
+
+/* Rows of n elements to rows of count: each a sum of two neighbours, or one where `right` is NULL. */
+typedef struct {
+    const void *x, *near_, *far_; /* weights */
+    void *y;
+    const ptrdiff_t *left, *right;
+    ptrdiff_t n, count;
+} fc1d_resample;
+
+/* Largest step of windows of which every position is computed. */
+enum { FC1D_POOL_STEPS = 16 };
 
 /* Windows over the rows and columns of planes: output (o, i) reads input rows o*row_step + k*row_dilation - row_before
  * and columns i*step + k*dilation - before. row_length is what vectors of windows reach over. */
@@ -175,6 +210,7 @@ typedef struct {
     ptrdiff_t row_taps, row_step, row_dilation, row_before;
     ptrdiff_t taps, step, dilation, before, row_length;
     int largest;
+    const void *divisors; /* of the sums of each column, or NULL */
 } fc1d_pool;
 
 /* Rows times a packed matrix; product.h has the formula. Row r is row r % per_item of item r / per_item; y and residual
@@ -269,7 +305,9 @@ typedef struct {
     void (*join_row)(const fc1d_filter *q, ptrdiff_t channel, void *scratch);
     /* layers between convolutions, see network.h: rows of n elements */
     void (*softmax_rows)(const void *x, void *y, ptrdiff_t n_rows, ptrdiff_t n, int logarithm);
-    void (*standardize_rows)(const fc1d_norm *q);
+    void (*softmax_columns)(const void *x, void *y, ptrdiff_t n_planes, ptrdiff_t n, ptrdiff_t columns);
+    void (*standardize_rows)(const fc1d_norm *q, ptrdiff_t first, ptrdiff_t last);
+    void (*standardize_columns)(const fc1d_norm *q, ptrdiff_t first, ptrdiff_t last);
     void (*lstm_rows)(const void *gates, void *cells, void *states, ptrdiff_t n_rows, ptrdiff_t n);
     void (*gru_rows)(const void *gates, const void *pushes, const void *before, void *states, ptrdiff_t n_rows,
                      ptrdiff_t n);
@@ -281,6 +319,11 @@ typedef struct {
     void (*product)(const fc1d_product *q, ptrdiff_t unit, void *scratch);
     void (*pack_product)(const void *w, void *packed, ptrdiff_t n, ptrdiff_t terms);
     void (*chain)(const fc1d_chain *q, ptrdiff_t unit, void *scratch);
+    void (*affine_rows)(const fc1d_affine *q, ptrdiff_t first, ptrdiff_t last);
+    void (*resample_rows)(const fc1d_resample *q, ptrdiff_t first, ptrdiff_t last);
+    void (*gate)(const void *a, const void *b, void *y, ptrdiff_t n, int squashed);
+    void (*reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last);
+    void (*add_product)(const void *a, const void *b, void *c, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     ptrdiff_t product_width; /* columns of a panel of `product` */

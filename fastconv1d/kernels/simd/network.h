@@ -43,22 +43,17 @@ static inline T NAME(sum_of)(V v)
     return sum;
 }
 
+#if LANES == 1 || !FLOAT32
 /* e^v for v <= 0, -inf or NaN. */
 static inline V NAME(exp_of)(V v)
 {
-#if LANES > 1 && FLOAT32
-    NAME(mask) n;
-    const V zero = {0}, low = zero - 87.0f;
-    const V m = NAME(exponential)(SELECT(v < low, low, v), &n), scale = (V)((n + 127) << 23);
-    return SELECT(v < low, zero, m * scale + scale);
-#else
     T lanes[LANES];
     STORE(lanes, v);
     for (int i = 0; i < LANES; i++)
         lanes[i] = (T)exp(lanes[i]);
     return LOAD(lanes);
-#endif
 }
+#endif
 
 static inline V NAME(larger)(V a, V b)
 {
@@ -143,6 +138,37 @@ static void NAME(softmax_rows)(const void *from, void *to, ptrdiff_t n_rows, ptr
     }
 }
 
+/* Softmax of each column of n_planes planes of n rows, `columns` columns each: strips of columns, three passes each. */
+static void NAME(softmax_columns)(const void *from, void *to, ptrdiff_t n_planes, ptrdiff_t n, ptrdiff_t columns)
+{
+    enum { STRIP = 4 };
+    for (ptrdiff_t plane = 0; plane < n_planes; plane++)
+        for (ptrdiff_t first = 0; first < columns; first += STRIP * LANES) {
+            const ptrdiff_t count = columns - first < STRIP * LANES ? columns - first : STRIP * LANES;
+            const T *x = (const T *)from + plane * n * columns + first;
+            T *y = (T *)to + plane * n * columns + first;
+            V most[STRIP], sum[STRIP] = {{0}};
+            for (int s = 0; s < STRIP; s++)
+                most[s] = (V){0} + (T)-INFINITY;
+            for (ptrdiff_t c = 0; c < n; c++) {
+                const T *p = x + c * columns;
+                EACH_PART(count, most[v / LANES] = NAME(larger)(most[v / LANES], GET(p, 0));)
+            }
+            for (ptrdiff_t c = 0; c < n; c++) {
+                const T *p = x + c * columns;
+                T *e = y + c * columns;
+                EACH_PART(count, const V power = NAME(exp_of)(GET(p, 0) - most[v / LANES]); sum[v / LANES] += power;
+                          PUT(e, power);)
+            }
+            for (int s = 0; s < STRIP; s++)
+                sum[s] = 1 / sum[s];
+            for (ptrdiff_t c = 0; c < n; c++) {
+                T *e = y + c * columns;
+                EACH_PART(count, PUT(e, GET(e, 0) * sum[v / LANES]);)
+            }
+        }
+}
+
 /* Vectors that are added in T before their sum goes on in float64. */
 #define SUM_VECTORS 64
 
@@ -163,14 +189,14 @@ static double NAME(sum_row)(const T *x, ptrdiff_t n, T mean, int power)
     return total;
 }
 
-/* y = (x - mean)/sqrt(variance + epsilon) * scale + shift of each row, mean 0 if not centered. With span 0 scale and shift
- * have n elements; otherwise one for `span` elements, of `channels` in turn, as a row of several channels has them.
+/* y = (x - mean)/sqrt(variance + epsilon) * scale + shift of rows [start, end), mean 0 if not centered. With span 0
+ * scale and shift have n elements; otherwise one for `span` elements, of `channels` in turn, as a row of several channels has them.
  * scale and shift may be NULL. */
-static void NAME(standardize_rows)(const fc1d_norm *q)
+static void NAME(standardize_rows)(const fc1d_norm *q, ptrdiff_t start, ptrdiff_t end)
 {
     const T *scale = (const T *)q->scale, *shift = (const T *)q->shift;
     const ptrdiff_t n = q->n, span = q->span ? q->span : n;
-    for (ptrdiff_t row = 0; row < q->n_rows; row++) {
+    for (ptrdiff_t row = start; row < end; row++) {
         const T *x = (const T *)q->x + row * n;
         T *y = (T *)q->y + row * n;
         const T mean = q->centered ? (T)(NAME(sum_row)(x, n, 0, 1) / (double)n) : 0;
@@ -189,6 +215,43 @@ static void NAME(standardize_rows)(const fc1d_norm *q)
             EACH_PART(span, PUT(py, (GET(px, 0) - mean) * a + b);)
         }
     }
+}
+
+/* The same of each column of planes [start, end) of n rows, `span` columns each: strips of columns, three passes each. */
+static void NAME(standardize_columns)(const fc1d_norm *q, ptrdiff_t start, ptrdiff_t end)
+{
+    enum { STRIP = 4 };
+    const T *scale = (const T *)q->scale, *shift = (const T *)q->shift;
+    const ptrdiff_t n = q->n, columns = q->span;
+    for (ptrdiff_t plane = start; plane < end; plane++)
+        for (ptrdiff_t first = 0; first < columns; first += STRIP * LANES) {
+            const ptrdiff_t count = columns - first < STRIP * LANES ? columns - first : STRIP * LANES;
+            const T *x = (const T *)q->x + plane * n * columns + first;
+            T *y = (T *)q->y + plane * n * columns + first;
+            V mean[STRIP] = {{0}}, factor[STRIP] = {{0}};
+            for (ptrdiff_t c = 0; c < n; c++) {
+                const T *p = x + c * columns;
+                EACH_PART(count, mean[v / LANES] += GET(p, 0);)
+            }
+            for (int s = 0; s < STRIP; s++)
+                mean[s] = mean[s] / (T)n;
+            for (ptrdiff_t c = 0; c < n; c++) {
+                const T *p = x + c * columns;
+                EACH_PART(count, const V d = GET(p, 0) - mean[v / LANES]; factor[v / LANES] += d * d;)
+            }
+            for (int s = 0; s < STRIP; s++) {
+                T lanes[LANES];
+                STORE(lanes, factor[s]);
+                for (int i = 0; i < LANES; i++)
+                    lanes[i] = (T)(1 / sqrt((double)lanes[i] / (double)n + q->epsilon));
+                factor[s] = LOAD(lanes);
+            }
+            for (ptrdiff_t c = 0; c < n; c++) {
+                const T *p = x + c * columns, a = scale ? scale[c] : 1, b = shift ? shift[c] : 0;
+                T *to = y + c * columns;
+                EACH_PART(count, PUT(to, (GET(p, 0) - mean[v / LANES]) * factor[v / LANES] * a + b);)
+            }
+        }
 }
 
 #define SIGMOID(v) NAME(curve)(v, FC1D_SIGMOID, 0, 0)
@@ -324,6 +387,27 @@ static inline __attribute__((always_inline)) void NAME(pool_columns)(const fc1d_
     EACH_PART(q->columns_out, V sum = NAME(load_apart)(row + v * step, step, k);
               for (ptrdiff_t t = 1; t < q->taps; t++)
                   sum = NAME(pooled)(sum, NAME(load_apart)(row + v * step + t * q->dilation, step, k), largest);
+              if (q->divisors) sum = sum / GET((const T *)q->divisors, 1);
+              PUT(y, sum);)
+}
+
+/* Positions of a vector of outputs `step` apart that are computed, all of them, before one of `step` is taken. */
+enum { NAME(most_steps) = FC1D_POOL_STEPS };
+
+/* The same for larger steps: windows that begin at every position, of which one of `step` is taken. */
+static inline __attribute__((always_inline)) void NAME(pool_picked)(const fc1d_pool *q, const T *row, T *y,
+                                                                    const int largest)
+{
+    T every[NAME(most_steps) * LANES];
+    const ptrdiff_t step = q->step;
+    EACH_PART(q->columns_out, for (ptrdiff_t s = 0; s < step && s * LANES <= (k - 1) * step; s++) {
+        const T *p = row + v * step + s * LANES;
+        V sum = LOAD(p);
+        for (ptrdiff_t t = 1; t < q->taps; t++)
+            sum = NAME(pooled)(sum, LOAD(p + t * q->dilation), largest);
+        STORE(every + s * LANES, sum);
+    } T lanes[LANES]; for (ptrdiff_t i = 0; i < k; i++) lanes[i] = every[i * step];
+              V sum = NAME(load_part)(lanes, k, 1); if (q->divisors) sum = sum / GET((const T *)q->divisors, 1);
               PUT(y, sum);)
 }
 
@@ -346,6 +430,8 @@ static inline __attribute__((always_inline)) void NAME(pool_planes)(const fc1d_p
                 NAME(pool_columns)(q, row, y, 1, largest);
             else if (q->step == 2)
                 NAME(pool_columns)(q, row, y, 2, largest);
+            else if (q->step <= NAME(most_steps))
+                NAME(pool_picked)(q, row, y, largest);
             else
                 NAME(pool_columns)(q, row, y, q->step, largest);
         }
@@ -358,6 +444,148 @@ static void NAME(pool)(const fc1d_pool *q, void *scratch)
         NAME(pool_planes)(q, (T *)scratch, 1);
     else
         NAME(pool_planes)(q, (T *)scratch, 0);
+}
+
+/* y = x*scale + shift of rows [first, last). */
+static void NAME(affine_rows)(const fc1d_affine *q, ptrdiff_t first, ptrdiff_t last)
+{
+    const T *scale = (const T *)q->scale, *shift = (const T *)q->shift;
+    if (q->n == 1) {
+        for (ptrdiff_t item = first; item < last; item++) {
+            const T *x = (const T *)q->x + item * q->channels;
+            T *y = (T *)q->y + item * q->channels;
+            EACH_PART(q->channels, PUT(y, GET(x, 0) * GET(scale, 0) + GET(shift, 0));)
+        }
+        return;
+    }
+    for (ptrdiff_t row = first; row < last; row++) {
+        const T *x = (const T *)q->x + row * q->n, a = scale[row % q->channels], b = shift[row % q->channels];
+        T *y = (T *)q->y + row * q->n;
+        EACH_PART(q->n, PUT(y, GET(x, 0) * a + b);)
+    }
+}
+
+/* y[i] = x[left[i]]*near[i] + x[right[i]]*far[i] of rows [first, last), or x[left[i]] where there is no right. */
+static void NAME(resample_rows)(const fc1d_resample *q, ptrdiff_t first, ptrdiff_t last)
+{
+    const T *near_ = (const T *)q->near_, *far_ = (const T *)q->far_;
+    const ptrdiff_t *left = q->left, *right = q->right;
+    for (ptrdiff_t row = first; row < last; row++) {
+        const T *x = (const T *)q->x + row * q->n;
+        T *y = (T *)q->y + row * q->count;
+        if (right)
+            for (ptrdiff_t i = 0; i < q->count; i++)
+                y[i] = x[left[i]] * near_[i] + x[right[i]] * far_[i];
+        else
+            for (ptrdiff_t i = 0; i < q->count; i++)
+                y[i] = x[left[i]];
+    }
+}
+
+/* y = f(a)*sigmoid(b), f tanh if squashed, otherwise the identity. */
+static void NAME(gate)(const void *of_a, const void *of_b, void *to, ptrdiff_t n, int squashed)
+{
+    const T *a = (const T *)of_a, *b = (const T *)of_b;
+    T *y = (T *)to;
+    if (squashed)
+        EACH_PART(n, PUT(y, TANH(GET(a, 0)) * SIGMOID(GET(b, 0)));)
+    else
+        EACH_PART(n, PUT(y, GET(a, 0) * SIGMOID(GET(b, 0)));)
+}
+
+/* `count` elements that lie in a row of `room` elements, the lanes behind them `fill`. */
+static inline V NAME(load_within)(const T *p, ptrdiff_t count, ptrdiff_t room, T fill)
+{
+#if LANES > 1
+    if (room >= LANES) {
+        NAME(mask) lane;
+        for (int i = 0; i < LANES; i++)
+            lane[i] = i;
+        return SELECT(lane < (TINT)count, LOAD(p), (V){0} + fill);
+    }
+#endif
+    return NAME(load_part)(p, count, fill);
+}
+
+/* The largest of n elements or their mean, of a row that has `room` elements from x on. */
+static T NAME(reduced)(const T *x, ptrdiff_t n, ptrdiff_t room, const int largest)
+{
+    const T none = largest ? (T)-INFINITY : 0;
+    double total = 0;
+    V part = (V){0} + none;
+    ptrdiff_t v = 0;
+    for (ptrdiff_t vectors = 0; v + LANES <= n; v += LANES) {
+        part = NAME(pooled)(part, LOAD(x + v), largest);
+        if (!largest && ++vectors % SUM_VECTORS == 0) {
+            total += NAME(sum_of)(part);
+            part = (V){0};
+        }
+    }
+    if (v < n)
+        part = NAME(pooled)(part, NAME(load_within)(x + v, n - v, room - v, none), largest);
+    if (!largest)
+        return (T)((total + NAME(sum_of)(part)) / (double)n);
+    T lanes[LANES], most;
+    STORE(lanes, part);
+    most = lanes[0];
+    for (int i = 1; i < LANES; i++)
+        most = lanes[i] > most || lanes[i] != lanes[i] ? lanes[i] : most;
+    return most;
+}
+
+/* The largest element or the mean of each part of rows [first, last); no part is empty. */
+static void NAME(reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last)
+{
+    for (ptrdiff_t row = first; row < last; row++) {
+        const T *x = (const T *)q->x + row * q->n;
+        T *y = (T *)q->y + row * q->count;
+        for (ptrdiff_t i = 0; i < q->count; i++) {
+            const ptrdiff_t at = q->begin[i], n = q->end[i] - at;
+            y[i] = q->largest ? NAME(reduced)(x + at, n, q->n - at, 1) : NAME(reduced)(x + at, n, q->n - at, 0);
+        }
+    }
+}
+
+/* Columns of a panel of add_product, whose rows lie one after the other; vectors and rows of a tile of sums. */
+enum { NAME(panel) = FC1D_PANEL_BYTES / sizeof(T), NAME(tile_vectors) = 4, NAME(tile_rows) = ROWS / 2 };
+
+/* The sums of `rows` rows of A with 4 vectors of a panel's columns, in the order of k. */
+static inline __attribute__((always_inline)) void NAME(product_tile)(const T *a, const T *b, T *c, ptrdiff_t n,
+                                                                     ptrdiff_t k, ptrdiff_t columns, const int rows)
+{
+    V sum[NAME(tile_rows)][NAME(tile_vectors)] = {{{0}}};
+    for (ptrdiff_t j = 0; j < k; j++, b += NAME(panel)) {
+        V w[NAME(tile_vectors)];
+        _Pragma("GCC unroll 4") for (int v = 0; v < NAME(tile_vectors); v++) w[v] = LOAD(b + v * LANES);
+        _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++)
+            _Pragma("GCC unroll 4") for (int v = 0; v < NAME(tile_vectors); v++) sum[i][v] += a[i * k + j] * w[v];
+    }
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < NAME(tile_vectors) && v * LANES < columns; v++) {
+            T *y = c + i * n + v * LANES;
+            const ptrdiff_t here = columns - v * LANES;
+            if (here >= LANES)
+                STORE(y, LOAD(y) + sum[i][v]);
+            else
+                NAME(store_part)(y, NAME(load_part)(y, here, 0) + sum[i][v], here);
+        }
+}
+
+/* C[m, n] += A[m, k] @ B[k, n]: B lies in panels of FC1D_PANEL_BYTES of columns, filled up with zeros. The bits of a row
+ * do not depend on the others. */
+static void NAME(add_product)(const void *left, const void *right, void *to, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
+{
+    const ptrdiff_t width = NAME(tile_vectors) * LANES;
+    for (ptrdiff_t first = 0; first < n; first += width) {
+        const T *a = (const T *)left, *b = (const T *)right + first / NAME(panel) * NAME(panel) * k + first % NAME(panel);
+        T *c = (T *)to + first;
+        const ptrdiff_t columns = n - first < width ? n - first : width;
+        ptrdiff_t i = 0;
+        for (; i + NAME(tile_rows) <= m; i += NAME(tile_rows))
+            NAME(product_tile)(a + i * k, b, c + i * n, n, k, columns, NAME(tile_rows));
+        for (; i < m; i++)
+            NAME(product_tile)(a + i * k, b, c + i * n, n, k, columns, 1);
+    }
 }
 
 #undef GATE

@@ -128,6 +128,41 @@ static NOINLINE V NAME(logistic)(V v, int times_v)
     return s * SELECT(negative, rest, one);
 }
 
+/* e^v for v <= 0, -inf or NaN. */
+static inline V NAME(exp_of)(V v)
+{
+    MASK n;
+    const V zero = {0}, low = zero - 87.0f;
+    const V m = NAME(exponential)(SELECT(v < low, low, v), &n), scale = POWER_OF_TWO(n);
+    return SELECT(v < low, zero, m * scale + scale);
+}
+
+/* x*tanh(log(1 + e^x)) = x*w/(w + 2), w = e*(e + 2), e = e^x, which is x itself from 20 on. */
+static NOINLINE V NAME(mish)(V v)
+{
+    MASK n;
+    const V zero = {0}, high = zero + 20.0f, low = zero - 87.0f;
+    V y = SELECT(high < v, high, v);
+    y = SELECT(y < low, low, y);
+    const V m = NAME(exponential)(y, &n), scale = POWER_OF_TWO(n), e = m * scale + scale, w = e * (e + 2.0f);
+    return SELECT(high < v, v, SELECT(v < low, zero, v * (w / (w + 2.0f))));
+}
+
+/* log(1 + e^x) = max(x, 0) + log(1 + e), e = e^-|x|, of which the logarithm is 2*artanh(e/(2 + e)). */
+static NOINLINE V NAME(softplus)(V v, T beta, T limit)
+{
+    const V zero = {0}, x = v * beta, e = NAME(exp_of)(zero - NAME(absolute)(x)), s = e / (e + 2.0f), q = s * s;
+    V p = q * (2.0f / 15) + (2.0f / 13);
+    p = p * q + (2.0f / 11);
+    p = p * q + (2.0f / 9);
+    p = p * q + (2.0f / 7);
+    p = p * q + (2.0f / 5);
+    p = p * q + (2.0f / 3);
+    p = p * q + 2.0f;
+    const V sum = SELECT(x < zero, zero, x) + p * s;
+    return SELECT(zero + limit < x, v, sum / beta);
+}
+
 typedef float NAME(part) __attribute__((vector_size(BYTES / 2)));
 typedef float NAME(upart) __attribute__((vector_size(BYTES / 2), aligned(4), may_alias));
 typedef double NAME(wide) __attribute__((vector_size(BYTES)));
@@ -219,10 +254,23 @@ static NOINLINE V NAME(through_wide)(V v, int function, double a, double b)
 static V NAME(curve)(V v, int function, T a, double b)
 {
     switch (function) {
-    case FC1D_LEAKY_RELU: { /* with another slope than those of rectify */
+    case FC1D_LEAKY_RELU: /* with another slope than those of rectify */
+    case FC1D_PRELU: {
         const V zero = {0};
         return SELECT(v < zero, v * a, v);
     }
+    case FC1D_RELU6: {
+        const V zero = {0}, six = zero + 6.0f;
+        return SELECT(six < v, six, SELECT(v < zero, zero, v));
+    }
+    case FC1D_HARDSWISH: {
+        const V zero = {0}, three = zero + 3.0f;
+        return SELECT(three < v, v, SELECT(v < zero - 3.0f, zero, v * (v + 3.0f) * (1.0f / 6)));
+    }
+    case FC1D_MISH:
+        return NAME(mish)(v);
+    case FC1D_SOFTPLUS:
+        return NAME(softplus)(v, a, (T)b);
     case FC1D_ELU: {
         const V zero = {0};
         return SELECT(v < zero, NAME(expm1)(SELECT(v < zero, v, zero)) * a, v);
@@ -247,7 +295,19 @@ static double NAME(curve_of)(double v, int function, double a, double b)
     double u;
     switch (function) {
     case FC1D_LEAKY_RELU:
+    case FC1D_PRELU:
         return v < 0 ? a * v : v;
+    case FC1D_RELU6:
+        return v < 0 ? 0 : v > 6 ? 6 : v;
+    case FC1D_HARDSWISH:
+        return v < -3 ? 0 : v > 3 ? v : v * (v + 3) / 6;
+    case FC1D_MISH:
+        u = exp(v > 20 ? 20 : v);
+        u = u * (u + 2);
+        return v > 40 ? v : below * (u / (u + 2));
+    case FC1D_SOFTPLUS:
+        u = a * v;
+        return u > b ? v : ((u > 0 ? u : 0) + log1p(exp(-fabs(u)))) / a;
     case FC1D_ELU:
         return v < 0 ? a * expm1(v) : v;
     case FC1D_GELU:
@@ -312,8 +372,9 @@ static void NAME(finish_vectors)(const NAME(finish) * e, T a, double b, T *row, 
 static void NAME(finish_row)(const NAME(finish) * e, ptrdiff_t channel, T *row, const T *residual, ptrdiff_t n)
 {
     const int function = e->f.function;
-    const T a = function == FC1D_SNAKE ? ((const T *)e->f.alpha)[channel] : (T)e->f.parameter;
-    const double b = 1 / ((double)a + 1e-9); /* of snake: torch implementations add 1e-9, which allows alpha = 0 */
+    const T a = e->f.alpha ? ((const T *)e->f.alpha)[channel] : (T)e->f.parameter;
+    /* Of snake torch implementations add 1e-9, which allows alpha = 0. */
+    const double b = function == FC1D_SOFTPLUS ? e->f.limit : 1 / ((double)a + 1e-9);
     const ptrdiff_t whole = n / LANES * LANES, rest = n - whole;
     NAME(finish_vectors)(e, a, b, row, residual, whole);
     if (rest) {

@@ -502,8 +502,15 @@ static T *NAME(pack_live)(const T *restrict w, ptrdiff_t rows, ptrdiff_t n_ci, p
                           T *restrict out)
 {
     const ptrdiff_t n = (to - from) * rows;
-    for (ptrdiff_t c = 0; c < n_ci; c++, out += n)
-        NAME(gather)(out, n, w + (c * n_k + from) * rows, 1);
+    w += from * rows;
+    for (ptrdiff_t c = 0; c < n_ci; c++, out += n, w += n_k * rows)
+        if (rows == ROWS)
+            for (ptrdiff_t i = 0; i < n; i += ROWS) {
+                PREFETCH(w + i + 2048 / (ptrdiff_t)sizeof(T));
+                memcpy(out + i, w + i, ROWS * sizeof(T));
+            }
+        else
+            NAME(gather)(out, n, w, 1);
     return out;
 }
 
@@ -671,6 +678,9 @@ static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch
             for (ptrdiff_t i = 0; i < n_ci * p->l_in; i++)
                 NAME(finish_row)(&before, g * p->c_in + ci + i / p->l_in, window + i * p->row_pitch, NULL, items);
         }
+        for (ptrdiff_t i = 0; i < n_ci * p->l_in; i++) /* columns that are computed and dropped, see clear_gaps */
+            for (ptrdiff_t j = items; j % LANES; j++)
+                window[i * p->row_pitch + j] = 0;
         for (ptrdiff_t l = 0; l < p->l_out; l++)
             for (ptrdiff_t k = 0; k < taps; k += p->k_block) {
                 const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;

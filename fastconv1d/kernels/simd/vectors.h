@@ -129,8 +129,11 @@
 #define KERNELS(D)                                                                                                     \
     {GLUE(run_unit, D, ISA), GLUE(run_items, D, ISA), GLUE(run_channels, D, ISA), GLUE(pack_weights, D, ISA), GLUE(all_finite, D, ISA), GLUE(run_gradient, D, ISA),         \
      GLUE(run_positions, D, ISA), GLUE(step, D, ISA), GLUE(finish_rows, D, ISA), GLUE(split_row, D, ISA),              \
-     GLUE(join_row, D, ISA), GLUE(softmax_rows, D, ISA), GLUE(standardize_rows, D, ISA), GLUE(lstm_rows, D, ISA),      \
+     GLUE(join_row, D, ISA), GLUE(softmax_rows, D, ISA), GLUE(softmax_columns, D, ISA),                                \
+     GLUE(standardize_rows, D, ISA), GLUE(standardize_columns, D, ISA), GLUE(lstm_rows, D, ISA),                       \
      GLUE(gru_rows, D, ISA), GLUE(quantize, D, ISA), GLUE(erf_rows, D, ISA), GLUE(convert, D, ISA),                    \
      GLUE(pool, D, ISA), GLUE(product, D, ISA), GLUE(pack_product, D, ISA), GLUE(chain, D, ISA),                        \
-     GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS, GLUE(product_width, D, ISA), GLUE(vectors, D, ISA)}
+     GLUE(affine_rows, D, ISA), GLUE(resample_rows, D, ISA), GLUE(gate, D, ISA), GLUE(reduce_parts, D, ISA),            \
+     GLUE(add_product, D, ISA), GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS, GLUE(product_width, D, ISA),         \
+     GLUE(vectors, D, ISA)}
 const fc1d_isa ISA_NAME(ISA) = {QUOTE(ISA), KERNELS(f32), KERNELS(f64)};

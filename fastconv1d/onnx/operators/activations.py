@@ -44,10 +44,6 @@ def compiled(activation: Any) -> _Run:
 expit, _silu = compiled("sigmoid"), compiled("silu")
 
 
-def softplus(x: Array) -> Any:
-    return np.log1p(np.exp(-np.abs(x))) + np.maximum(x, x.dtype.type(0))
-
-
 def _below(x: Array) -> Any:
     return np.minimum(x, x.dtype.type(0))
 
@@ -79,7 +75,7 @@ FUNCTIONS: dict[str, tuple[_Run, dict[str, float]]] = {
     ),
     "Elu": (lambda x, alpha: compiled(("elu", alpha))(x), {"alpha": 1.0}),
     "Softsign": (lambda x: x / (1 + np.abs(x)), {}),
-    "Softplus": (softplus, {}),
+    "Softplus": (compiled("softplus"), {}),
     "Celu": (
         lambda x, alpha: _above(x) + alpha * np.expm1(_below(x) / alpha),
         {"alpha": 1.0},
@@ -92,8 +88,8 @@ FUNCTIONS: dict[str, tuple[_Run, dict[str, float]]] = {
         lambda x, alpha: _silu(x) if alpha == 1 else x * expit(alpha * x),
         {"alpha": 1.0},
     ),
-    "Mish": (lambda x: x * np.tanh(softplus(x)), {}),
-    "HardSwish": (lambda x: x * _share(x, 1 / 6, 0.5), {}),
+    "Mish": (compiled("mish"), {}),
+    "HardSwish": (compiled("hardswish"), {}),
     "Shrink": (
         lambda x, lambd, bias: np.where(
             x < -lambd, x + bias, np.where(x > lambd, x - bias, x.dtype.type(0))

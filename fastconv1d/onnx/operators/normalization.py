@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.network import standardize
+from ...core.network import standardized
 from ..registry import Node, operator
 from .attributes import delivered, flag, integer, integers, number, required_integer
 from .sizes import axes_of, axis_of
@@ -56,29 +56,6 @@ def _mean_square(x: Array, axes: tuple[int, ...]) -> Array:
     return np.asarray(np.mean(np.square(x), axis=axes, keepdims=True))
 
 
-def _standardized(
-    x: Array,
-    n: int,
-    scale: Array | None,
-    shift: Array | None,
-    epsilon: float,
-    span: int = 0,
-    centered: bool = True,
-) -> Array:
-    """Return each n elements less their mean, over their deviation, scaled and shifted.
-
-    Scale and shift have n elements, or one for each `span` elements, in turn.
-    """
-    y = np.empty(x.shape, x.dtype)
-    if x.size:
-        factors = [
-            None if v is None else np.ascontiguousarray(v, x.dtype).reshape(-1)
-            for v in (scale, shift)
-        ]
-        standardize(np.ascontiguousarray(x), y, n, *factors, span, epsilon, centered)
-    return y
-
-
 @operator("InstanceNormalization", since=6)
 def _instance_normalization(node: Node) -> _Run:
     epsilon = _epsilon(node)
@@ -88,7 +65,7 @@ def _instance_normalization(node: Node) -> _Run:
         check_same(x, scale, shift)
         _channelwise(scale, x), _channelwise(shift, x)
         n = math.prod(x.shape[2:])
-        return _standardized(x, n, scale, shift, epsilon, span=n)
+        return standardized(x, n, scale, shift, epsilon, span=n)
 
     return computed_wide(run)
 
@@ -110,7 +87,7 @@ def _group_normalization(node: Node) -> _Run:
             scale, shift = np.repeat(scale, size), np.repeat(shift, size)
         _channelwise(scale, x), _channelwise(shift, x)
         span = math.prod(x.shape[2:])
-        return _standardized(x, size * span, scale, shift, epsilon, span=span)
+        return standardized(x, size * span, scale, shift, epsilon, span=span)
 
     return computed_wide(run)
 
@@ -141,7 +118,7 @@ def _layer_normalization(node: Node) -> _Run:
         factor, offset = _of_rows(widened(scale), shape), shift
         if shift is not None:
             offset = _of_rows(widened(shift), shape)
-        y = _standardized(wide, math.prod(shape), factor, offset, epsilon)
+        y = standardized(wide, math.prod(shape), factor, offset, epsilon)
         y = y.astype(x.dtype, copy=False)
         if len(node.outputs) == 1:
             return (y,)
@@ -162,7 +139,7 @@ def _rms_normalization(node: Node) -> _Run:
         check_float(x)
         shape = _row_shape(x, axis)
         factor = _of_rows(scale, shape)
-        return _standardized(x, math.prod(shape), factor, None, epsilon, centered=False)
+        return standardized(x, math.prod(shape), factor, None, epsilon, centered=False)
 
     return computed_wide(run)
 

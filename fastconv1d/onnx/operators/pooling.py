@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ...kernels.network import pool
+from ...core.network import pooled
 from ..registry import Node, operator
 from .attributes import flag, integer
 from .sizes import allowed, integers_of
@@ -66,15 +66,8 @@ def _reduced(x: Array, places: Placed, function: Any, fill: Any) -> Array:
 def _compiled(x: Array, places: Placed, largest: bool) -> Array:
     """Return the same over one or two axes of floats."""
     y = np.empty((*x.shape[: x.ndim - len(places)], *places.counts), x.dtype)
-    if not x.size or not y.size:
-        y[...] = -math.inf if largest else 0
-        return y
-    alone = [(1, 1, 1, 0)] if len(places) == 1 else []
     windows = [(axis.taps, axis.stride, axis.dilation, axis.before) for axis in places]
-    planes = np.ascontiguousarray(x).reshape(
-        -1, *([1] * len(alone)), *x.shape[x.ndim - len(places) :]
-    )
-    pool(planes, y.reshape(len(planes), -1, y.shape[-1]), *alone, *windows, largest)
+    pooled(x, windows, y, largest=largest)
     return y
 
 

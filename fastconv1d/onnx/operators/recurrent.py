@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...kernels.network import gru, lstm
+from ...core.network import gru_states, lstm_states
 from ..registry import Node, operator
 from .activations import FUNCTIONS
 from .attributes import delivered, flag, number, required_integer, text
@@ -249,23 +249,12 @@ def _gru(node: Node) -> _Run:
 
             gates = _inputs(x, call.w[i], w_bias + r_bias)
             if late is not None and attributes.plain and call.lengths is None:
-                return _compiled_gru(gates, call.r[i], late, call.states[0][i])
+                return gru_states(gates, call.r[i], late, call.states[0][i])
             return _walked(gates, [call.states[0][i]], call.lengths, step)
 
         return _all_directions(attributes, call, one)
 
     return delivered(node, computed_wide(run))
-
-
-def _compiled_gru(gates: Array, back: Array, late: Array, state: Array) -> Any:
-    """Return all states of a GRU with the reset after the product, and the last one."""
-    n_steps, batch, rows = gates.shape
-    bias = np.zeros((batch, rows), gates.dtype)
-    bias[:, rows - len(late) :] = late
-    y = np.empty((n_steps, batch, len(late)), gates.dtype)
-    start = np.ascontiguousarray(state)
-    gru(gates, np.ascontiguousarray(back), bias, start, np.empty_like(bias), y)
-    return y, [y[-1] if n_steps else start]
 
 
 @operator("LSTM", since=7)
@@ -294,21 +283,13 @@ def _lstm(node: Node) -> _Run:
             peep = None if peepholes is None else np.split(peepholes[i], 3)
             gates = _inputs(x, call.w[i], w_bias + r_bias)
             if attributes.plain and call.lengths is None and peep is None and not coupled:
-                return _compiled_lstm(gates, call.r[i], *(state[i] for state in call.states))
+                return lstm_states(gates, call.r[i], *(state[i] for state in call.states))
             step = _lstm_step(attributes, direction.activations, call.r[i].T, peep, coupled)
             return _walked(gates, [state[i] for state in call.states], call.lengths, step)
 
         return _all_directions(attributes, call, one)
 
     return delivered(node, computed_wide(run))
-
-
-def _compiled_lstm(gates: Array, back: Array, state: Array, cell: Array) -> Any:
-    """Return all states of an LSTM without extras, and the last state and cell."""
-    y = np.empty((*gates.shape[:2], state.shape[1]), gates.dtype)
-    start, cell = np.ascontiguousarray(state), np.array(cell, order="C")
-    lstm(gates, np.ascontiguousarray(back), start, cell, y)
-    return y, [y[-1] if len(y) else start, cell]
 
 
 def _lstm_step(

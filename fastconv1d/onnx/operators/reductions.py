@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ...core.arrays import half_of
-from ...kernels.network import softmax as softmax_of_rows
+from ...core.network import softmax as parts_of_sum
 from ..registry import Node, operator
 from .attributes import flag, integer, integers
 from .elementwise import divided
@@ -149,34 +149,12 @@ operator("CumProd", since=26)(_running(np.multiply))
 
 def softmax(x: Array, axis: int) -> Array:
     """Return exp(x) as parts of its sum along an axis."""
-    if x.shape[axis] == 0:
-        return x.copy()
-    if _is_compiled(x, axis):
-        return _compiled_softmax(x, False)
-    y = np.asarray(np.subtract(x, x.max(axis=axis, keepdims=True)))
-    np.exp(y, out=y)
-    y /= y.sum(axis=axis, keepdims=True)
-    return y
+    return parts_of_sum(x, axis)
 
 
 def log_softmax(x: Array, axis: int) -> Array:
-    if x.shape[axis] == 0:
-        return x.copy()
-    if _is_compiled(x, axis):
-        return _compiled_softmax(x, True)
-    y = np.asarray(np.subtract(x, x.max(axis=axis, keepdims=True)))
-    y -= np.log(np.exp(y).sum(axis=axis, keepdims=True))
-    return y
-
-
-def _is_compiled(x: Array, axis: int) -> bool:
-    return x.dtype.char in "fd" and x.ndim > 0 and axis in (-1, x.ndim - 1)
-
-
-def _compiled_softmax(x: Array, logarithm: bool) -> Array:
-    y = np.empty(x.shape, x.dtype)
-    softmax_of_rows(np.ascontiguousarray(x), y, logarithm)
-    return y
+    """Return the logarithm of `softmax`."""
+    return parts_of_sum(x, axis, logarithm=True)
 
 
 def _hardmax(x: Array, axis: int) -> Array:

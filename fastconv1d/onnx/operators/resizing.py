@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ...core.network import weighed
 from ..registry import Node, operator
 from .attributes import flag, integers, number, text
 from .sizes import allowed, axes_of, integers_of
@@ -113,11 +114,7 @@ class _Resampler:
             nearest = self._rounded(at, change).clip(0, change.size - 1).astype(np.intp)
             return self._outside(x.take(nearest, axis), at, axis, change)
         where, weights = self._neighbours(at, change)
-        ones = (1,) * (x.ndim - axis - 1)
-        y = np.zeros((*x.shape[:axis], change.length, *x.shape[axis + 1 :]), x.dtype)
-        for index, weight in zip(where, weights.astype(x.dtype), strict=True):
-            y += x.take(index, axis) * weight.reshape(-1, *ones)
-        return self._outside(y, at, axis, change)
+        return self._outside(weighed(x, axis, where, weights), at, axis, change)
 
     def _rounded(self, at: Array, change: _Axis) -> Array:
         if self.rounding == "simple":  # operator set 10, as ONNX Runtime has it

@@ -260,6 +260,58 @@ def test_networks():
         net(x[0, 0])
 
 
+@pytest.mark.parametrize("algorithm", ["direct", "blas"])
+def test_networks_by_both_engines(algorithm):
+    rng = np.random.default_rng(11)
+    layers = [fastconv1d.Conv2d(4, 4, 3, padding=1, algorithm=algorithm) for _ in range(2)]
+    for layer in layers:
+        layer.weight = whole(rng, (4, 4, 3, 3))
+        layer.bias = whole(rng, 4)
+    block = fastconv1d.Residual(layers[0], fastconv1d.ReLU(), layers[1])
+    net = fastconv1d.Sequential(block, fastconv1d.PReLU(4, init=0.5))
+    x = whole(rng, (2, 4, 6, 7))
+    inner = np.maximum(reference.conv2d(x, layers[0].weight, layers[0].bias, padding=1), 0)
+    z = reference.conv2d(inner, layers[1].weight, layers[1].bias, padding=1) + x
+    np.testing.assert_array_equal(net(x), np.where(z > 0, z, z / 2))
+    np.testing.assert_array_equal(net.train()(x), np.where(z > 0, z, z / 2))
+
+
+def test_snake_of_planes():
+    rng = np.random.default_rng(12)
+    net = fastconv1d.Sequential(fastconv1d.Conv2d(2, 3, 1), fastconv1d.Snake(np.array([1, 2, 4.0])))
+    x = rng.standard_normal((2, 2, 5, 6)).astype(np.float32)
+    z, alpha = net[0](x).astype(np.float64), np.array([1, 2, 4.0]).reshape(3, 1, 1)
+    np.testing.assert_allclose(net(x), z + np.sin(alpha * z) ** 2 / alpha, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(net.train()(x), net.eval()(x), rtol=1e-5, atol=1e-6)
+
+
+def test_planes_do_not_come_in_pieces():
+    net = fastconv1d.Sequential(fastconv1d.ReLU(), fastconv1d.Conv2d(1, 1, 3))
+    text = r"layer 1, Conv2d: positions should be along one axis, \(N, C, L\)"
+    for length in (None, 8):
+        with pytest.raises(ValueError, match=text):
+            fastconv1d.receptive_field(net, length)
+    with pytest.raises(ValueError, match=text):
+        net.stream()
+    with pytest.raises(ValueError, match="^Conv2d: positions should be along one axis"):
+        fastconv1d.receptive_field(net[1])
+    linear = fastconv1d.Sequential(fastconv1d.Linear(3, 3))
+    with pytest.raises(ValueError, match="layer 0, Linear: positions should be along the last"):
+        fastconv1d.receptive_field(linear)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8, 8), (1, 8, 8)])
+def test_planes_are_not_chunked(shape):
+    array = pytest.importorskip("dask.array")
+    from fastconv1d.dask import apply
+
+    layer = fastconv1d.Conv2d(1, 1, 3)
+    x = array.zeros(shape, dtype=np.float32)
+    for network in (layer, fastconv1d.Sequential(layer)):
+        with pytest.raises(ValueError, match="Conv2d: positions should be along one axis"):
+            apply(network, x)
+
+
 def test_explain_names_rows():
     layer = fastconv1d.Conv2d(64, 64, 3, padding=1)
     plan = explain(layer, (1, 64, 56, 56), threads=1)

@@ -392,6 +392,9 @@ def fuse(operations: Sequence[Operation]) -> list[Operation]:
             setattr(reader, name, operation.layer)
             reader.sources = (*operation.sources, *reader.sources[1:])
         kept.remove(operation)
+    for operation in kept:
+        if isinstance(operation, Convolve):
+            operation.settle()
     return kept
 
 
@@ -552,9 +555,6 @@ class Program:
         self.lowered = lower() if lower is not None else []
         self.operations = fuse(lower()) if lower is not None else []
         self.result = self.lowered[-1].target if self.lowered else 0
-        for operation in self.operations:
-            if isinstance(operation, Convolve):
-                operation.settle()
         # What shapes and the way that operations are joined depend on: new specs, a new program.
         self._layers = [op.layer for op in self.lowered if isinstance(op, (Convolve, Apply))]
         self._specs = [layer._spec for layer in self._layers]

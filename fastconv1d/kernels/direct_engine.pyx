@@ -292,7 +292,8 @@ cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernel
     _cut_chains(p, taps, min(taps * width, runs * width + reach), kernels.lanes)
 
 
-cdef void _block_planes(fc1d_problem* p, ptrdiff_t rows, ptrdiff_t dilation, const fc1d_kernels* kernels) noexcept nogil:
+cdef void _block_planes(fc1d_problem* p, ptrdiff_t rows, ptrdiff_t dilation,
+                        const fc1d_kernels* kernels) noexcept nogil:
     """The same for planes, whose strips lie in as many rows as the kernel has."""
     cdef ptrdiff_t width = kernels.vectors[min(p.c_out, kernels.rows)] * kernels.lanes, taps = p.kernel_size // rows
     cdef ptrdiff_t common = _gcd(p.x_step, dilation), runs = min(taps, p.x_step // common)
@@ -666,8 +667,8 @@ cdef ptrdiff_t _plan_planes(fc1d_problem* p, const Taps* across, const Taps* dow
     while True:
         p.items_per_unit = _ceil(p.rows_out, p.n_row_tiles)
         slots = _lay_rows(&column, down, p.items_per_unit, t.row_runs, t.row_where)
-        if (slots * p.item_pitch * (taps if split else line.n_runs) <= budget and p.items_per_unit * p.item_pitch <= staged
-                or p.items_per_unit <= many):
+        if p.items_per_unit <= many or (slots * p.item_pitch * (taps if split else line.n_runs) <= budget
+                                        and p.items_per_unit * p.item_pitch <= staged):
             break
         p.n_row_tiles = _ceil(p.rows_out, min(p.items_per_unit - 1, p.items_per_unit * 7 // 8 + 1))
     while slots * p.item_pitch * (taps if split else line.n_runs) > budget or p.items_per_unit * p.item_pitch > staged:
@@ -868,7 +869,8 @@ cdef class PreparedLayer:
     channels_last : bool
         Whether calls take and return (N, L, C).
     down : tuple of int, optional
-        (stride, dilation, top, bottom) of a correlate of two dimensions: what geometry says of columns is said of rows here.
+        (stride, dilation, top, bottom) of a correlate of two dimensions: what geometry says of columns is said of rows
+        here.
     packed : PreparedLayer, optional
         One of the same weight, bias and geometry, whose packed weight serves here, too: only the steps may differ.
     """
@@ -893,7 +895,8 @@ cdef class PreparedLayer:
     cdef Taps down
 
     def __cinit__(self, cnp.ndarray weight, bias, geometry, bint transposed=False, steps=None,
-                  ptrdiff_t output_padding=0, int same=0, bint channels_last=False, down=None, PreparedLayer packed=None):
+                  ptrdiff_t output_padding=0, int same=0, bint channels_last=False, down=None,
+                  PreparedLayer packed=None):
         if packed is None:
             self._pack_all(weight, bias, geometry, transposed, down)
             self.output_padding, self.same, self.channels_last = output_padding, same, channels_last
@@ -1124,7 +1127,8 @@ cdef class PreparedLayer:
         p.n_batch, p.l_in, p.l_out = x.shape[0], x.shape[last], y.shape[last]
         if residual is not None:
             p.residual = cnp.PyArray_DATA(residual)
-            p.rn, p.rc, p.rl = residual.strides[0] >> shift, residual.strides[1] >> shift, residual.strides[last] >> shift
+            p.rn, p.rc = residual.strides[0] >> shift, residual.strides[1] >> shift
+            p.rl = residual.strides[last] >> shift
         if p.l_out == 1:
             p.yl = p.rl = 1
         if last == 2:
@@ -1817,7 +1821,9 @@ def unsuited_planes(dtype_char, shape, ptrdiff_t stride, ptrdiff_t dilation):
 
 
 def correlate_planes(x, w, bias, y, geometry, down, run, steps=None, residual=None):
-    """y[n, co, h, l] = bias[co] + sum over ci, i, k of w[co, ci, i, k] * x[n, ci, h*sh + i*dh - top, l*sw + k*dw - left].
+    """y[n, co, h, l] = bias[co] + sum over ci, i, k of w[co, ci, i, k] * x[n, ci, row, column].
+
+    row = h*sh + i*dh - top and column = l*sw + k*dw - left.
 
     ``down`` is (sh, dh, top, bottom); geometry says the same of columns.
     """

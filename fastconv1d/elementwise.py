@@ -99,7 +99,8 @@ class ActivationLayer(Layer):
         Parameters
         ----------
         input : ndarray
-            Of dtype float32 or float64, or of 16 bits; for `Snake` (N, C, L), (C, L) or (N, C, H, W).
+            Of dtype float32 or float64, or of 16 bits; for `Snake` of shape (N, C, L), (C, L) or
+            (N, C, H, W).
         out : ndarray of the input's shape and dtype, optional
             Where to write the result.
 

@@ -293,7 +293,7 @@ def test_planes_do_not_come_in_pieces():
             fastconv1d.receptive_field(net, length)
     with pytest.raises(ValueError, match=text):
         net.stream()
-    with pytest.raises(ValueError, match="^Conv2d: positions should be along one axis"):
+    with pytest.raises(ValueError, match=r"^Conv2d: positions should be along one axis"):
         fastconv1d.receptive_field(net[1])
     linear = fastconv1d.Sequential(fastconv1d.Linear(3, 3))
     with pytest.raises(ValueError, match="layer 0, Linear: positions should be along the last"):
@@ -308,7 +308,7 @@ def test_planes_are_not_chunked(shape):
     layer = fastconv1d.Conv2d(1, 1, 3)
     x = array.zeros(shape, dtype=np.float32)
     for network in (layer, fastconv1d.Sequential(layer)):
-        with pytest.raises(ValueError, match="Conv2d: positions should be along one axis"):
+        with pytest.raises(ValueError, match=r"Conv2d: positions should be along one axis"):
             apply(network, x)
 
 

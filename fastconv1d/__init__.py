@@ -2,6 +2,7 @@
 
 Functions: `conv1d`, `conv_transpose1d`, their gradients `conv1d_backward` and
 `conv_transpose1d_backward` (and the single ones in `fastconv1d.grad`), `unfold1d`, `fold1d`.
+Of two dimensions: `conv2d`, `conv2d_backward`, `unfold2d`, `fold2d`, and the layer `Conv2d`.
 Layers: `Conv1d`, `ConvTranspose1d`, activations such as `ReLU`, pooling, norms, `Linear`, `LSTM`,
 `GRU` and others of torch's; networks of them: `Sequential`, `Residual`, `Mean`, `Sum`, `Concat`,
 `Gate`, `Graph`; what they cost: `flops`, `summary`; what they read:
@@ -50,8 +51,9 @@ from .functional import (
     fold1d,
     unfold1d,
 )
+from .functional2d import conv2d, conv2d_backward, fold2d, unfold2d
 from .linear import Linear
-from .modules import Conv1d, ConvTranspose1d
+from .modules import Conv1d, Conv2d, ConvTranspose1d
 from .normalization import BatchNorm1d, GroupNorm, InstanceNorm1d, LayerNorm
 from .pooling import AdaptiveAvgPool1d, AdaptiveMaxPool1d, AvgPool1d, MaxPool1d
 from .receptive import ReceptiveField, receptive_field
@@ -69,6 +71,7 @@ __all__ = [
     "BatchNorm1d",
     "Concat",
     "Conv1d",
+    "Conv2d",
     "ConvTranspose1d",
     "Dropout",
     "ELU",
@@ -112,10 +115,13 @@ __all__ = [
     "are_deterministic_algorithms_enabled",
     "conv1d",
     "conv1d_backward",
+    "conv2d",
+    "conv2d_backward",
     "conv_transpose1d",
     "conv_transpose1d_backward",
     "flops",
     "fold1d",
+    "fold2d",
     "fold_batch_norm",
     "fold_weight_norm",
     "get_num_threads",
@@ -128,5 +134,6 @@ __all__ = [
     "show_config",
     "summary",
     "unfold1d",
+    "unfold2d",
     "use_deterministic_algorithms",
 ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .core import geometry
-from .core.program import Convolve, Dense, infer_shapes
+from .core.program import Convolve, Dense, infer_shapes, rank_of
 from .linear import Linear
 from .recurrent import Recurrent
 from .sequential import Container, lowered
@@ -57,15 +57,17 @@ def flops(module: Any, input_shape: Sequence[int]) -> int:
 
     ``2 * N * L_out * (C_in / groups) * K * C_out`` for `Conv1d`,
     ``2 * N * L_in * C_in * (C_out / groups) * K`` for `ConvTranspose1d`, where each input meets
-    each tap once, ``2 * N * in_features * out_features`` for `Linear`, and for `LSTM` and `GRU` the
-    size of their matrices at each step. Multiplications by padding are counted; biases,
-    activations, pooling, norms and the additions of networks are not.
+    each tap once, ``2 * N * H_out * W_out * (C_in / groups) * KH * KW * C_out`` for `Conv2d`,
+    ``2 * N * in_features * out_features`` for `Linear`, and for `LSTM` and `GRU` the size of their
+    matrices at each step. Multiplications by padding are counted; biases, activations, pooling,
+    norms and the additions of networks are not.
 
     Parameters
     ----------
-    module : Conv1d, ConvTranspose1d, any other layer, or a network
+    module : Conv1d, Conv2d, ConvTranspose1d, any other layer, or a network
     input_shape : sequence of int
-        What the module takes: (N, C_in, L_in) or (C_in, L_in), for Linear (..., in_features).
+        What the module takes: (N, C_in, L_in) or (C_in, L_in), of planes (N, C_in, H_in, W_in) or
+        (C_in, H_in, W_in), for Linear (..., in_features).
 
     Returns
     -------
@@ -141,7 +143,8 @@ def summary(module: Any, input_shape: Sequence[int], *, compare: Sequence[Linear
         sum(row.elements for row in rows),
         sum(row.nbytes for row in rows),
     )
-    flat = (*shape[:-2], math.prod(shape[-2:]))
+    axes = 1 + rank_of(lowered(module))
+    flat = (*shape[:-axes], math.prod(shape[-axes:]))
     return Summary(rows, total, [_compared(linear, flat) for linear in compare])
 
 
@@ -175,8 +178,8 @@ def _operations(operation: Any, source: Shape, output: Shape) -> int:
     if isinstance(operation, Dense):
         return 2 * math.prod(output) * int(layer.in_features)
     if isinstance(operation, Convolve):
-        _, c_in_group, kernel_size = layer.weight.shape
-        return 2 * math.prod(source if layer.transposed else output) * c_in_group * kernel_size
+        positions = source if layer.transposed else output
+        return 2 * math.prod(positions) * math.prod(layer.weight.shape[1:])
     if isinstance(layer, Recurrent):
         matrices = [a for name, a in layer._parameters().items() if name.startswith("weight")]
         return 2 * math.prod(source[:-1]) * sum(matrix.size for matrix in matrices)

@@ -24,7 +24,7 @@ from .core import adjoint, arrays, forward, pieces
 from .core.convolution import Convolution, Parameters
 from .core.geometry import shown
 from .core.pieces import BiasGradient, Convolved, Piece, Pipeline, WeightGradient
-from .core.program import Convolve, fuse
+from .core.program import Convolve, check_lines, fuse
 from .core.spec import Around, Spec
 from .sequential import lowered
 
@@ -233,6 +233,7 @@ def apply(network: Layer, input: da.Array) -> da.Array:
     ((8,), (15, 15, 15, 5))
     """
     operations = lowered(network)
+    check_lines(operations)
     if isinstance(network, Convolution):
         spec, (weight, bias) = Convolve("", network, 0, 1).as_now()
         return _convolve(spec, input, weight, bias, None)

@@ -99,7 +99,8 @@ class ActivationLayer(Layer):
         Parameters
         ----------
         input : ndarray
-            Of dtype float32 or float64, or of 16 bits; for `Snake` of shape (N, C, L) or (C, L).
+            Of dtype float32 or float64, or of 16 bits; for `Snake` of shape (N, C, L), (C, L) or
+            (N, C, H, W).
         out : ndarray of the input's shape and dtype, optional
             Where to write the result.
 
@@ -458,19 +459,21 @@ class Snake(ActivationLayer):
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         super().check(shape, dtype)
-        if len(shape) not in (2, 3):
+        if len(shape) not in (2, 3, 4):
             raise ValueError(
-                "Expected 2D (unbatched) or 3D (batched) input to Snake, "
+                "Expected 2D (unbatched) or 3D (batched) input to Snake, or 4D of planes, "
                 f"but got input of size: {list(shape)}"
             )
-        if shape[-2] != self.alpha.size:
+        channels = self._planes(shape)[1]
+        if channels != self.alpha.size:
             raise ValueError(
-                f"Snake should have an alpha for each of {shape[-2]} channels, "
+                f"Snake should have an alpha for each of {channels} channels, "
                 f"got alpha of size {list(self.alpha.shape)}"
             )
 
     def _planes(self, shape: tuple[int, ...]) -> tuple[int, int, int]:
-        return math.prod(shape[:-2]), shape[-2], shape[-1]
+        n_batch, channels, *positions = shape if len(shape) > 2 else (1, *shape)
+        return n_batch, channels, math.prod(positions)
 
     def extra_repr(self) -> str:
         return str(self.alpha.size)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .core import adjoint, arrays, geometry
+from .core import adjoint, arrays, geometry, geometry2d, planes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 __all__ = [
     "conv1d_input",
     "conv1d_weight",
+    "conv2d_input",
+    "conv2d_weight",
     "conv_transpose1d_input",
     "conv_transpose1d_weight",
 ]
@@ -127,6 +129,113 @@ def conv1d_weight(
         x.shape, w_shape, None, stride, padding, dilation, groups, "zeros"
     )
     return _weight_gradient(False, grad_output, x, w_shape, window, batched)
+
+
+def conv2d_input(
+    input_size: Sequence[int],
+    weight: ArrayLike,
+    grad_output: ArrayLike,
+    stride: int | Sequence[int] = 1,
+    padding: Any = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> NDArray[Any]:
+    """Return the gradient of `fastconv1d.conv2d` by its input.
+
+    Parameters
+    ----------
+    input_size : sequence of int, (N, C_in, H_in, W_in) or (C_in, H_in, W_in)
+        The shape of the input.
+    weight : ndarray of shape (C_out, C_in / groups, KH, KW)
+        As given to `fastconv1d.conv2d`.
+    grad_output : ndarray of shape (N, C_out, H_out, W_out) or (C_out, H_out, W_out)
+        The gradient by the output, of the weight's dtype.
+    stride, padding, dilation, groups
+        As given to `fastconv1d.conv2d`.
+
+    Returns
+    -------
+    ndarray of shape `input_size`
+        Of the weight's dtype.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError, MemoryError
+        As `fastconv1d.conv2d_backward`.
+
+    References
+    ----------
+    ``torch.nn.grad.conv2d_input``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import grad
+    >>> grad.conv2d_input((1, 1, 3), np.array([[[[-1.0, 1.0]]]]), np.ones((1, 1, 2)))
+    array([[[-1.,  0.,  1.]]])
+    """
+    shape, batched = _input_size("conv2d", input_size, rank=2)
+    w = _weight("conv2d", weight)
+    window = geometry2d.conv2d_geometry(
+        shape, w.shape, None, stride, padding, dilation, groups, "zeros"
+    )
+    g = arrays.gradient_operand(grad_output, w.dtype, (shape[0], *window[:3]), batched)
+    engine = planes.engine_of("auto", w.dtype.char, w.shape, window)
+    grad_input = planes.input_gradient(engine, g, w, shape, window)
+    return grad_input if batched else grad_input[0]
+
+
+def conv2d_weight(
+    input: ArrayLike,
+    weight_size: Sequence[int],
+    grad_output: ArrayLike,
+    stride: int | Sequence[int] = 1,
+    padding: Any = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> NDArray[Any]:
+    """Return the gradient of `fastconv1d.conv2d` by its weight.
+
+    Parameters
+    ----------
+    input : ndarray of shape (N, C_in, H_in, W_in) or (C_in, H_in, W_in)
+        As given to `fastconv1d.conv2d`.
+    weight_size : sequence of int, (C_out, C_in / groups, KH, KW)
+        The shape of the weight.
+    grad_output : ndarray of shape (N, C_out, H_out, W_out) or (C_out, H_out, W_out)
+        The gradient by the output, of the input's dtype.
+    stride, padding, dilation, groups
+        As given to `fastconv1d.conv2d`.
+
+    Returns
+    -------
+    ndarray of shape `weight_size`
+        Of the input's dtype.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError, MemoryError
+        As `fastconv1d.conv2d_backward`.
+
+    References
+    ----------
+    ``torch.nn.grad.conv2d_weight``.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import grad
+    >>> grad.conv2d_weight(np.array([[[1.0, 2.0, 4.0]]]), (1, 1, 1, 2), np.ones((1, 1, 2)))
+    array([[[[3., 6.]]]])
+    """
+    x, batched = _input("conv2d", input, rank=2)
+    w_shape = _size("weight_size", weight_size)
+    window = geometry2d.conv2d_geometry(
+        x.shape, w_shape, None, stride, padding, dilation, groups, "zeros"
+    )
+    g = arrays.gradient_operand(grad_output, x.dtype, (x.shape[0], *window[:3]), batched)
+    engine = planes.engine_of("auto", x.dtype.char, w_shape, window)
+    return planes.weight_gradient(engine, g, x, w_shape, window)
 
 
 def conv_transpose1d_input(
@@ -273,10 +382,10 @@ def _weight_gradient(
     return adjoint.weight_gradient(engine, transposed, g, x, w_shape, window)[0]
 
 
-def _input(function: str, input: ArrayLike) -> tuple[NDArray[Any], bool]:
+def _input(function: str, input: ArrayLike, rank: int = 1) -> tuple[NDArray[Any], bool]:
     x = arrays.operand(input)
     arrays.check_dtypes(function, x)
-    return arrays.batched(function, x)
+    return arrays.batched(function, x, rank)
 
 
 def _weight(function: str, weight: ArrayLike) -> NDArray[Any]:
@@ -295,11 +404,13 @@ def _size(name: str, size: Sequence[int]) -> tuple[int, ...]:
     return shape
 
 
-def _input_size(function: str, input_size: Sequence[int]) -> tuple[tuple[int, ...], bool]:
+def _input_size(
+    function: str, input_size: Sequence[int], rank: int = 1
+) -> tuple[tuple[int, ...], bool]:
     shape = _size("input_size", input_size)
-    if len(shape) not in (2, 3):
+    if len(shape) not in (1 + rank, 2 + rank):
         raise ValueError(
-            f"Expected 2D (unbatched) or 3D (batched) input to {function}, "
+            f"Expected {1 + rank}D (unbatched) or {2 + rank}D (batched) input to {function}, "
             f"but got input of size: {list(shape)}"
         )
-    return (shape, True) if len(shape) == 3 else ((1, *shape), False)
+    return (shape, True) if len(shape) == 2 + rank else ((1, *shape), False)

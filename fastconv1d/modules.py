@@ -1,4 +1,4 @@
-"""The layers Conv1d and ConvTranspose1d; what they share is in `core.convolution`."""
+"""The layers Conv1d, Conv2d and ConvTranspose1d; what they share is in `core.convolution`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .core import geometry
-from .core.convolution import Convolution
+from .core.convolution import Convolution, Option, Size
+from .core.spec2d import checked_kernel2d, checked_spec2d
 from .streaming import StreamingConv1d, StreamingConvTranspose1d
 
 if TYPE_CHECKING:
@@ -154,7 +155,7 @@ class Conv1d(Convolution):
             layout=layout,
         )
 
-    def _weight_shape(self) -> tuple[int, int, int]:
+    def _weight_shape(self) -> tuple[int, ...]:
         return self.out_channels, self.in_channels // self.groups, self.kernel_size[0]
 
     def forward(
@@ -233,6 +234,203 @@ class Conv1d(Convolution):
         (3, 1)
         """
         return StreamingConv1d(self, n_batch)
+
+
+class Conv2d(Convolution):
+    """A layer that applies a 2-D convolution; see `fastconv1d.conv2d` for the formula.
+
+    A new layer is in eval mode, as `Conv1d`.
+
+    Parameters
+    ----------
+    in_channels : int
+        Channels C_in of the input.
+    out_channels : int
+        Channels C_out of the output.
+    kernel_size : int or pair of ints
+        Size (KH, KW) of the kernel.
+    stride : int or pair of ints, default 1
+        Step between two windows.
+    padding : int, pair of ints, pair of pairs or str, default 0
+        As `fastconv1d.conv2d`.
+    dilation : int or pair of ints, default 1
+        Step between two taps of the kernel.
+    groups : int, default 1
+        Number of blocks of channels that are convolved separately; divides C_in and C_out.
+    bias : bool, default True
+        Whether there is a bias.
+    padding_mode : {'zeros', 'reflect', 'replicate', 'circular'}, default 'zeros'
+        What the added positions hold.
+    device : None or 'cpu'
+        For torch's argument order; there is only the CPU.
+    dtype : dtype, default float32
+        float32, float64, complex64 or complex128.
+    rng : numpy.random.Generator, optional
+        Where the initial parameters come from, see `reset_parameters`.
+    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
+        Which engine computes, see `fastconv1d.conv2d`.
+    activation, pre_activation, residual_scale, residual_position, layout
+        What happens around the sums and the layout of inputs and outputs, as in
+        `fastconv1d.conv2d`; `forward` takes the residual.
+
+    Attributes
+    ----------
+    weight : ndarray of shape (C_out, C_in / groups, KH, KW)
+        Read-only in eval mode; assigning copies.
+    bias : ndarray of shape (C_out,) or None
+        As `weight`.
+    weight_grad, bias_grad : ndarray or None
+        Sums of the gradients of every `backward` since `zero_grad`.
+    residual_grad : ndarray or None
+        The gradient of the last `backward` by the residual, None where the forward had none.
+    training : bool
+        Whether the layer is in train mode.
+
+    Raises
+    ------
+    ValueError, TypeError, OverflowError, MemoryError
+        As `Conv1d`.
+
+    Notes
+    -----
+    Input (N, C_in, H_in, W_in) or (C_in, H_in, W_in), output (N, C_out, H_out, W_out) or
+    (C_out, H_out, W_out), of the layer's dtype. Memory and threads as in `fastconv1d.conv1d`. In
+    eval mode a layer may be called from several threads at once.
+
+    References
+    ----------
+    ``torch.nn.Conv2d``: https://docs.pytorch.org/docs/stable/generated/torch.nn.Conv2d.html
+
+    Examples
+    --------
+    With square kernels and equal stride, with different ones and padding, and with dilation:
+
+    >>> import numpy as np
+    >>> from fastconv1d import Conv2d
+    >>> x = np.zeros((20, 16, 50, 100), np.float32)
+    >>> Conv2d(16, 33, 3, stride=2)(x).shape
+    (20, 33, 24, 49)
+    >>> Conv2d(16, 33, (3, 5), stride=(2, 1), padding=(4, 2))(x).shape
+    (20, 33, 28, 100)
+    >>> layer = Conv2d(16, 33, (3, 5), stride=(2, 1), padding=(4, 2), dilation=(3, 1))
+    >>> layer
+    Conv2d(16, 33, kernel_size=(3, 5), stride=(2, 1), padding=(4, 2), dilation=(3, 1))
+    >>> layer(x).shape
+    (20, 33, 26, 100)
+    """
+
+    transposed = False
+    _rank = 2
+    _options_of_spec = (
+        *("stride", "padding", "dilation", "groups", "padding_mode", "algorithm", "layout"),
+    )
+
+    kernel_size = Size(lambda layer: layer._spec.kernel_size)
+    stride = Option(lambda spec: spec.stride)
+    dilation = Option(lambda spec: spec.dilation)
+    output_padding = Size(lambda layer: (0, 0))
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: Any = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: str | None = None,
+        dtype: DTypeLike | None = None,
+        *,
+        rng: np.random.Generator | None = None,
+        algorithm: str = "auto",
+        activation: Any = None,
+        pre_activation: Any = None,
+        residual_scale: float = 1.0,
+        residual_position: str = "before",
+        layout: str = "NCHW",
+    ) -> None:
+        super().__init__(
+            in_channels,
+            out_channels,
+            kernel_size,
+            bias,
+            device,
+            dtype,
+            rng,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            padding_mode=padding_mode,
+            algorithm=algorithm,
+            activation=activation,
+            pre_activation=pre_activation,
+            residual_scale=residual_scale,
+            residual_position=residual_position,
+            layout=layout,
+        )
+
+    def _weight_shape(self) -> tuple[int, ...]:
+        return (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+
+    def _checked_kernel(self, kernel_size: Any) -> Any:
+        return checked_kernel2d(kernel_size)
+
+    def _checked_spec(self, kernel_size: Any, **options: Any) -> Any:
+        return checked_spec2d(kernel_size, self._channels, **options)
+
+    def forward(
+        self,
+        input: ArrayLike,
+        *,
+        residual: ArrayLike | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Apply the layer; in train mode, keep the input for `backward`.
+
+        Parameters
+        ----------
+        input : ndarray of shape (N, C_in, H_in, W_in) or (C_in, H_in, W_in)
+            Of the layer's dtype, or of 16 bits for a float32 layer.
+        residual : ndarray of the output's shape and dtype, optional
+            Added to the output, before or after the activation.
+        out : ndarray of the output's shape and dtype, optional
+            Where to write the output.
+
+        Returns
+        -------
+        ndarray of shape (N, C_out, H_out, W_out) or (C_out, H_out, W_out)
+
+        Raises
+        ------
+        ValueError, TypeError, OverflowError, MemoryError
+            As `fastconv1d.conv2d`.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from fastconv1d import Conv2d
+        >>> Conv2d(2, 3, 5, padding="same").forward(np.zeros((2, 10, 8), np.float32)).shape
+        (3, 10, 8)
+        """
+        if not self.training:
+            fast = self._fast_forward(input, residual, out)
+            if fast is not None:
+                return fast
+        return self._slow_forward(input, residual, out)
+
+    def __call__(
+        self,
+        input: ArrayLike,
+        *,
+        residual: ArrayLike | None = None,
+        out: NDArray[Any] | None = None,
+    ) -> NDArray[Any]:
+        """Return ``forward(input, residual=residual, out=out)``."""
+        return self.forward(input, residual=residual, out=out)
 
 
 class ConvTranspose1d(Convolution):
@@ -371,7 +569,7 @@ class ConvTranspose1d(Convolution):
             layout=layout,
         )
 
-    def _weight_shape(self) -> tuple[int, int, int]:
+    def _weight_shape(self) -> tuple[int, ...]:
         return self.in_channels, self.out_channels // self.groups, self.kernel_size[0]
 
     def forward(

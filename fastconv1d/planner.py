@@ -10,16 +10,18 @@ import numpy as np
 
 from .config import get_num_threads, num_threads
 from .core import advice
+from .core.convolution import Convolution
 from .core.engines import choose_engine
 from .core.minimal import MinimalLayer
-from .core.program import Convolve, fuse, infer_shapes
+from .core.program import Convolve, fuse, infer_shapes, rank_of
+from .core.spec2d import Spec2d
 from .kernels.direct_engine import peak_gflops
 from .sequential import Sequential, lowered
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from .modules import Conv1d, ConvTranspose1d
+    from .modules import Conv1d, Conv2d, ConvTranspose1d
 
 __all__ = ["choose_engine", "explain"]
 
@@ -28,7 +30,7 @@ _SECONDS, _CALLS = 0.1, 3
 
 
 def explain(
-    layer: Conv1d | ConvTranspose1d | Sequential,
+    layer: Conv1d | Conv2d | ConvTranspose1d | Sequential,
     shape: Sequence[int],
     threads: int | None = None,
     *,
@@ -38,11 +40,11 @@ def explain(
 
     Parameters
     ----------
-    layer : Conv1d, ConvTranspose1d, Sequential or Residual
+    layer : Conv1d, Conv2d, ConvTranspose1d, Sequential or Residual
         In eval mode.
-    shape : sequence of two or three ints
-        (N, C_in, L_in) of the input, (N, L_in, C_in) for a layer of layout 'NLC'; without N for
-        one item.
+    shape : sequence of ints
+        (N, C_in, L_in) of the input, (N, L_in, C_in) for a layer of layout 'NLC'; planes likewise;
+        without N for one item.
     threads : int, optional
         As many as a call may use; by default `fastconv1d.get_num_threads`.
     measure : bool
@@ -64,8 +66,9 @@ def explain(
         other, and those that are rows of one tile; ``ci_chain`` and ``k_block``: input channels and
         taps of one chain of sums; ``ci_block``: input channels of a window, whole chains;
         ``tile_cols`` and ``tiles``: columns that share a window, and how many such tiles an item
-        has; ``items_per_unit``: items side by side in a tile; ``co_unit`` and ``groups_per_unit``:
-        output channels and groups of a unit; ``units``: pieces of work that threads take;
+        has; ``items_per_unit``: items side by side in a tile, of `Conv2d` rows of the output;
+        ``co_unit`` and ``groups_per_unit``: output channels and groups of a unit; ``units``: pieces
+        of work that threads take;
         ``window_runs`` and ``window_bytes``: contiguous stretches of a window's row, and its size;
         ``by_rows``: whether outputs are written row by row; ``staged``: whether they pass through
         scratch; ``threads``; ``scratch_bytes`` of each. Of the other kernels than 'run_unit' there
@@ -100,11 +103,14 @@ def explain(
     """
     if layer.training:
         raise ValueError("explain needs a layer in eval mode, got one in train mode: call eval()")
-    if len(shape) not in (2, 3):
+    rank = layer._spec.rank if isinstance(layer, Convolution) else rank_of(lowered(layer))
+    if len(shape) not in (1 + rank, 2 + rank):
+        sizes = "H, W" if rank == 2 else "L"
         raise ValueError(
-            f"explain needs a shape (N, C, L), or (C, L) for one item, got {tuple(shape)}"
+            f"explain needs a shape (N, C, {sizes}), or (C, {sizes}) for one item, "
+            f"got {tuple(shape)}"
         )
-    whole = tuple(shape) if len(shape) == 3 else (1, *shape)
+    whole = tuple(shape) if len(shape) == 2 + rank else (1, *shape)
     n_threads = threads or get_num_threads()
     if hasattr(layer, "_spec"):
         told = _explain_layer(layer, whole, n_threads)
@@ -116,6 +122,8 @@ def explain(
 
 
 def _explain_layer(layer: Any, shape: tuple[int, ...], n_threads: int) -> dict[str, Any]:
+    if isinstance(layer._spec, Spec2d):
+        return _explain_planes(layer, shape, n_threads)
     n_batch, c_in, l_in = shape
     if layer.layout == "NLC":
         c_in, l_in = l_in, c_in
@@ -134,6 +142,27 @@ def _explain_layer(layer: Any, shape: tuple[int, ...], n_threads: int) -> dict[s
     told["flops"] = 2 * n_batch * columns * weight.size * (4 if layer.dtype.kind == "c" else 1)
     told["bytes"] = elements * layer.dtype.itemsize
     told["advice"] = advice.of_layer(layer, told, n_batch, window)
+    return told
+
+
+def _explain_planes(layer: Any, shape: tuple[int, ...], n_threads: int) -> dict[str, Any]:
+    spec, (weight, bias) = layer._spec, layer._held
+    n_batch, *rest = shape
+    if spec.channels_last:
+        rest = [rest[-1], *rest[:-1]]
+    window = spec.geometry((n_batch, *rest), weight.shape, None)
+    prepared = layer._pack().prepared
+    told: dict[str, Any] = {"engine": "blas"}
+    outputs = n_batch, *window[:3]
+    if prepared is not None:
+        starts = window.down.before, window.across.before
+        told = prepared.plan_planes((n_batch, *rest), outputs, *starts, n_threads)
+    positions = n_batch * window.rows_out * window.columns_out
+    elements = n_batch * math.prod(rest) + math.prod(outputs) + weight.size
+    elements += 0 if bias is None else bias.size
+    told["flops"] = 2 * positions * weight.size * (4 if layer.dtype.kind == "c" else 1)
+    told["bytes"] = elements * layer.dtype.itemsize
+    told["advice"] = ""
     return told
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .core.geometry import as_index
-from .core.program import Convolve, infer_shapes, naming
+from .core.program import Convolve, check_lines, infer_shapes, naming
 from .core.reach import reach_of
 from .sequential import lowered
 
@@ -97,6 +97,7 @@ def receptive_field(network: Any, length: int | None = None) -> ReceptiveField:
     ReceptiveField(length=2, stride=Fraction(1, 4), left=Fraction(5, 4), right=Fraction(1, 2))
     """
     operations = lowered(network)
+    check_lines(operations)
     reaches = _reaches(operations, length)
     strides = _strides(operations, reaches)
     stride = strides[-1]

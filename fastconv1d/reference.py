@@ -90,6 +90,53 @@ def conv1d(
     return around.finish(y, b, x, batched)
 
 
+def conv2d(
+    input: npt.ArrayLike,
+    weight: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+    *,
+    padding_mode: str = "zeros",
+) -> Array:
+    """Compute a convolution of two dimensions as a sum over the kernel's rows and columns.
+
+    The input is (N, C_in, H_in, W_in); stride, dilation and padding are ints or pairs, those of
+    padding perhaps of pairs.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> conv2d(np.arange(4.0).reshape(1, 1, 2, 2), np.ones((1, 1, 2, 1)))
+    array([[[[2., 4.]]]])
+    """
+    x, w = np.asarray(input), np.asarray(weight)
+    (sh, sw), (dh, dw), pads = (
+        value if isinstance(value, (tuple, list)) else (value, value)
+        for value in (stride, dilation, padding)
+    )
+    ends = [tuple(p) if isinstance(p, (tuple, list)) else (p, p) for p in pads]
+    modes = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+    mode: Any = modes[padding_mode]
+    padded = np.pad(_wide(x), [(0, 0), (0, 0), *ends], mode)
+    c_out, c_in, rows, columns = w.shape
+    high = (padded.shape[2] - dh * (rows - 1) - 1) // sh + 1
+    wide = (padded.shape[3] - dw * (columns - 1) - 1) // sw + 1
+    by_group = _wide(w).reshape(groups, c_out // groups, c_in, rows, columns)
+    y = np.zeros((len(x), groups, c_out // groups, high, wide), padded.dtype)
+    for i in range(rows):
+        for k in range(columns):
+            part = padded[:, :, i * dh :, k * dw :][:, :, ::sh, ::sw][:, :, :high, :wide]
+            part = part.reshape(len(x), groups, c_in, high, wide)
+            y += np.einsum("goc,ngchw->ngohw", by_group[..., i, k], part)
+    y = y.reshape(len(x), c_out, high, wide)
+    if bias is not None:
+        y = y + np.asarray(bias).reshape(-1, 1, 1)
+    return y.astype(x.dtype)
+
+
 def conv_transpose1d(
     input: npt.ArrayLike,
     weight: npt.ArrayLike,

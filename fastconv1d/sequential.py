@@ -999,8 +999,8 @@ def _check_layer(name: str, layer: Any) -> None:
         is_list = isinstance(layer, (list, tuple))
         hint = "; a list is unpacked with *: Sequential(*layers)" if is_list else _hint(layer)
         raise TypeError(
-            f"layer {name} should be a Conv1d, ConvTranspose1d, another layer or network of "
-            f"fastconv1d, got {shown(layer)} of type {type(layer).__name__}{hint}"
+            f"layer {name} should be a Conv1d, Conv2d, ConvTranspose1d, another layer or network "
+            f"of fastconv1d, got {shown(layer)} of type {type(layer).__name__}{hint}"
         )
     if getattr(layer, "return_indices", False):
         raise ValueError(

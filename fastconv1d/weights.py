@@ -369,7 +369,7 @@ def _npy_header(data: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
 
 
 def layer_parameters(
-    state_dict: Mapping[str, ArrayLike], prefix: str
+    state_dict: Mapping[str, ArrayLike], prefix: str, rank: int = 1
 ) -> tuple[NDArray[Any], NDArray[Any] | None]:
     """Return weight and bias of the layer under `prefix`, weight norm in any spelling folded.
 
@@ -388,10 +388,10 @@ def layer_parameters(
         weight = np.asarray(state_dict[prefix + "weight"])
     else:
         weight = _normed_weight(state_dict, prefix)
-    if weight.ndim != 3:
+    if weight.ndim != 2 + rank:
         raise ValueError(
-            f"the weight of a 1-D convolution should have 3 dimensions, got {prefix}weight of "
-            f"size {list(weight.shape)}"
+            f"the weight of a {rank}-D convolution should have {2 + rank} dimensions, "
+            f"got {prefix}weight of size {list(weight.shape)}"
         )
     return weight, None if bias is None else np.asarray(bias)
 

@@ -11,15 +11,16 @@ ROOT = Path(fastconv1d.__file__).parent
 ROOMS = """
 version
 kernels
-core.geometry core.arrays core.activations core.threads core.files core.machine
+core.geometry core.geometry2d core.arrays core.activations core.threads core.files core.machine
 core.extras
 config
-core.engines core.reach core.spec core.minimal core.advice core.adjoint core.forward core.ranges
+core.engines core.reach core.spec core.spec2d core.minimal core.advice core.adjoint core.forward
+core.planes core.ranges
 core.flow
 folding weights
 core.base core.training core.parameters core.convolution core.sliding core.dense core.network
 core.between core.program core.pieces
-functional grad geometry
+functional functional2d grad geometry
 streaming modules elementwise pooling normalization linear recurrent shaping sequential
 planner costs receptive reference
 __init__

@@ -371,6 +371,7 @@ def check_stored(g: NDArray[Any], x: NDArray[Any]) -> None:
 
 
 def checked_mask(output_mask: Sequence[bool]) -> tuple[bool, bool, bool]:
+    """Return which gradients to compute."""
     try:
         by_input, by_weight, by_bias = map(bool, output_mask)
     except TypeError:

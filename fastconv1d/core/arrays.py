@@ -198,18 +198,28 @@ def operands(
     return x, w, b, was_batched
 
 
-def batched(function: str, x: NDArray[Any]) -> tuple[NDArray[Any], bool]:
-    """Return x with a batch axis, and whether it had one."""
-    if x.ndim == 3:
+def batched(function: str, x: NDArray[Any], rank: int = 1) -> tuple[NDArray[Any], bool]:
+    """Return x, of so many dimensions beside channels, with a batch axis; whether it had one."""
+    if x.ndim == 2 + rank:
         return x, True
-    if x.ndim == 2:
+    if x.ndim == 1 + rank:
         return x[np.newaxis], False
-    hints = {0: "", 1: ": x[None] for a signal of one channel"}
+    hints = {rank: f": x[None] for a {'plane' if rank == 2 else 'signal'} of one channel"}
+    if x.ndim < rank:
+        hints[x.ndim] = ""
     raise ValueError(
-        f"Expected 2D (unbatched) or 3D (batched) input to {function}, "
+        f"Expected {1 + rank}D (unbatched) or {2 + rank}D (batched) input to {function}, "
         f"but got input of size: {list(x.shape)}"
-        + hints.get(x.ndim, ": x.reshape(-1, *x.shape[-2:]) for axes of more items")
+        + hints.get(x.ndim, f": x.reshape(-1, *x.shape[{-1 - rank}:]) for axes of more items")
     )
+
+
+def as_rows(x: NDArray[Any]) -> NDArray[Any]:
+    """Return lines or planes (N, C, ...) as rows (N, C, L), a view where they are contiguous."""
+    if x.ndim == 3:
+        return x
+    n_batch, channels, height, width = x.shape
+    return x.reshape(n_batch, channels, height * width)
 
 
 def gradient_operand(
@@ -219,10 +229,10 @@ def gradient_operand(
     g = operand(grad_output)
     if g.dtype != dtype:
         raise other_dtype(dtype, "grad_output", g.dtype)
-    if g.ndim != 2 + was_batched:
+    if g.ndim != len(shape) - 1 + was_batched:
         raise ValueError(
             "Expected input and grad_output to have the same number of dimensions, "
-            f"but got: {2 + was_batched} and {g.ndim}"
+            f"but got: {len(shape) - 1 + was_batched} and {g.ndim}"
         )
     if not was_batched:
         g = g[np.newaxis]

@@ -9,11 +9,10 @@ import numpy as np
 
 from .. import config
 from ..weights import layer_parameters
-from . import arrays, geometry, minimal, training
+from . import arrays, geometry, minimal, planes, training
 from .activations import own_activation
 from .base import Layer, assign, setting, writing
 from .engines import choose_engine
-from .forward import convolve
 from .minimal import MinimalLayer
 from .parameters import (
     as_size,
@@ -24,7 +23,9 @@ from .parameters import (
     parameter_dtype,
     uniform,
 )
+from .planes import convolve
 from .spec import Around, Spec, checked_spec
+from .spec2d import Spec2d
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,10 +58,14 @@ class Pack:
         none where no engine has a packed form.
     """
 
-    def __init__(self, parameters: Parameters, spec: Spec) -> None:
+    def __init__(self, parameters: Parameters, spec: Any) -> None:
         self.parameters, self.spec = parameters, spec
         self._own = _Prepared(parameters, spec)
-        if spec.algorithm == "winograd" and minimal.computes(spec, parameters.weight):
+        if (
+            spec.algorithm == "winograd"
+            and spec.rank == 1
+            and minimal.computes(spec, parameters.weight)
+        ):
             self.run: Any = MinimalLayer(*parameters, spec, self._own)
         else:
             self.run = self._own.layer
@@ -85,8 +90,10 @@ class _Prepared:
         return self._made[0]
 
 
-def _prepare(parameters: Parameters, spec: Spec) -> PreparedLayer | None:
+def _prepare(parameters: Parameters, spec: Spec | Spec2d) -> PreparedLayer | None:
     weight, bias = parameters
+    if isinstance(spec, Spec2d):
+        return planes.prepare(weight, bias, spec)
     if spec.transposed:
         geometry.check_output_padding(spec.output_padding, spec.stride, spec.dilation)
     pads = spec.pads()
@@ -106,7 +113,7 @@ def _prepare(parameters: Parameters, spec: Spec) -> PreparedLayer | None:
     return prepared
 
 
-class _Option:
+class Option:
     """An attribute of a layer that is part of its spec: checked when it is set."""
 
     def __init__(self, read: Callable[[Spec], Any]) -> None:
@@ -122,7 +129,7 @@ class _Option:
         layer._set_options(**{self._name: value})
 
 
-class _Size:
+class Size:
     """An attribute of a layer that its weight says: it may be set to what it is only."""
 
     def __init__(self, read: Callable[[Any], Any]) -> None:
@@ -163,27 +170,30 @@ class Convolution(Layer):
     """What both layers share. A subclass has the shape of its weight, forward and backward."""
 
     transposed: ClassVar[bool]
+    _rank: ClassVar[int] = 1  # axes of an input beside items and channels
     weight_grad: NDArray[Any] | None = None
     bias_grad: NDArray[Any] | None = None
     residual_grad: NDArray[Any] | None = None
     _spec: Spec
     _held: Parameters
 
-    in_channels = _Size(lambda layer: layer._channels[0])
-    out_channels = _Size(lambda layer: layer._channels[1])
-    kernel_size = _Size(lambda layer: (layer._spec.kernel_size,))
-    stride = _Option(lambda spec: (spec.stride,))
-    padding = _Option(lambda spec: spec.padding)
-    output_padding = _Option(lambda spec: (spec.output_padding,))
-    dilation = _Option(lambda spec: (spec.dilation,))
-    groups = _Size(lambda layer: layer._spec.groups)
-    padding_mode = _Option(lambda spec: spec.padding_mode)
-    algorithm = _Option(lambda spec: spec.algorithm)
-    activation = _Option(lambda spec: spec.around.activation)
-    pre_activation = _Option(lambda spec: spec.around.pre_activation)
-    residual_scale = _Option(lambda spec: spec.around.residual_scale)
-    residual_position = _Option(lambda spec: spec.around.residual_position)
-    layout = _Option(lambda spec: spec.layout)
+    _options_of_spec: ClassVar[tuple[str, ...]] = _OPTIONS
+
+    in_channels = Size(lambda layer: layer._channels[0])
+    out_channels = Size(lambda layer: layer._channels[1])
+    kernel_size = Size(lambda layer: (layer._spec.kernel_size,))
+    stride = Option(lambda spec: (spec.stride,))
+    padding = Option(lambda spec: spec.padding)
+    output_padding = Option(lambda spec: (spec.output_padding,))
+    dilation = Option(lambda spec: (spec.dilation,))
+    groups = Size(lambda layer: layer._spec.groups)
+    padding_mode = Option(lambda spec: spec.padding_mode)
+    algorithm = Option(lambda spec: spec.algorithm)
+    activation = Option(lambda spec: spec.around.activation)
+    pre_activation = Option(lambda spec: spec.around.pre_activation)
+    residual_scale = Option(lambda spec: spec.around.residual_scale)
+    residual_position = Option(lambda spec: spec.around.residual_position)
+    layout = Option(lambda spec: spec.layout)
 
     def __init__(
         self,
@@ -197,7 +207,7 @@ class Convolution(Layer):
         **options: Any,
     ) -> None:
         self._channels = as_size("in_channels", in_channels), as_size("out_channels", out_channels)
-        self._make_spec(as_size("kernel_size", kernel_size), **options)
+        self._make_spec(self._checked_kernel(kernel_size), **options)
         self.training = False
         self._packed: Pack | None = None
         self._calls = training.Calls()
@@ -212,8 +222,15 @@ class Convolution(Layer):
         self._held = Parameters(arrays.new(self._weight_shape(), checked), made)
         self.reset_parameters(rng)
 
-    def _weight_shape(self) -> tuple[int, int, int]:
+    def _weight_shape(self) -> tuple[int, ...]:
         raise NotImplementedError
+
+    def _checked_kernel(self, kernel_size: Any) -> Any:
+        """Return what the spec has as the size of the kernel."""
+        return as_size("kernel_size", kernel_size)
+
+    def _checked_spec(self, kernel_size: Any, **options: Any) -> Any:
+        return checked_spec(self.transposed, kernel_size, self._channels, **options)
 
     # ---- attributes
 
@@ -224,14 +241,13 @@ class Convolution(Layer):
             options.pop("residual_scale"),
             options.pop("residual_position"),
         )
-        self._spec = checked_spec(
-            self.transposed, kernel_size, self._channels, around=around, **options
-        )
+        self._spec = self._checked_spec(kernel_size, around=around, **options)
 
     def _options(self) -> dict[str, Any]:
         """Return what `_make_spec` takes."""
         spec = self._spec
-        return {name: getattr(spec, name) for name in _OPTIONS} | spec.around._asdict()
+        options = {name: getattr(spec, name) for name in self._options_of_spec}
+        return options | spec.around._asdict()
 
     def _set_options(self, **changed: Any) -> None:
         self._make_spec(self._spec.kernel_size, **{**self._options(), **changed})
@@ -335,7 +351,7 @@ class Convolution(Layer):
         """
         rng = generator(rng)
         weight = self._held.weight
-        fan_in = weight.shape[1] * weight.shape[2]
+        fan_in = math.prod(weight.shape[1:])
         bound = 1 / math.sqrt(fan_in) if fan_in else 0.0
         new = {name: uniform(rng, bound, like) for name, like in self._parameters().items()}
         assign(self._replacing(new))
@@ -388,8 +404,8 @@ class Convolution(Layer):
         >>> Conv1d.from_state_dict(state, "encoder.0", stride=2, groups=2)
         Conv1d(4, 6, kernel_size=(3,), stride=(2,), groups=2)
         """
-        weight, bias = layer_parameters(state_dict, prefix)
-        first, second, kernel_size = weight.shape
+        weight, bias = layer_parameters(state_dict, prefix, cls._rank)
+        first, second, *kernel_size = weight.shape
         if groups is None:
             groups = 1
             if cls.transposed and bias is not None and second and bias.size % second == 0:
@@ -532,8 +548,9 @@ class Convolution(Layer):
         rest = dict(state)
         self._channels = rest.pop("in_channels"), rest.pop("out_channels")
         held = Parameters(rest.pop("_weight"), rest.pop("_bias"))
-        options = {name: rest.pop(name) for name in (*_OPTIONS, *Around._fields)}
-        self._make_spec(rest.pop("kernel_size")[0], **options)
+        names = (*self._options_of_spec, *Around._fields)
+        options = {name: rest.pop(name) for name in names}
+        self._make_spec(self._checked_kernel(rest.pop("kernel_size")), **options)
         self.__dict__.update(rest, _held=held, _packed=None, _calls=training.Calls())
         if not self.training:  # arrays come back writable
             assign(self._replacing(self._parameters()))
@@ -555,11 +572,11 @@ class Convolution(Layer):
             f"{self.in_channels}, {self.out_channels}, "
             f"kernel_size={self.kernel_size}, stride={self.stride}"
         )
-        if isinstance(self.padding, str) or any(self.padding):
+        if isinstance(self.padding, str) or np.any(self.padding):
             text += f", padding={self.padding}"
-        if self.dilation != (1,):
+        if max(self.dilation) != 1:
             text += f", dilation={self.dilation}"
-        if self.output_padding != (0,):
+        if self.transposed and self.output_padding != (0,):
             text += f", output_padding={self.output_padding}"
         if self.groups != 1:
             text += f", groups={self.groups}"
@@ -571,6 +588,6 @@ class Convolution(Layer):
         for name, step in (("activation", steps.after), ("pre_activation", steps.before)):
             if step is not None:
                 text += f", {name}={step.name}"
-        if self.layout != "NCL":
+        if self.layout not in ("NCL", "NCHW"):
             text += f", layout={self.layout}"
         return text

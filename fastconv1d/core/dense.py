@@ -14,7 +14,7 @@ import numpy as np
 
 from .. import config
 from .convolution import Pack, Parameters
-from .forward import convolve
+from .planes import convolve
 from .spec import Around, checked_spec
 
 if TYPE_CHECKING:

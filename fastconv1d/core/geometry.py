@@ -460,16 +460,16 @@ def conv_geometry(
         or kernel_size == 0
         or (bias_shape is not None and bias_shape != (c_out,))
     ):
-        _explain_channels(x_shape, w_shape, bias_shape, groups)
+        explain_channels(x_shape, w_shape, bias_shape, groups)
     mode = 0
     if padding_mode != "zeros":
         mode = resolve_mode(padding_mode)
         check_padding_mode(padding_mode, x_shape, left, right)
     l_out = conv_length(l_in, kernel_size, stride, left, right, dilation)
     if l_in == 0 and n_batch and c_in:
-        _refuse_empty(x_shape)
+        refuse_empty(x_shape)
     if stride > STEP_MAX or dilation > STEP_MAX:
-        stride, dilation = _tamed(stride, dilation, l_out, kernel_size)
+        stride, dilation = tamed(stride, dilation, l_out, kernel_size)
     # by tuple.__new__: the constructor of a NamedTuple costs as much as half of these checks
     return _make(
         Geometry, (c_out if c_in else 0, l_out, stride, dilation, left, right, groups, mode)
@@ -532,12 +532,12 @@ def conv_transpose_geometry(
     check_output_padding(output_padding, stride, dilation)
     l_out = conv_transpose_length(l_in, kernel_size, stride, left, right, dilation, output_padding)
     if l_in == 0 and n_batch:
-        _refuse_empty(x_shape)
+        refuse_empty(x_shape)
     mode = 0
     if padding_mode != "zeros":
         mode = resolve_mode(padding_mode)
         check_padding_mode(padding_mode, (n_batch, c_out, l_out), left, right, "output")
-    stride, dilation = _tamed(stride, dilation, l_in, kernel_size)
+    stride, dilation = tamed(stride, dilation, l_in, kernel_size)
     return _make(Geometry, (c_out, l_out, stride, dilation, left, right, groups, mode))
 
 
@@ -572,7 +572,7 @@ def unfold_geometry(
             f"dilation=({dilation}), padding=({left}, {right}), calculated shape of the array of "
             f"sliding blocks as ({blocks}), but its components must be at least one."
         )
-    stride, dilation = _tamed(stride, dilation, blocks, kernel_size)
+    stride, dilation = tamed(stride, dilation, blocks, kernel_size)
     return kernel_size, blocks, stride, dilation, left
 
 
@@ -623,7 +623,7 @@ def fold_geometry(
             f"of input's dimension 2 to match the calculated number of sliding blocks {blocks}, "
             f"but got input.size(2)={columns}."
         )
-    stride, dilation = _tamed(stride, dilation, columns, kernel_size)
+    stride, dilation = tamed(stride, dilation, columns, kernel_size)
     return rows // kernel_size, output_size, stride, dilation, left
 
 
@@ -655,7 +655,7 @@ def _blocks(l_in: int, kernel_size: int, stride: int, left: int, right: int, dil
     return (padded - extent) // stride + 1
 
 
-def _tamed(stride: int, dilation: int, steps: int, kernel_size: int) -> tuple[int, int]:
+def tamed(stride: int, dilation: int, steps: int, kernel_size: int) -> tuple[int, int]:
     # A stride never taken and a dilation never spanned may be anything up to 2^63 - 1; cut them,
     # so that an index one past the end does not overflow in a kernel either.
     if steps <= 1:
@@ -669,7 +669,7 @@ def _overflow(what: str, size: int) -> NoReturn:
     raise OverflowError(f"the size of the {what} should be at most {INT64_MAX}, got {size}")
 
 
-def _refuse_empty(x_shape: tuple[int, ...]) -> NoReturn:
+def refuse_empty(x_shape: tuple[int, ...]) -> NoReturn:
     raise ValueError(
         "Only zero batch or zero channel inputs are supported, "
         f"but got input shape: {list(x_shape)}"
@@ -712,19 +712,19 @@ def _explain_groups(w_shape: tuple[int, ...], groups: int) -> None:
 
 def _swapped(x_shape: tuple[int, ...], channels: int) -> str:
     """Return how to mend an input whose channels are last where they should be second."""
-    if x_shape[2] != channels:
+    if len(x_shape) != 3 or x_shape[2] != channels:
         return ""
     return ": the axes are swapped, x.swapaxes(-1, -2) or the other layout= ('NCL', 'NLC') helps"
 
 
-def _explain_channels(
+def explain_channels(
     x_shape: tuple[int, ...],
     w_shape: tuple[int, ...],
     bias_shape: tuple[int, ...] | None,
     groups: int,
 ) -> NoReturn:
     _explain_groups(w_shape, groups)
-    c_out, c_in_group, _ = w_shape
+    c_out, c_in_group = w_shape[:2]
     if x_shape[1] != c_in_group * groups:
         raise ValueError(
             f"Given groups={groups}, weight of size {list(w_shape)}, expected input"

@@ -27,7 +27,7 @@ from .network import standardized_channels
 from .reach import Reach
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -88,15 +88,22 @@ class Convolve:
         self._joined: Joined | None = None
         self._folded: tuple[Any, ...] | None = None  # what it was made of, and the pack
 
+    @property
+    def rank(self) -> int:
+        """How many axes an input has beside items and channels."""
+        rank: int = self.layer._spec.rank
+        return rank
+
     def shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
-        source = shapes[0]
-        if len(source) not in (2, 3):
+        source, rank = shapes[0], self.rank
+        if len(source) not in (1 + rank, 2 + rank):
             raise ValueError(
-                f"Expected 2D (unbatched) or 3D (batched) input to {type(self.layer).__name__}, "
-                f"but got input of size: {list(source)}"
+                f"Expected {1 + rank}D (unbatched) or {2 + rank}D (batched) input to "
+                f"{type(self.layer).__name__}, but got input of size: {list(source)}"
             )
-        shape = output_shape(self.layer, source if len(source) == 3 else (1, *source), dtype)
-        return shape[3 - len(source) :]
+        if len(source) == 2 + rank:
+            return output_shape(self.layer, source, dtype)
+        return output_shape(self.layer, (1, *source), dtype)[1:]
 
     def reach(self, l_in: int | None) -> Reach:
         spec: Spec = self.layer._spec
@@ -107,6 +114,14 @@ class Convolve:
                 f"padding={spec.padding!r} and stride={spec.stride}"
             )
         return spec.reach(l_in or 1)
+
+    def check_lines(self) -> None:
+        """Raise unless positions are along one axis."""
+        if self.rank == 2:
+            raise ValueError(
+                "positions should be along one axis, (N, C, L): pieces of planes (N, C, H, W), "
+                f"which {type(self.layer).__name__} takes, are not implemented"
+            )
 
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
         if self.alone:
@@ -153,6 +168,7 @@ class Convolve:
         return _activation_of(self.before), _activation_of(self.after), factor
 
     def flow(self) -> Flow:
+        self.check_lines()
         joined = self._with_neighbours()
         return sliding.convolution(joined.pack, joined.spec, len(self.sources) > 1)
 
@@ -188,14 +204,18 @@ class Convolve:
 class Dense(Convolve):
     """``target = source @ weight.T + bias`` over the last axis: rows of any number of axes."""
 
+    @property
+    def rank(self) -> int:
+        return 1
+
     def shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
         shape: Shape = self.layer.output_shape(shapes[:1], dtype)
         return shape
 
-    def flow(self) -> Flow:
+    def check_lines(self) -> None:
         raise ValueError(
-            "a stream has positions along the last axis, whose elements this layer adds up: a "
-            "Conv1d with kernel_size=1 does so for channels"
+            "positions should be along the last axis, whose elements this layer adds up: a Conv1d "
+            "with kernel_size=1 does so for channels"
         )
 
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
@@ -373,6 +393,9 @@ def fuse(operations: Sequence[Operation]) -> list[Operation]:
             setattr(reader, name, operation.layer)
             reader.sources = (*operation.sources, *reader.sources[1:])
         kept.remove(operation)
+    for operation in kept:
+        if isinstance(operation, Convolve):
+            operation.settle()
     return kept
 
 
@@ -533,9 +556,6 @@ class Program:
         self.lowered = lower() if lower is not None else []
         self.operations = fuse(lower()) if lower is not None else []
         self.result = self.lowered[-1].target if self.lowered else 0
-        for operation in self.operations:
-            if isinstance(operation, Convolve):
-                operation.settle()
         # What shapes and the way that operations are joined depend on: new specs, a new program.
         self._layers = [op.layer for op in self.lowered if isinstance(op, (Convolve, Apply))]
         self._specs = [layer._spec for layer in self._layers]
@@ -633,8 +653,40 @@ def place_of(operation: Operation) -> str:
     return where + type(operation.layer).__name__
 
 
+def rank_of(operations: Iterable[Operation]) -> int:
+    """Return the axes of positions in what the convolutions take: 2 for those of planes, or 1.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv2d, ReLU
+    >>> from fastconv1d.core.program import rank_of
+    >>> from fastconv1d.sequential import lowered
+    >>> rank_of(lowered(Conv2d(1, 1, 3))), rank_of(lowered(ReLU()))
+    (2, 1)
+    """
+    return max((op.rank for op in operations if isinstance(op, Convolve)), default=1)
+
+
+def check_lines(operations: Iterable[Operation]) -> None:
+    """Raise unless the positions of all convolutions are along one axis; the text names the layer.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d, ReLU, Sequential
+    >>> from fastconv1d.core.program import check_lines
+    >>> from fastconv1d.sequential import lowered
+    >>> check_lines(lowered(Sequential(Conv1d(1, 1, 3), ReLU())))
+    """
+    for operation in operations:
+        if isinstance(operation, Convolve):
+            with naming(operation):
+                operation.check_lines()
+
+
 def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -> Shape:
     """Return the shape (N, C_out, L_out) of a convolution's output for an input (N, C_in, L_in).
+
+    Of two dimensions, as Conv2d's, both have two sizes in the place of a length.
 
     Raises
     ------
@@ -649,11 +701,17 @@ def output_shape(layer: Any, shape: Shape, dtype: np.dtype[Any] | None = None) -
     (1, 6, 21)
     """
     spec = layer._spec
-    if spec.layout != "NCL":
-        raise ValueError(f"layout should be 'NCL' inside of networks, got {spec.layout!r}")
+    if spec.channels_last:
+        first = "NCHW" if spec.rank == 2 else "NCL"
+        raise ValueError(f"layout should be {first!r} inside of networks, got {spec.layout!r}")
+    if len(shape) != 2 + spec.rank:
+        raise ValueError(
+            f"Expected {1 + spec.rank}D (unbatched) or {2 + spec.rank}D (batched) input to "
+            f"{spec.name}, but got input of size: {list(shape)}"
+        )
     half = dtype is not None and arrays.half_of(dtype) and layer.dtype == np.float32
     if dtype is not None and dtype != layer.dtype and not half:
         raise arrays.other_dtype(dtype, "weight", layer.dtype)
     weight, bias = layer._held
     geometry = spec.geometry(shape, weight.shape, None if bias is None else bias.shape)
-    return shape[0], geometry.c_out, geometry.l_out
+    return (shape[0], *geometry[: 1 + spec.rank])

@@ -58,6 +58,11 @@ class Spec(NamedTuple):
     algorithm: Any = "auto"
 
     @property
+    def rank(self) -> int:
+        """How many dimensions a kernel has."""
+        return 1
+
+    @property
     def name(self) -> str:
         """The function that computes it."""
         return "conv_transpose1d" if self.transposed else "conv1d"

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from . import adjoint, arrays
-from .forward import activate, convolve
+from . import adjoint, arrays, planes
+from .forward import activate
+from .planes import convolve
+from .spec2d import Spec2d
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 class Kept(NamedTuple):
     """What the backward of one call of a convolution needs."""
 
-    spec: Spec
+    spec: Spec | Spec2d
     input: Any
     weight: NDArray[Any]
     bias: NDArray[Any] | None
@@ -30,7 +32,7 @@ class Kept(NamedTuple):
 
 
 def forward(
-    spec: Spec,
+    spec: Spec | Spec2d,
     input: ArrayLike,
     weight: NDArray[Any],
     bias: NDArray[Any] | None,
@@ -48,9 +50,9 @@ def forward(
     last = steps.residual_last
     before = convolve(sums, input, weight, bias, None if last else residual)
     added = residual if last else None
-    output = activate(steps.after, before, spec.layout, added, steps.residual_scale)
+    output = _activated(spec, steps.after, before, added, steps.residual_scale)
     if out is not None:
-        batched = output.ndim == 3
+        batched = output.ndim == 2 + spec.rank
         shape = output.shape if batched else (1, *output.shape)
         others = (None if a is None else np.asarray(a) for a in (input, weight, bias, residual))
         target = arrays.target(out, shape, batched, output, *others)
@@ -66,7 +68,7 @@ def backward(
     spec, before = kept.spec, kept.before
     steps: Steps = spec.steps
     channels_last = spec.channels_last
-    axis = -1 if channels_last else -2
+    axis = -1 if channels_last else -1 - spec.rank
     x = arrays.operand(kept.input)
     g = arrays.operand(grad_output)
     dtype = x.dtype
@@ -88,15 +90,20 @@ def backward(
         if kept.has_residual:
             scale = g.dtype.type(steps.residual_scale)
             grad_residual = (by_output if steps.residual_last else g) * scale
-    inside = x if steps.before is None else activate(steps.before, x, spec.layout)
+    inside = x if steps.before is None else _activated(spec, steps.before, x)
     if channels_last:
-        g, inside = g.swapaxes(-1, -2), inside.swapaxes(-1, -2)
+        g, inside = np.moveaxis(g, -1, -1 - spec.rank), np.moveaxis(inside, -1, -1 - spec.rank)
     mask = (True, True, kept.bias is not None)
-    grad_input, grad_weight, grad_bias = adjoint.backward(
-        spec.transposed, g, inside, kept.weight, spec.geometry, spec.algorithm, mask
-    )
+    operands = g, inside, kept.weight
+    if isinstance(spec, Spec2d):
+        gradients = planes.backward(*operands, spec.geometry, spec.algorithm, mask)
+    else:
+        gradients = adjoint.backward(
+            spec.transposed, *operands, spec.geometry, spec.algorithm, mask
+        )
+    grad_input, grad_weight, grad_bias = gradients
     if channels_last:
-        grad_input = np.ascontiguousarray(grad_input.swapaxes(-1, -2))
+        grad_input = np.ascontiguousarray(np.moveaxis(grad_input, -1 - spec.rank, -1))
     if steps.before is not None:
         with np.errstate(over="ignore", under="ignore", invalid="ignore"):
             grad_input *= steps.before.derivative(x, axis)
@@ -104,6 +111,23 @@ def backward(
         if grad_residual is not None:
             grad_residual = grad_residual.astype(dtype)
         return grad_input.astype(dtype, copy=False), grad_weight, grad_bias, grad_residual
+
+
+def _activated(
+    spec: Spec | Spec2d,
+    activation: Any,
+    x: NDArray[Any],
+    residual: ArrayLike | None = None,
+    scale: float = 1.0,
+) -> NDArray[Any]:
+    """As `forward.activate`, of planes as of lines."""
+    if spec.rank == 1:
+        return activate(activation, x, spec.layout, residual, scale)
+    layout = "NLC" if spec.channels_last else "NCL"
+    first = x.ndim - 3 + (not spec.channels_last)  # the axis of rows
+    shape = (*x.shape[:first], -1, *x.shape[first + 2 :])
+    more = None if residual is None else np.reshape(residual, shape)
+    return activate(activation, x.reshape(shape), layout, more, scale).reshape(x.shape)
 
 
 # ---- the calls that a backward may be of ---------------------------------------------------------

@@ -73,6 +73,12 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t x_base
         int by_rows, plain, staged
         ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch, total_elems, live_elems
+        ptrdiff_t rows_in, rows_out, n_row_tiles, row_step, row_base
+        ptrdiff_t xh, yh, rh
+        const fc1d_run* row_runs
+        ptrdiff_t n_row_runs
+        const void* x_end
+        int stacked
 
     ctypedef struct fc1d_gradient:
         fc1d_problem window
@@ -275,8 +281,7 @@ cdef inline ptrdiff_t _gcd(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     return a
 
 
-cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernels* kernels,
-                          ptrdiff_t itemsize) noexcept nogil:
+cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernels* kernels) noexcept nogil:
     """Channels and taps of one chain of sums, and channels of a window: whole chains."""
     cdef ptrdiff_t rows = min(p.c_out, kernels.rows)
     cdef ptrdiff_t width = kernels.vectors[rows] * kernels.lanes
@@ -284,8 +289,21 @@ cdef void _block_channels(fc1d_problem* p, ptrdiff_t dilation, const fc1d_kernel
     cdef ptrdiff_t taps = _ceil(p.kernel_size, p.n_phases // _gcd(p.n_phases, dilation))
     cdef ptrdiff_t runs = min(taps, p.x_step // _gcd(p.x_step, dilation))
     cdef ptrdiff_t reach = (taps - runs) * max(1, dilation // _gcd(p.x_step * p.n_phases, dilation))
-    cdef ptrdiff_t per_channel = min(taps * width, runs * width + reach) * itemsize
-    cdef ptrdiff_t fit = max(1, STRIP_VECTORS * kernels.lanes * itemsize // per_channel)
+    _cut_chains(p, taps, min(taps * width, runs * width + reach), kernels.lanes)
+
+
+cdef void _block_planes(fc1d_problem* p, ptrdiff_t rows, ptrdiff_t dilation,
+                        const fc1d_kernels* kernels) noexcept nogil:
+    """The same for planes, whose strips lie in as many rows as the kernel has."""
+    cdef ptrdiff_t width = kernels.vectors[min(p.c_out, kernels.rows)] * kernels.lanes, taps = p.kernel_size // rows
+    cdef ptrdiff_t common = _gcd(p.x_step, dilation), runs = min(taps, p.x_step // common)
+    cdef ptrdiff_t reach = (taps - runs) * max(1, dilation // common)
+    _cut_chains(p, p.kernel_size, rows * min(taps * width, runs * width + reach), kernels.lanes)
+
+
+cdef void _cut_chains(fc1d_problem* p, ptrdiff_t taps, ptrdiff_t per_channel, ptrdiff_t lanes) noexcept nogil:
+    """Chains of so many taps a channel, of which a strip has ``per_channel`` elements in the window."""
+    cdef ptrdiff_t fit = max(1, STRIP_VECTORS * lanes // per_channel)
     cdef ptrdiff_t chains = _ceil(p.c_in, max(1, min(fit, CHAIN // taps)))
     p.ci_chain = p.ci_block = _ceil(p.c_in, chains)
     p.k_block = _ceil(taps, _ceil(taps, CHAIN))
@@ -433,7 +451,7 @@ cdef bint _leaves_out(const fc1d_problem* p, ptrdiff_t cols) noexcept nogil:
 cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
                      ptrdiff_t itemsize, int n_threads, fc1d_run* runs, ptrdiff_t* where, int32_t* tap) noexcept nogil:
     """Tile sizes and tap tables of one call; returns the scratch bytes of a thread."""
-    cdef ptrdiff_t rows = kernels.rows, lanes = kernels.lanes, c, j, r, count, room
+    cdef ptrdiff_t rows = kernels.rows, lanes = kernels.lanes, c, j, r, count
     cdef ptrdiff_t strip = kernels.vectors[min(p.c_out, rows)] * lanes
     cdef ptrdiff_t units = 4 * n_threads if n_threads > 1 else 1
     cdef bint split = False
@@ -477,20 +495,10 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     cdef ptrdiff_t total = (p.items_per_unit - 1) * p.item_pitch + p.tile_cols
     cdef ptrdiff_t slot = _ceil(total, lanes) * lanes
     p.stage_pitch = _odd_lines(slot, itemsize)
-    cdef ptrdiff_t whole = rows // _gcd(rows, p.fused) * p.fused  # register tiles and output channels end together
-    p.co_unit = _ceil(p.c_out, whole) * whole
-    if p.staged:
-        p.co_unit = min(p.co_unit, max(whole, STAGE_BYTES // (itemsize * p.n_phases * p.stage_pitch) // whole * whole))
-    if p.levels:
-        room = TOTAL_BYTES // (itemsize * p.levels * p.n_phases * p.stage_pitch)
-        p.co_unit = min(p.co_unit, max(whole, room // whole * whole))
-    while count * p.n_tiles * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= max(2 * whole, 4 * rows):
-        p.co_unit = _ceil(p.co_unit, 2 * whole) * whole
-    p.n_co_units = _ceil(p.c_out, p.co_unit)
+    _split_channels(p, kernels, itemsize, units, count * p.n_tiles)
     units = max(units, <ptrdiff_t> (_macs(p) / SIGNAL_MACS))
     p.groups_per_unit = max(1, min(p.groups, p.groups * p.n_item_units * p.n_tiles * p.n_co_units // units))
     p.n_group_units = _ceil(p.groups, p.groups_per_unit)
-    p.co_block = max(rows, WEIGHT_BYTES // (itemsize * p.ci_block * min(p.k_block, p.kernel_size)) // rows * rows)
 
     # several items in shared runs are as far apart as all taps reach
     cdef ptrdiff_t apart_from = FAR if p.items_per_unit > 1 else slot
@@ -502,6 +510,29 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
             for j in range(p.phase_start[r], p.phase_start[r + 1]):
                 tap[0] = <int32_t> (c * p.row_pitch + where[j])
                 tap += 1
+    return _lay_stage(p, kernels, itemsize)
+
+
+cdef void _split_channels(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize, ptrdiff_t units,
+                          ptrdiff_t count) noexcept nogil:
+    """Output channels of a unit, of which there are ``count`` without this, and ``units`` should be."""
+    cdef ptrdiff_t rows = kernels.rows, room
+    cdef ptrdiff_t whole = rows // _gcd(rows, p.fused) * p.fused  # register tiles and output channels end together
+    p.co_unit = _ceil(p.c_out, whole) * whole
+    if p.staged:
+        p.co_unit = min(p.co_unit, max(whole, STAGE_BYTES // (itemsize * p.n_phases * p.stage_pitch) // whole * whole))
+    if p.levels:
+        room = TOTAL_BYTES // (itemsize * p.levels * p.n_phases * p.stage_pitch)
+        p.co_unit = min(p.co_unit, max(whole, room // whole * whole))
+    while count * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= max(2 * whole, 4 * rows):
+        p.co_unit = _ceil(p.co_unit, 2 * whole) * whole
+    p.n_co_units = _ceil(p.c_out, p.co_unit)
+    p.co_block = max(rows, WEIGHT_BYTES // (itemsize * p.ci_block * min(p.k_block, p.kernel_size)) // rows * rows)
+
+
+cdef ptrdiff_t _lay_stage(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize) noexcept nogil:
+    """What follows the window in scratch; returns the bytes of all."""
+    cdef ptrdiff_t rows = kernels.rows, lanes = kernels.lanes, count
     p.stage_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.staged else 0
     p.emit_pitch = 0 if p.plain else _odd_lines(p.tile_cols * p.y_step, itemsize)
     p.emit_rows = min(lanes, p.c_out // p.fused)
@@ -544,6 +575,153 @@ cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdif
     cdef double across = (column * taps / p.kernel_size * narrow * _ceil(p.n_batch, lanes) * lanes / p.n_batch
                           + TRANSPOSED_CYCLES * (p.c_in * p.l_in + p.c_out * p.l_out))
     return across < 0.9 * alone
+
+
+# ---- planes ----------------------------------------------------------------------------------------------------------
+
+# Output rows that a tile of part of their columns should have: each row of the input is packed once for all of them. A
+# depthwise layer has as little to do for each output as packing has.
+cdef ptrdiff_t FEW_ROWS = 2
+cdef ptrdiff_t MANY_ROWS = 8
+
+
+cdef struct Planes:  # the tables of a call
+    fc1d_run* runs
+    fc1d_run* row_runs
+    ptrdiff_t* where      # of each column of the kernel
+    ptrdiff_t* row_where  # the slot of each row of the kernel
+    int32_t* tap
+
+
+cdef ptrdiff_t _lay_rows(fc1d_problem* rows, const Taps* down, ptrdiff_t n, fc1d_run* runs,
+                         ptrdiff_t* where) noexcept nogil:
+    """Slots of a window for n output rows; returns how many. ``rows`` is the problem of the kernel's rows alone."""
+    cdef ptrdiff_t i, j, r = 0, slots = 0
+    _make_runs(rows, down, rows.row_base, n, n, False, runs, where)
+    for i in range(rows.kernel_size):  # runs follow one another without gaps
+        j = down.order[i]
+        if r + 1 < rows.n_runs and where[j] >= runs[r + 1].offset:
+            slots += n + runs[r].extra
+            r += 1
+        where[j] += slots - runs[r].offset
+    slots = 0
+    for r in range(rows.n_runs):
+        runs[r].offset = slots
+        slots += n + runs[r].extra
+    return slots
+
+
+cdef void _lay_columns(fc1d_problem* line, const Taps* across, ptrdiff_t region, fc1d_run* runs,
+                       ptrdiff_t* where) noexcept nogil:
+    """Put every run that `_make_runs` made into a region of its own."""
+    cdef ptrdiff_t i, j, r = 0
+    for i in range(line.kernel_size):
+        j = across.order[i]
+        if r + 1 < line.n_runs and where[j] >= runs[r + 1].offset:
+            r += 1
+        where[j] += r * region - runs[r].offset
+    for r in range(line.n_runs):
+        runs[r].offset = r * region
+
+
+cdef bint _rows_follow(const fc1d_problem* p) noexcept nogil:
+    """Whether the rows of planes of one size are one row, in all operands."""
+    return (p.l_in == p.l_out and p.rows_in == p.rows_out and p.xh == p.l_in * p.xl and p.yh == p.l_out * p.yl
+            and (p.residual == NULL or p.rh == p.l_out * p.rl))
+
+
+cdef bint _stacks(const fc1d_problem* p, ptrdiff_t rows, ptrdiff_t dilation) noexcept nogil:
+    """Whether four rows of a depthwise layer are made at once: 3x3 and 5x5 taps, one or two rows apart."""
+    return (p.c_in * p.c_out == 1 and dilation == 1 and (rows == 3 or rows == 5) and p.kernel_size == rows * rows
+            and p.row_step <= 2 and p.n_tiles == 1 and p.plain and p.yh == p.n_cols
+            and (p.residual == NULL or p.rh == p.n_cols)
+            and p.rows_out - (p.n_row_tiles - 1) * p.items_per_unit >= 4)
+
+
+cdef ptrdiff_t _plan_planes(fc1d_problem* p, const Taps* across, const Taps* down, ptrdiff_t rows, ptrdiff_t dilation,
+                            ptrdiff_t base, const fc1d_kernels* kernels, ptrdiff_t itemsize, int n_threads,
+                            const Planes* t) noexcept nogil:
+    """Tile sizes and tables of one call; returns the scratch bytes of a thread. ``rows`` are those of the kernel."""
+    cdef ptrdiff_t lanes = kernels.lanes, taps = p.kernel_size // rows, j, i, c, reach = 0, shared = 0, slots, region
+    cdef ptrdiff_t strip = kernels.vectors[min(p.c_out, kernels.rows)] * lanes, count, many, room
+    cdef ptrdiff_t units = 4 * n_threads if n_threads > 1 else 1
+    cdef fc1d_problem line = p[0], column = p[0]
+    cdef int32_t* tap = t.tap
+    cdef bint split = False, apart
+    line.kernel_size, column.kernel_size, column.x_step = taps, rows, p.row_step
+    _make_runs(&line, across, base, FAR, 1, False, t.runs, t.where)
+    for j in range(line.n_runs):
+        reach = max(reach, t.runs[j].extra)
+    if p.x_step == 1 and p.mode == 0:  # zeros between two rows that both of them read
+        shared = max(0, min(min(-base, reach), p.n_cols + reach + base - p.l_in))
+    # cycles of an input row: columns between two rows are computed, too, or each tap has its own copy of the row
+    cdef double macs = <double> p.c_out * p.kernel_size / (2 * lanes)
+    split = taps > 1 and p.n_cols * macs + <double> (taps - 1) * p.n_cols < 0.95 * (p.n_cols + reach - shared) * macs
+
+    p.by_rows = p.c_in <= FEW_CHANNELS and p.c_in * p.kernel_size <= FEW_TERMS
+    cdef ptrdiff_t budget = (STRIP_VECTORS * lanes * itemsize if p.by_rows else WINDOW_BYTES) // (itemsize * p.ci_block)
+    cdef ptrdiff_t staged = max(strip, STAGE_BYTES // (itemsize * p.c_out))
+    p.item_pitch = p.n_cols + (0 if split else reach - shared)
+    many = min(p.rows_out, MANY_ROWS if macs < 4 else FEW_ROWS)
+    p.n_tiles, p.n_row_tiles, p.tile_cols = 1, 1, p.n_cols
+    while True:
+        p.items_per_unit = _ceil(p.rows_out, p.n_row_tiles)
+        slots = _lay_rows(&column, down, p.items_per_unit, t.row_runs, t.row_where)
+        if p.items_per_unit <= many or (slots * p.item_pitch * (taps if split else line.n_runs) <= budget
+                                        and p.items_per_unit * p.item_pitch <= staged):
+            break
+        p.n_row_tiles = _ceil(p.rows_out, min(p.items_per_unit - 1, p.items_per_unit * 7 // 8 + 1))
+    while slots * p.item_pitch * (taps if split else line.n_runs) > budget or p.items_per_unit * p.item_pitch > staged:
+        apart = reach > (taps - 1) * strip
+        room = min(budget // (slots * (taps if apart else line.n_runs)), staged // p.items_per_unit)
+        if not apart:
+            room -= reach
+        if room >= strip or p.items_per_unit == 1:  # rows of part of the columns
+            split = apart
+            p.tile_cols = min(p.n_cols, max(strip, room // strip * strip))
+            p.n_tiles = _ceil(p.n_cols, p.tile_cols)
+            p.tile_cols = _ceil(_ceil(p.n_cols, p.n_tiles), strip) * strip
+            p.n_tiles = _ceil(p.n_cols, p.tile_cols)
+            p.item_pitch = p.tile_cols + (0 if split else reach)
+            break
+        p.items_per_unit = _ceil(p.items_per_unit, 2)
+        slots = _lay_rows(&column, down, p.items_per_unit, t.row_runs, t.row_where)
+
+    # enough units for the threads, none too long: fewer rows, then fewer output channels
+    p.n_row_tiles = _ceil(p.rows_out, p.items_per_unit)
+    units = max(units, <ptrdiff_t> (_macs(p) * p.rows_out / (4 * SIGNAL_MACS)))
+    while p.n_batch * p.groups * p.n_row_tiles * p.n_tiles < units and p.items_per_unit >= 2 * many:
+        p.items_per_unit = _ceil(p.items_per_unit, 2)
+        p.n_row_tiles = _ceil(p.rows_out, p.items_per_unit)
+    p.items_per_unit = _ceil(p.rows_out, p.n_row_tiles)
+    slots = _lay_rows(&column, down, p.items_per_unit, t.row_runs, t.row_where)
+    p.n_item_units = p.n_batch * p.n_row_tiles
+    count = p.n_item_units * p.groups * p.n_tiles
+    p.plain = p.yl == 1 and p.half == 0 and (p.residual == NULL or p.rl == 1)
+    p.staged = not p.plain or (p.items_per_unit > 1 and (
+        p.yh != p.item_pitch or p.n_cols != p.item_pitch or (p.residual != NULL and p.rh != p.yh)))
+    if _stacks(p, rows, dilation):
+        p.stacked, p.staged = <int> rows, False
+    cdef ptrdiff_t slot = _ceil((p.items_per_unit - 1) * p.item_pitch + p.tile_cols, lanes) * lanes
+    p.stage_pitch = _odd_lines(slot, itemsize)
+    _split_channels(p, kernels, itemsize, units, count)
+    p.groups_per_unit = max(1, min(p.groups, p.groups * p.n_item_units * p.n_tiles * p.n_co_units
+                                   // max(units, <ptrdiff_t> (_macs(p) * p.rows_out / SIGNAL_MACS))))
+    p.n_group_units = _ceil(p.groups, p.groups_per_unit)
+
+    _make_runs(&line, across, base, FAR, 1, split, t.runs, t.where)
+    region = _ceil(slots * p.item_pitch + (0 if split else reach) + lanes, 16) * 16
+    _lay_columns(&line, across, region, t.runs, t.where)
+    p.runs, p.n_runs, p.row_runs, p.n_row_runs = t.runs, line.n_runs, t.row_runs, column.n_runs
+    p.row_pitch = _odd_lines(p.n_runs * region + lanes, itemsize)  # a short row is written as a vector
+    p.window_elems = p.ci_block * p.row_pitch
+    p.tap = t.tap
+    for c in range(p.ci_block):
+        for i in range(rows):
+            for j in range(taps):
+                tap[0] = <int32_t> (c * p.row_pitch + t.where[j] + t.row_where[i] * p.item_pitch)
+                tap += 1
+    return _lay_stage(p, kernels, itemsize)
 
 
 # ---- running ---------------------------------------------------------------------------------------------------------
@@ -672,7 +850,8 @@ cdef class PreparedLayer:
     Parameters
     ----------
     weight : ndarray, float32 or float64
-        (C_out, C_in/groups, K), or (C_in, C_out/groups, K) when transposed. Copied.
+        (C_out, C_in/groups, K), or (C_in, C_out/groups, K) when transposed; with ``down`` (C_out, C_in/groups, KH, KW).
+        Copied.
     bias : ndarray of shape (C_out,) or None
         Copied.
     geometry : fastconv1d.core.geometry.Geometry
@@ -689,6 +868,9 @@ cdef class PreparedLayer:
         (same_upper), 2 on the left (same_lower); 0 for pads as given.
     channels_last : bool
         Whether calls take and return (N, L, C).
+    down : tuple of int, optional
+        (stride, dilation, top, bottom) of a correlate of two dimensions: what geometry says of columns is said of rows
+        here.
     packed : PreparedLayer, optional
         One of the same weight, bias and geometry, whose packed weight serves here, too: only the steps may differ.
     """
@@ -708,21 +890,28 @@ cdef class PreparedLayer:
     cdef readonly bint finite  # the weight; of a correlate, if anybody has asked
     cdef long long looked_at  # whether that is known
     cdef readonly bint channels_last
+    # Of planes: the kernel's rows, otherwise 0, their taps, and the steps and the padding of rows.
+    cdef ptrdiff_t rows, row_dilation, pad_top, pad_bottom
+    cdef Taps down
 
     def __cinit__(self, cnp.ndarray weight, bias, geometry, bint transposed=False, steps=None,
-                  ptrdiff_t output_padding=0, int same=0, bint channels_last=False, PreparedLayer packed=None):
+                  ptrdiff_t output_padding=0, int same=0, bint channels_last=False, down=None,
+                  PreparedLayer packed=None):
         if packed is None:
-            self._pack_all(weight, bias, geometry, transposed)
+            self._pack_all(weight, bias, geometry, transposed, down)
             self.output_padding, self.same, self.channels_last = output_padding, same, channels_last
         else:
             self._share(packed)
         if steps is not None:
             self._set_steps(steps)
 
-    cdef int _pack_all(self, cnp.ndarray weight, bias, geometry, bint transposed) except -1:
+    cdef int _pack_all(self, cnp.ndarray weight, bias, geometry, bint transposed, down) except -1:
         cdef fc1d_problem* p = &self.problem
         cdef ptrdiff_t stride, dilation, pad_left, pad_right, groups
         cdef int mode
+        memset(p, 0, sizeof(fc1d_problem))
+        if down is not None:
+            weight = self._set_rows(weight, down)
         _, _, stride, dilation, pad_left, pad_right, groups, mode = geometry
         self.typenum = cnp.PyArray_TYPE(weight)
         if self.typenum not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
@@ -730,7 +919,8 @@ cdef class PreparedLayer:
         if min(stride, dilation, groups) < 1 or weight.shape[0] % groups:
             raise ValueError("stride, dilation and groups should be positive, and groups divide the channels, "
                              f"got stride={stride}, dilation={dilation}, groups={groups}")
-        rule = _unsuited_window((<object> weight).shape, stride, dilation, pad_left, pad_right, transposed)
+        shape = weight.shape[0], weight.shape[1], weight.shape[2] // (self.rows or 1)
+        rule = _unsuited_window(shape, stride, dilation, pad_left, pad_right, transposed)
         if rule is not None:
             raise ValueError(f"{rule}, got a weight of size {list((<object> weight).shape)}, stride={stride}, "
                              f"dilation={dilation}, padding=({pad_left}, {pad_right})")
@@ -739,10 +929,9 @@ cdef class PreparedLayer:
         self.itemsize = cnp.PyArray_ITEMSIZE(weight)
         self.transposed, self.stride, self.dilation = transposed, stride, dilation
         self.pad_left, self.pad_right = pad_left, pad_right
-        memset(p, 0, sizeof(fc1d_problem))
         cdef ptrdiff_t first = weight.shape[0] // groups, second = weight.shape[1]
         p.groups, p.kernel_size, p.mode = groups, weight.shape[2], 0 if transposed else mode
-        self.span = dilation * (p.kernel_size - 1) + 1
+        self.span = dilation * ((p.kernel_size // self.rows if self.rows else p.kernel_size) - 1) + 1
         p.c_out, p.c_in = second if transposed else first, first if transposed else second
         p.x_step, p.y_step = 1 if transposed else stride, stride if transposed else 1
         p.fused = stride if transposed and dilation == 1 and p.kernel_size % stride == 0 else 1
@@ -756,8 +945,21 @@ cdef class PreparedLayer:
             p.bias = cnp.PyArray_DATA(self.bias)
         return 0
 
+    cdef cnp.ndarray _set_rows(self, cnp.ndarray weight, down):
+        """Keep what is said of rows; returns the weight with rows and columns of the kernel as one dimension."""
+        cdef ptrdiff_t stride, dilation
+        stride, dilation, self.pad_top, self.pad_bottom = down
+        rule = unsuited_planes((<object> weight).dtype.char, (<object> weight).shape, stride, dilation)
+        if rule is not None or stride < 1:
+            raise ValueError(f"{rule}, got a weight of size {list((<object> weight).shape)}, stride={stride} and "
+                             f"dilation={dilation} of rows")
+        self.rows, self.row_dilation, self.problem.row_step = weight.shape[2], dilation, stride
+        return (<object> weight).reshape(weight.shape[0], weight.shape[1], weight.shape[2] * weight.shape[3])
+
     cdef int _share(self, PreparedLayer packed) except -1:
         self.owner = packed
+        self.rows, self.row_dilation = packed.rows, packed.row_dilation
+        self.pad_top, self.pad_bottom, self.down = packed.pad_top, packed.pad_bottom, packed.down
         self.problem, self.taps, self.kernels = packed.problem, packed.taps, packed.kernels
         self.bias = packed.bias
         self.transposed, self.stride, self.dilation = packed.transposed, packed.stride, packed.dilation
@@ -784,7 +986,9 @@ cdef class PreparedLayer:
     cdef int _prepare_taps(self) except -1:
         cdef fc1d_problem* p = &self.problem
         cdef ptrdiff_t k = p.kernel_size
-        _block_channels(p, self.dilation, self.kernels, self.itemsize)
+        if self.rows:
+            return self._prepare_plane_taps()
+        _block_channels(p, self.dilation, self.kernels)
         self.tables = PyMem_Malloc((p.n_phases + 1 + 3 * k) * sizeof(ptrdiff_t))
         if self.tables == NULL:
             raise MemoryError("cannot allocate the tap tables")
@@ -794,6 +998,33 @@ cdef class PreparedLayer:
         self.taps.order = self.taps.pos + k
         p.phase_start = self.taps.phase_start
         _sort_taps(p, &self.taps, self.dilation, self.transposed)
+        return 0
+
+    cdef int _prepare_plane_taps(self) except -1:
+        """Taps of a row of the kernel and of a column of it; `taps.k` counts all, as they are packed."""
+        cdef fc1d_problem* p = &self.problem
+        cdef fc1d_problem line = p[0]
+        cdef ptrdiff_t k = p.kernel_size, across = k // self.rows, i
+        _block_planes(p, self.rows, self.dilation, self.kernels)
+        self.tables = PyMem_Malloc((6 + k + 2 * across + 3 * self.rows) * sizeof(ptrdiff_t))
+        if self.tables == NULL:
+            raise MemoryError("cannot allocate the tap tables")
+        self.taps.phase_start = <ptrdiff_t*> self.tables
+        self.taps.k = self.taps.phase_start + 4
+        self.taps.pos = self.taps.k + k
+        self.taps.order = self.taps.pos + across
+        self.down.phase_start = self.taps.order + across
+        self.down.k = self.down.phase_start + 2
+        self.down.pos = self.down.k + self.rows
+        self.down.order = self.down.pos + self.rows
+        line.kernel_size = across
+        _sort_taps(&line, &self.taps, self.dilation, False)
+        line.kernel_size, line.x_step = self.rows, p.row_step
+        _sort_taps(&line, &self.down, self.row_dilation, False)
+        for i in range(k):
+            self.taps.k[i] = i
+        p.phase_start = self.taps.phase_start + 2
+        self.taps.phase_start[2], self.taps.phase_start[3] = 0, k
         return 0
 
     cdef int _pack(self, cnp.ndarray weight) except -1:
@@ -827,18 +1058,8 @@ cdef class PreparedLayer:
         layer's, or one of 16 bits. With ``plan`` nothing is computed, and the dict gets what would be done.
         """
         cdef fc1d_problem p = self.problem  # a copy a call: calls on one layer may run at the same time
-        cdef ptrdiff_t size = self.itemsize, q_low = 0, base, scratch_bytes
-        cdef int half = _half(x)
-        cdef int failed, shift = 1 if half else 2 if size == 4 else 3  # of a stride: divisions would be slower
-        p.x, p.y, p.half = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), half
-        p.xn, p.xc, p.xl = x.strides[0] >> shift, x.strides[1] >> shift, x.strides[2] >> shift
-        p.yn, p.yc, p.yl = y.strides[0] >> shift, y.strides[1] >> shift, y.strides[2] >> shift
-        p.n_batch, p.l_in, p.l_out = x.shape[0], x.shape[2], y.shape[2]
-        if residual is not None:
-            p.residual = cnp.PyArray_DATA(residual)
-            p.rn, p.rc, p.rl = residual.strides[0] >> shift, residual.strides[1] >> shift, residual.strides[2] >> shift
-        if p.l_out == 1:
-            p.yl = p.rl = 1
+        cdef ptrdiff_t q_low = 0, base
+        self._take(&p, x, y, residual, 2)
         if p.n_batch == 0 or p.l_out == 0:
             return 0
         if self._side_by_side(&p):
@@ -847,7 +1068,7 @@ cdef class PreparedLayer:
             p.pos, p.x_base, p.n_cols = self.taps.pos, -pad_left, p.l_out
             if self._is_short(&p):
                 return self._run_channels(&p, threads, plan)
-            if _many_items(&p, self.kernels, size):
+            if _many_items(&p, self.kernels, self.itemsize):
                 return self._run_items(&p, threads, plan)
         if self.transposed:
             q_low = pad_left // p.y_step - (1 if pad_left % p.y_step < 0 else 0)
@@ -857,13 +1078,18 @@ cdef class PreparedLayer:
         else:
             p.n_cols = p.l_out
             base = -pad_left
-        cdef double macs = _macs(&p)
+        return self._run_line(&p, &self.taps, base, threads, plan)
+
+    cdef int _run_line(self, fc1d_problem* p, const Taps* taps, ptrdiff_t base, threads, dict plan) except -1:
+        cdef ptrdiff_t size = self.itemsize, scratch_bytes
+        cdef int failed
+        cdef double macs = _macs(p)
         cdef int n_threads = 1
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
         cdef ptrdiff_t k = p.kernel_size
-        p.pos, p.x_base = self.taps.pos, base
-        p.live_elems = p.mode == 0 and k > 1 and _leaves_out(&p, self.kernels.lanes) and self._is_finite()
+        p.pos, p.x_base = taps.pos, base
+        p.live_elems = p.mode == 0 and k > 1 and _leaves_out(p, self.kernels.lanes) and self._is_finite()
         cdef size_t where_bytes = k * sizeof(ptrdiff_t), run_bytes = k * sizeof(fc1d_run)
         cdef size_t table_bytes = where_bytes + run_bytes + p.ci_block * k * sizeof(int32_t)
         cdef ptrdiff_t few[256]  # for small layers, without malloc
@@ -871,12 +1097,97 @@ cdef class PreparedLayer:
         if tables == NULL:
             raise MemoryError("cannot allocate the tap tables of a call")
         try:
-            if plan is None and p.yl == 1 and p.l_out * y.itemsize >= 1 << 20:
-                self._touch(&p, y.itemsize, n_threads)
+            if plan is None and p.yl == 1:
+                self._touch(p, p.l_out, n_threads)
             with nogil:
-                scratch_bytes = _plan(&p, &self.taps, base, self.kernels, size, n_threads,
+                scratch_bytes = _plan(p, taps, base, self.kernels, size, n_threads,
                                       <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
                                       <int32_t*> (tables + where_bytes + run_bytes))
+                if plan is None:
+                    failed = run_job(<unit_fn> self.kernels.run_unit, p,
+                                     p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
+                                     scratch_bytes, n_threads)
+        finally:
+            if tables != <char*> few:
+                free(tables)
+        if plan is not None:
+            plan.update(self._told(p), threads=n_threads, scratch_bytes=scratch_bytes)
+            return 0
+        if failed:
+            raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
+        return 0
+
+    cdef void _take(self, fc1d_problem* p, cnp.ndarray x, cnp.ndarray y, cnp.ndarray residual, int last) noexcept:
+        """Fill in the operands, whose columns are axis ``last``."""
+        cdef int half = _half(x)
+        cdef int shift = 1 if half else 2 if self.itemsize == 4 else 3  # of a stride: divisions would be slower
+        p.x, p.y, p.half = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), half
+        p.xn, p.xc, p.xl = x.strides[0] >> shift, x.strides[1] >> shift, x.strides[last] >> shift
+        p.yn, p.yc, p.yl = y.strides[0] >> shift, y.strides[1] >> shift, y.strides[last] >> shift
+        p.n_batch, p.l_in, p.l_out = x.shape[0], x.shape[last], y.shape[last]
+        if residual is not None:
+            p.residual = cnp.PyArray_DATA(residual)
+            p.rn, p.rc = residual.strides[0] >> shift, residual.strides[1] >> shift
+            p.rl = residual.strides[last] >> shift
+        if p.l_out == 1:
+            p.yl = p.rl = 1
+        if last == 2:
+            return
+        p.rows_in, p.rows_out = x.shape[2], y.shape[2]
+        p.xh, p.yh = x.strides[2] >> shift, y.strides[2] >> shift
+        if residual is not None:
+            p.rh = residual.strides[2] >> shift
+        cdef ptrdiff_t end = cnp.PyArray_ITEMSIZE(x)
+        for axis in range(4):
+            end += max(x.strides[axis], 0) * (x.shape[axis] - 1)
+        p.x_end = <const char*> p.x + end
+
+    cpdef int run_planes(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t top, ptrdiff_t left, threads,
+                         cnp.ndarray residual=None, dict plan=None) except -1:
+        """y = layer(x) for x (N, C_in, H_in, W_in) and y (N, C_out, H_out, W_out); otherwise as `run`.
+
+        Row 0 and column 0 of y are those that top and left say.
+        """
+        cdef fc1d_problem p = self.problem
+        cdef Planes t
+        cdef ptrdiff_t k = p.kernel_size, scratch_bytes
+        cdef int failed
+        self._take(&p, x, y, residual, 3)
+        if cnp.PyArray_SIZE(x) == 0 or cnp.PyArray_SIZE(y) == 0:
+            return 0
+        p.n_cols, p.row_base = p.l_out, -top
+        if _rows_follow(&p) and k * p.x_step * p.row_step == 1 and not (top or left):
+            p.l_in = p.l_out = p.n_cols = p.l_in * p.rows_in
+            p.rows_out = 0
+            return self._run_line(&p, &self.taps, 0, threads, plan)
+        if self.rows * p.rows_in * p.rows_out == 1 and top == 0:
+            p.rows_out = 0
+            return self._run_line(&p, &self.taps, -left, threads, plan)
+        if k == self.rows and p.l_in * p.l_out == 1 and left == 0:
+            p.l_in, p.l_out, p.n_cols, p.x_step = p.rows_in, p.rows_out, p.rows_out, p.row_step
+            p.xl, p.yl, p.rl = p.xh, p.yh if p.rows_out > 1 else 1, p.rh if p.rows_out > 1 else 1
+            p.rows_out = 0
+            return self._run_line(&p, &self.down, -top, threads, plan)
+        cdef double macs = _macs(&p) * p.rows_out
+        cdef int n_threads = 1
+        if macs >= SERIAL_MACS:
+            n_threads = threads if isinstance(threads, int) else threads()
+        cdef size_t table_bytes = k * (2 * sizeof(fc1d_run) + 2 * sizeof(ptrdiff_t)) + p.ci_block * k * sizeof(int32_t)
+        cdef ptrdiff_t few[512]
+        cdef char* tables = <char*> few if table_bytes <= sizeof(few) else <char*> malloc(table_bytes)
+        if tables == NULL:
+            raise MemoryError("cannot allocate the tap tables of a call")
+        t.runs = <fc1d_run*> tables
+        t.row_runs = t.runs + k
+        t.where = <ptrdiff_t*> (t.row_runs + k)
+        t.row_where = t.where + k
+        t.tap = <int32_t*> (t.row_where + k)
+        try:
+            if plan is None and p.yl == 1 and p.yh == p.l_out:
+                self._touch(&p, p.rows_out * p.l_out, n_threads)
+            with nogil:
+                scratch_bytes = _plan_planes(&p, &self.taps, &self.down, self.rows, self.row_dilation, -left,
+                                             self.kernels, self.itemsize, n_threads, &t)
                 if plan is None:
                     failed = run_job(<unit_fn> self.kernels.run_unit, &p,
                                      p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
@@ -891,13 +1202,15 @@ cdef class PreparedLayer:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
 
-    cdef int _touch(self, const fc1d_problem* p, ptrdiff_t itemsize, int n_threads) except -1:
+    cdef int _touch(self, const fc1d_problem* p, ptrdiff_t length, int n_threads) except -1:
         """Take the pages of a result of long rows that units write to side by side."""
-        cdef ptrdiff_t rows = p.c_out // p.fused * p.groups, item
+        cdef ptrdiff_t rows = p.c_out // p.fused * p.groups, item, size = 2 if p.half else self.itemsize
         cdef char* y = <char*> p.y
+        if length * size < 1 << 20:
+            return 0
         with nogil:
             for item in range(p.n_batch):
-                touch_rows(y + item * p.yn * itemsize, rows, p.yc * itemsize, p.l_out * itemsize, n_threads)
+                touch_rows(y + item * p.yn * size, rows, p.yc * size, length * size, n_threads)
         return 0
 
     cdef dict _told(self, const fc1d_problem* p):
@@ -922,6 +1235,16 @@ cdef class PreparedLayer:
             "by_rows": bool(p.by_rows),
             "staged": bool(p.staged),
         }
+
+    def plan_planes(self, shape, shape_out, ptrdiff_t top, ptrdiff_t left, threads):
+        """As `plan`, for arrays of shapes (N, C_in, H_in, W_in) and (N, C_out, H_out, W_out)."""
+        dtype = cnp.PyArray_DescrFromType(self.typenum)
+        x, y = np.empty(shape, dtype), np.empty(shape_out, dtype)
+        if self.channels_last:
+            x, y = (np.empty(a.transpose(0, 2, 3, 1).shape, dtype).transpose(0, 3, 1, 2) for a in (x, y))
+        told = {"engine": "direct", "isa": self.isa}
+        self.run_planes(x, y, top, left, threads, plan=told)
+        return told
 
     def plan(self, ptrdiff_t n_batch, ptrdiff_t l_in, ptrdiff_t l_out, ptrdiff_t pad_left, threads):
         """Return what `run` would do for contiguous arrays of these sizes."""
@@ -1095,6 +1418,8 @@ cdef class PreparedLayer:
         cdef fc1d_problem* p = &self.problem
         if not cnp.PyArray_CheckExact(x):
             return None
+        if self.rows:
+            return self._call_planes(x, threads, residual, out)
         cdef cnp.ndarray a = x
         cdef int nd = cnp.PyArray_NDIM(a), typenum = cnp.PyArray_TYPE(a), half = 0
         if typenum != self.typenum and self.typenum == cnp.NPY_FLOAT32:
@@ -1111,15 +1436,12 @@ cdef class PreparedLayer:
         if l_in >= FAR:
             return None
         if self.same:
-            right = max((l_in - 1) // self.stride * self.stride + self.span - l_in, 0)
-            left = (right + self.same - 1) // 2
-            right -= left
-        cdef ptrdiff_t pad = max(left, right)
+            _even_pads(l_in, self.stride, self.span, self.same, &left, &right)
         if self.transposed:
             l_out = (l_in - 1) * self.stride - left - right + self.span + self.output_padding
         else:
             l_out = l_in + left + right - self.span
-            if l_out < 0 or (p.mode == 1 and pad >= l_in) or (p.mode == 3 and pad > l_in):
+            if l_out < 0 or not _mode_takes(p.mode, l_in, max(left, right)):
                 return None
             l_out = l_out // self.stride + 1
         if l_out < 1:
@@ -1128,29 +1450,56 @@ cdef class PreparedLayer:
         cdef cnp.npy_intp c_out = p.c_out // p.fused * p.groups
         shape[0], shape[1], shape[2] = a.shape[0], c_out, l_out
         shape[channel_axis], shape[nd - 2 if self.channels_last else nd - 1] = c_out, l_out
-        cdef cnp.ndarray y, r = None
-        if residual is not None:
-            if not cnp.PyArray_CheckExact(residual):
-                return None
-            r = residual
-            if cnp.PyArray_TYPE(r) != typenum or not _plain(r) or not _has_shape(r, nd, shape):
-                return None
-        if out is None:
-            try:
-                y = new_array(nd, shape, typenum)
-            except ValueError:  # beyond 64 bits of bytes
-                return None
-        else:
-            if not cnp.PyArray_CheckExact(out):
-                return None
-            y = out
-            if (cnp.PyArray_TYPE(y) != typenum or not cnp.PyArray_ISCARRAY(y) or not _has_shape(y, nd, shape)
-                    or _may_overlap(y, a) or (r is not None and _may_overlap(y, r))):
-                return None
+        cdef cnp.ndarray r = residual if _fits(residual, typenum, nd, shape) else None
+        cdef cnp.ndarray y = _result(a, r, out, nd, shape)
+        if y is None or (residual is not None and r is None):
+            return None
         if r is not None:
             r = self._as_ncl(r, nd)
         self.run(self._as_ncl(a, nd), self._as_ncl(y, nd), left, threads, r)
         return y
+
+    cdef _call_planes(self, cnp.ndarray a, threads, residual, out):
+        """As `__call__`, for x (N, C_in, H_in, W_in) or (C_in, H_in, W_in)."""
+        cdef fc1d_problem* p = &self.problem
+        cdef int nd = cnp.PyArray_NDIM(a), typenum = cnp.PyArray_TYPE(a), half = 0, first = nd - 3
+        cdef ptrdiff_t top = self.pad_top, bottom = self.pad_bottom, left = self.pad_left, right = self.pad_right
+        cdef ptrdiff_t height, width, row_span = self.row_dilation * (self.rows - 1) + 1
+        cdef cnp.npy_intp shape[4]
+        if typenum != self.typenum and self.typenum == cnp.NPY_FLOAT32:
+            half = typenum == cnp.NPY_FLOAT16 or a.dtype.name == "bfloat16"
+        if (nd != 4 and nd != 3) or (typenum != self.typenum and not half) or not _plain(a):
+            return None
+        cdef int channel_axis = nd - 1 if self.channels_last else first
+        cdef int row_axis = first if self.channels_last else first + 1
+        if a.shape[channel_axis] != p.c_in * p.groups:
+            return None
+        height, width = a.shape[row_axis], a.shape[row_axis + 1]
+        if max(height, width) >= FAR:
+            return None
+        if self.same:
+            _even_pads(height, p.row_step, row_span, self.same, &top, &bottom)
+            _even_pads(width, self.stride, self.span, self.same, &left, &right)
+        cdef ptrdiff_t rows_out = height + top + bottom - row_span, l_out = width + left + right - self.span
+        if (rows_out < 0 or l_out < 0 or not _mode_takes(p.mode, height, max(top, bottom))
+                or not _mode_takes(p.mode, width, max(left, right))):
+            return None
+        shape[0] = a.shape[0]
+        shape[channel_axis] = p.c_out * p.groups
+        shape[row_axis], shape[row_axis + 1] = rows_out // p.row_step + 1, l_out // self.stride + 1
+        cdef cnp.ndarray r = residual if _fits(residual, typenum, nd, shape) else None
+        cdef cnp.ndarray y = _result(a, r, out, nd, shape)
+        if y is None or (residual is not None and r is None):
+            return None
+        self.run_planes(self._as_nchw(a, nd), self._as_nchw(y, nd), top, left, threads,
+                        None if r is None else self._as_nchw(r, nd))
+        return y
+
+    cdef cnp.ndarray _as_nchw(self, cnp.ndarray a, int nd):
+        """A view of shape (N, C, H, W)."""
+        if nd == 3:
+            a = a[None]
+        return (<object> a).transpose(0, 3, 1, 2) if self.channels_last else a
 
     cdef cnp.ndarray _as_ncl(self, cnp.ndarray a, int nd):
         """A view of shape (N, C, L)."""
@@ -1179,6 +1528,42 @@ cdef bint _plain(cnp.ndarray a) noexcept:
 
 cdef bint _has_shape(cnp.ndarray a, int nd, const cnp.npy_intp* shape) noexcept:
     return cnp.PyArray_NDIM(a) == nd and cnp.PyArray_CompareLists(a.shape, shape, nd)
+
+
+cdef bint _fits(residual, int typenum, int nd, const cnp.npy_intp* shape) noexcept:
+    """Whether the kernels can read it."""
+    return (residual is not None and cnp.PyArray_CheckExact(residual) and cnp.PyArray_TYPE(residual) == typenum
+            and _plain(residual) and _has_shape(residual, nd, shape))
+
+
+cdef cnp.ndarray _result(cnp.ndarray x, cnp.ndarray residual, out, int nd, cnp.npy_intp* shape):
+    """A new result of x's dtype, or `out` where it can be written to in place; otherwise None."""
+    cdef cnp.ndarray y
+    cdef int typenum = cnp.PyArray_TYPE(x)
+    if out is None:
+        try:
+            return new_array(nd, shape, typenum)
+        except ValueError:  # beyond 64 bits of bytes
+            return None
+    if not cnp.PyArray_CheckExact(out):
+        return None
+    y = out
+    if (cnp.PyArray_TYPE(y) != typenum or not cnp.PyArray_ISCARRAY(y) or not _has_shape(y, nd, shape)
+            or _may_overlap(y, x) or (residual is not None and _may_overlap(y, residual))):
+        return None
+    return y
+
+
+cdef void _even_pads(ptrdiff_t length, ptrdiff_t stride, ptrdiff_t span, int same, ptrdiff_t* left,
+                     ptrdiff_t* right) noexcept nogil:
+    """The padding that gives ceil(length / stride) outputs, see `PreparedLayer`'s ``same``."""
+    right[0] = max((length - 1) // stride * stride + span - length, 0)
+    left[0] = (right[0] + same - 1) // 2
+    right[0] -= left[0]
+
+
+cdef bint _mode_takes(int mode, ptrdiff_t length, ptrdiff_t pad) noexcept nogil:
+    return not (mode == 1 and pad >= length or mode == 3 and pad > length)
 
 
 cdef bint _may_overlap(cnp.ndarray a, cnp.ndarray b) noexcept:
@@ -1419,6 +1804,31 @@ cdef _unsuited_window(shape, ptrdiff_t stride, ptrdiff_t dilation, ptrdiff_t pad
     if 8 * min(768 * k, 768 * min(k, stride) + k * dilation) > SCRATCH_BYTES // 2:
         return "the window of the kernel should fit the scratch"
     return None
+
+
+def unsuited_planes(dtype_char, shape, ptrdiff_t stride, ptrdiff_t dilation):
+    """As `unsuited`, for a correlate with a weight (C_out, C_in/groups, KH, KW): what rows need beside columns."""
+    cdef ptrdiff_t k = shape[2]
+    if dtype_char not in ("f", "d"):
+        return "the dtype should be float32 or float64"
+    if 0 in shape:
+        return "no dimension of the weight may be zero"
+    if max(stride, dilation) >= FAR or dilation >= FAR // k:
+        return "stride and dilation*K should be below 2**40"
+    if 8 * k * (192 + 32) * shape[3] > SCRATCH_BYTES // 2:  # a strip for each tap, at 8 bytes an element
+        return "the window of the kernel should fit the scratch"
+    return None
+
+
+def correlate_planes(x, w, bias, y, geometry, down, run, steps=None, residual=None):
+    """y[n, co, h, l] = bias[co] + sum over ci, i, k of w[co, ci, i, k] * x[n, ci, row, column].
+
+    row = h*sh + i*dh - top and column = l*sw + k*dw - left.
+
+    ``down`` is (sh, dh, top, bottom); geometry says the same of columns.
+    """
+    cdef PreparedLayer layer = PreparedLayer(w, bias, geometry, False, steps, down=down)
+    layer.run_planes(x, y, layer.pad_top, layer.pad_left, run[0], residual)
 
 
 def prepare(weight, bias, spec):

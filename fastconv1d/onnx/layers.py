@@ -1,8 +1,9 @@
 """Nodes that this library computes itself: convolutions with their steps, and activations.
 
 `Convolution` and `Activate` are nodes of the lowered graph; patterns make them of ONNX's nodes. A
-convolution of two and more dimensions is one of a single dimension: directly where only one
-dimension has more than a point, otherwise over the unfolded rows of the others.
+convolution of two dimensions is a `Conv2d`; a transposed one, or one of more dimensions, is one of
+a single dimension: directly where only one dimension has more than a point, otherwise over the
+unfolded rows of the others.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ..core.program import output_shape
 from ..kernels import direct_engine
 from ..kernels.chain import Chain
 from ..kernels.product import Product
-from ..modules import Conv1d, ConvTranspose1d
+from ..modules import Conv1d, Conv2d, ConvTranspose1d
 from .registry import Node, OnnxError
 
 Array = NDArray[Any]
@@ -145,6 +146,11 @@ class Convolution(Fused):
         return self.auto_pad.startswith("SAME") or self.output_shape is not None
 
     @property
+    def is_plane(self) -> bool:
+        """Whether it is what Conv2d computes."""
+        return self.rank == 2 and not self.transposed and min(self.pads) >= 0
+
+    @property
     def takes_steps(self) -> bool:
         """Whether activations and additions may become its last steps."""
         if self.weight.dtype.kind != "f" and not half_of(self.weight.dtype):
@@ -217,7 +223,7 @@ class Convolution(Fused):
         with _errors_of(self):
             if self.position is None:
                 return _apply(self)
-            if self.rank == 1 and not self.squeezed:
+            if (self.rank == 1 or self.is_plane) and not self.squeezed:
                 return _adding_layer(self)
             return _adding(self, _apply(replace(self, position=None, after=None)))
 
@@ -272,13 +278,11 @@ def _apply(node: Convolution) -> Callable[..., Any]:
         return lambda x: inner(x.squeeze(axes))
     if node.rank == 1:
         return _one_dimension(node)
+    if node.is_plane:
+        return _layer(node)
     others = [axis for axis in range(node.rank) if not node.leaves(axis)]
     if not others:
         return _pointwise(_along(node, node.rank - 1))
-    strides = [*node.strides]
-    plain = not node.transposed and not node.follows_length and min(node.pads) >= 0
-    if node.rank == 2 and strides == [1, 1] and plain:
-        return _columns(_along(node, 0)) if others == [0] else _joined(node)
     if len(others) == 1:
         return _rows(_along(node, others[0]), others[0])
     return _unfolded_transposed(node) if node.transposed else _unfolded(node)
@@ -395,18 +399,25 @@ def _layer(node: Convolution) -> Any:
         weight = weight.astype(np.float32)
         bias = None if bias is None else bias.astype(np.float32)
     state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-    same = node.auto_pad.startswith("SAME")
+    plane = node.rank == 2
+    padding: Any = tuple(node.pads)
+    if node.auto_pad.startswith("SAME"):
+        padding = node.auto_pad.lower()
+    elif plane:
+        padding = tuple(zip(node.pads[:2], node.pads[2:], strict=True))
     arguments: dict[str, Any] = {
-        "stride": node.strides[0],
-        "dilation": node.dilations[0],
+        "stride": tuple(node.strides),
+        "dilation": tuple(node.dilations),
         "groups": node.group,
-        "padding": node.auto_pad.lower() if same else tuple(node.pads),
+        "padding": padding,
         "activation": node.after,
         "pre_activation": node.before,
         "residual_position": node.position or "before",
-        "layout": "NLC" if node.channels_last else "NCL",
         "rng": _NO_NUMBERS,
     }
+    if plane:
+        return Conv2d.from_state_dict(state, padding_mode=node.padding_mode, **arguments)
+    arguments["layout"] = "NLC" if node.channels_last else "NCL"
     if node.transposed:
         arguments["output_padding"] = node.output_padding[0]
         return ConvTranspose1d.from_state_dict(state, **arguments)
@@ -460,9 +471,11 @@ def _repeats_to(shape: tuple[int, ...], whole: tuple[int, ...]) -> bool:
 
 
 def _adding_unpacked(node: Convolution) -> Callable[..., Any]:
-    layer = _layer(node)
+    layer, rank = _layer(node), node.rank
     plain, shaped = layer._sharing_parameters(), layer._sharing_parameters()
-    plain.activation, shaped.layout = None, "NCL"
+    plain.activation = None
+    if node.channels_last:
+        shaped.layout = "NCL"
     adding = _adding(node, _matrix_product(plain) if node.flat else plain)
     product = _matrix_product(layer)
 
@@ -470,10 +483,10 @@ def _adding_unpacked(node: Convolution) -> Callable[..., Any]:
         if node.flat:
             if other.dtype == x.dtype and other.shape == (*x.shape[:-1], layer.out_channels):
                 return product(x, other)
-        elif other.ndim == 3 and x.ndim == 3 and other.dtype == x.dtype:
+        elif other.ndim == x.ndim == 2 + rank and other.dtype == x.dtype:
             last = node.channels_last
-            n, c, length = output_shape(shaped, x.swapaxes(1, 2).shape if last else x.shape)
-            if other.shape == ((n, length, c) if last else (n, c, length)):
+            n, c, *size = output_shape(shaped, x.swapaxes(1, 2).shape if last else x.shape)
+            if other.shape == ((n, *size, c) if last else (n, c, *size)):
                 return layer(x, residual=other)
         return adding(x, other)
 
@@ -519,28 +532,6 @@ def _pointwise(node: Convolution) -> Callable[[Array], Array]:
     return run
 
 
-def _columns(node: Convolution) -> Callable[[Array], Array]:
-    """A convolution along the first of two dimensions: of one row that holds all, dilated."""
-    layer = _layer(node)
-    known: tuple[int, Any] = (1, layer)
-
-    def run(x: Array) -> Array:
-        nonlocal known
-        _checked_rank(x, 2)
-        width, made = known
-        if width != x.shape[3] and x.shape[3]:
-            width, made = x.shape[3], layer._sharing_parameters()
-            made.dilation = (node.dilations[0] * width,)
-            made.padding = tuple(pad * width for pad in node.pads)
-            known = width, made
-        if x.shape[3] == 0:
-            raise ValueError(f"expected an input that is not empty, got {list(x.shape)}")
-        y = made(x.reshape(*x.shape[:2], -1))
-        return y.reshape(*y.shape[:2], -1, width)
-
-    return run
-
-
 def _rows(node: Convolution, axis: int) -> Callable[[Array], Array]:
     """A convolution along one of several dimensions: the others are rows of a batch."""
     apply = _one_dimension(node)
@@ -552,42 +543,6 @@ def _rows(node: Convolution, axis: int) -> Callable[[Array], Array]:
         y = apply(lines.reshape(int(np.prod(lines.shape[:-2])), *lines.shape[-2:]))
         y = y.reshape(*lines.shape[:-2], *y.shape[1:])
         return np.moveaxis(np.moveaxis(y, -2, 1), -1, 2 + axis)
-
-    return run
-
-
-def _joined(node: Convolution) -> Callable[[Array], Array]:
-    """A convolution of two dimensions of stride 1: along all rows, joined to one.
-
-    ``y[n, o, h*W + w] = sum of weight[o, c, i, k] * x[n, c, (h + i*d)*W + w + k*e]``: the rows i*d
-    further on are channels of their own, and the last positions of each row are dropped.
-    """
-    (down, right), (up, left) = node.dilations, node.pads[:2]
-    rows, taps = node.weight.shape[2:]
-    over = right * (taps - 1)
-    layer = _layer(replace(_squeezed_last(node), pads=[0, over]))
-
-    def run(x: Array) -> Array:
-        _checked_rank(x, 2)
-        n, channels, height, width = x.shape
-        wide, high = width + left + node.pads[3], height + up + node.pads[2]
-        out_height = high - down * (rows - 1)
-        if out_height < 1 or wide - over < 1:
-            raise ValueError(
-                f"Kernel size can't be greater than actual input size: padded ({high} x {wide}), "
-                f"kernel ({high - out_height + 1} x {over + 1})"
-            )
-        if any(node.pads):
-            padded = np.zeros((n, channels, high, wide), x.dtype)
-            padded[:, :, up : up + height, left : left + width] = x
-            x = padded
-        flat = x.reshape(n, channels, high * wide)
-        if rows > 1:
-            size = out_height * wide
-            parts = [flat[:, :, i * down * wide : i * down * wide + size] for i in range(rows)]
-            flat = np.stack(parts, 2).reshape(n, channels * rows, size)
-        y = layer(flat)
-        return y.reshape(n, -1, out_height, wide)[..., : wide - over]
 
     return run
 

@@ -53,7 +53,7 @@ def _operation(step: Step, sources: tuple[int, ...], target: int) -> Operation |
             return None
         convolve = Convolve(name, layer, sources[0], target)
         convolve.sources = sources
-        return convolve
+        return convolve if convolve.rank == 1 else None
     if isinstance(node, Activate):
         return Apply(name, _Element(node.activation), sources[0], target)
     if (node.op, node.domain, len(sources)) == ("Add", "", 2):

@@ -13,6 +13,7 @@ from layers import (
 )
 
 import fastconv1d
+import fastconv1d.reference
 
 from . import files, hostile, mutated
 
@@ -41,7 +42,54 @@ def layouts(rng):
         assert_same_bits(result, bits, layer)
 
 
+def planes(rng):
+    """A random layer of two dimensions: exact on integers against the reference, also backwards."""
+    pick, numbers = rng.choice, np.random.default_rng(rng.randrange(2**32))
+    dtype = pick((np.float32, np.float64, np.complex64, np.complex128))
+    groups = pick((1, 1, 2, 4))
+    c_in, c_out = groups * pick((1, 1, 2, 5)), groups * pick((1, 1, 3, 9))
+    kernel = pick((1, 2, 3, 3, 5)), pick((1, 2, 3, 3, 5))
+    stride, dilation = (
+        (pick((1, 1, 2, 3)), pick((1, 1, 2, 4))),
+        (pick((1, 1, 2)), pick((1, 1, 2, 7))),
+    )
+    size = tuple(
+        d * (k - 1) + pick((1, 1, 2, 4, 7, 15, 40)) for d, k in zip(dilation, kernel, strict=True)
+    )
+    most = [min(n - 1, 4) for n in size]
+    padding = tuple((rng.randint(0, m), rng.randint(0, m)) for m in most)
+    mode = pick(("zeros", "zeros", "reflect", "replicate", "circular"))
+
+    def whole(shape):
+        a = numbers.integers(-4, 5, shape).astype(dtype)
+        return a + 1j * numbers.integers(-4, 5, shape) if a.dtype.kind == "c" else a
+
+    x = random_view(whole((pick((0, 1, 1, 3)), c_in, *size)), numbers)
+    w, b = whole((c_out, c_in // groups, *kernel)), pick((None, whole(c_out)))
+    window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    algorithm = pick(("auto", "blas"))
+    with fastconv1d.num_threads(pick((1, 2, 3))):
+        y = fastconv1d.conv2d(x, w, b, **window, padding_mode=mode, algorithm=algorithm)
+        expected = fastconv1d.reference.conv2d(x, w, b, **window, padding_mode=mode)
+        np.testing.assert_array_equal(y, expected)
+        g = whole(y.shape)
+        by_input, by_weight, _ = fastconv1d.conv2d_backward(
+            g, x, w, **window, padding_mode=mode, algorithm=algorithm
+        )
+    # <g, conv(dx, w)> = <gradient, dx> and <g, conv(x, dw)> = <gradient, dw>, in whole numbers
+    dx, dw = whole(x.shape), whole(w.shape)
+    forward = fastconv1d.reference.conv2d
+    for gradient, change, other in (
+        (by_input, dx, forward(dx, w, **window, padding_mode=mode)),
+        (by_weight, dw, forward(x, dw, **window, padding_mode=mode)),
+    ):
+        wide = np.complex128 if dtype().dtype.kind == "c" else np.float64
+        left = np.vdot(other.astype(wide), g.astype(wide))
+        assert left == np.vdot(change.astype(wide), gradient.astype(wide))
+
+
 KINDS = {"hostile": hostile.run, "files": files.run, "layers": layers, "layouts": layouts}
+KINDS["planes"] = planes
 if mutated.torch is not None:  # an extra
     KINDS["mutated"] = mutated.run
 

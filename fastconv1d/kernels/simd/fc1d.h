@@ -8,6 +8,9 @@
  * phases, output o = q*y_step + r - shift, and reads x[q + pos[k]] with x_step = 1. Where all phases of a scatter read
  * the same positions (dilation 1, K a multiple of the stride) they are rows of one phase: row co*fused + r.
  *
+ * A correlate of two dimensions is one whose taps are (kh, kw) and whose window holds, for each channel, the rows of the
+ * input that some rows of the output read: planes.h.
+ *
  * C code here is pointers and sizes: it allocates nothing, knows no threads and keeps no state.
  */
 #ifndef FC1D_H
@@ -96,9 +99,18 @@ typedef struct {
     ptrdiff_t stage_pitch;   /* elements of a staging row */
     ptrdiff_t window_elems;  /* scratch: window first, then the staging tile, 2*emit_rows rows, and the totals */
     ptrdiff_t stage_elems, emit_rows, emit_pitch, total_elems; /* of one level: rows as in the staging tile */
+    /* Planes, where rows_out > 0: items_per_unit counts output rows of one batch item in a tile, item_pitch columns apart;
+     * output row o reads rows o*row_step + row_base + (those of its taps). Slot i of a run of rows is input row
+     * start + i*row_step, `extra` slots more than output rows, from slot `offset` on. */
+    ptrdiff_t rows_in, rows_out, n_row_tiles, row_step, row_base;
+    ptrdiff_t xh, yh, rh; /* strides of rows */
+    const fc1d_run *row_runs;
+    ptrdiff_t n_row_runs;
+    const void *x_end; /* past the last element in memory */
     /* Not 0: the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out of a tile.
      * Elements of scratch, last, for the weights of a block of output channels without them, and a table of taps. */
     ptrdiff_t live_elems;
+    int stacked; /* of a depthwise layer four rows at once, of so many rows and columns of the kernel; y is plain */
 } fc1d_problem;
 
 /* The weight gradient: dw[co][ci, k] = sum over items and columns of g[co] * window[ci, k].

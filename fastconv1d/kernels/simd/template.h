@@ -104,21 +104,21 @@ typedef void (*NAME(row_fn))(const T *w, const T *x, const int32_t *tap, T *y, p
     {                                                                                                                  \
         V wv[TERMS];                                                                                                   \
         const T *xp[TERMS];                                                                                            \
-        _Pragma("GCC unroll 8") for (int t = 0; t < TERMS; t++)                                                        \
+        _Pragma("GCC unroll 9") for (int t = 0; t < TERMS; t++)                                                        \
         {                                                                                                              \
             wv[t] = w[t] - (V){0};                                                                                     \
             xp[t] = x + tap[t];                                                                                        \
         }                                                                                                              \
         for (ptrdiff_t q = 0; q < n; q += LANES) {                                                                     \
             V acc = {0};                                                                                               \
-            _Pragma("GCC unroll 8") for (int t = 0; t < TERMS; t++) acc += wv[t] * LOAD(xp[t] + q);                    \
+            _Pragma("GCC unroll 9") for (int t = 0; t < TERMS; t++) acc += wv[t] * LOAD(xp[t] + q);                    \
             STORE(y + q, bias ? acc + bias[0] : acc);                                                                  \
         }                                                                                                              \
     }
-ROW(1) ROW(2) ROW(3) ROW(4) ROW(5) ROW(6) ROW(7) ROW(8)
-enum { NAME(row_terms) = 8 };
+ROW(1) ROW(2) ROW(3) ROW(4) ROW(5) ROW(6) ROW(7) ROW(8) ROW(9) /* a 3x3 kernel */
+enum { NAME(row_terms) = 9 };
 static const NAME(row_fn) NAME(row)[NAME(row_terms) + 1] = {0,           NAME(row_1), NAME(row_2), NAME(row_3), NAME(row_4),
-                                                            NAME(row_5), NAME(row_6), NAME(row_7), NAME(row_8)};
+                                                            NAME(row_5), NAME(row_6), NAME(row_7), NAME(row_8), NAME(row_9)};
 
 /* ---- the window ---------------------------------------------------------------------------------------------- */
 
@@ -196,6 +196,8 @@ static void NAME(clear_gaps)(const fc1d_problem *p, ptrdiff_t items, ptrdiff_t n
                 memset(window + run->offset + c * p->row_pitch + begin, 0, (size_t)(end - begin) * sizeof(T));
         }
 }
+
+#include "planes.h"
 
 /* Input that the next window will read, fetched into L2 a piece at a time while this one is computed. */
 typedef struct {
@@ -376,9 +378,10 @@ static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t pitch
 }
 
 /* Columns [q0, q0 + cols) of one item from the stage to the output: phases interleaved, finished, and stored as y is laid
- * out. `n` and `group` say which item and group, `stage` begins with channel co0's row. */
-static void NAME(emit)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t group, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t q0,
-                       ptrdiff_t cols, T *stage, ptrdiff_t phase_pitch, T *rows, const NAME(finish) * finish)
+ * out. `y_item` and `r_item` are the item's places in y and residual, `stage` begins with channel co0's row. */
+static void NAME(emit)(const fc1d_problem *p, ptrdiff_t y_item, ptrdiff_t r_item, ptrdiff_t group, ptrdiff_t co0,
+                       ptrdiff_t co1, ptrdiff_t q0, ptrdiff_t cols, T *stage, ptrdiff_t phase_pitch, T *rows,
+                       const NAME(finish) * finish)
 {
     const ptrdiff_t step = p->y_step, begin = q0 * step - p->y_shift, end = (q0 + cols) * step - p->y_shift;
     const ptrdiff_t lo = begin > 0 ? begin : 0, length = (end < p->l_out ? end : p->l_out) - lo;
@@ -386,7 +389,7 @@ static void NAME(emit)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t group, ptrd
     T *more = rows + p->emit_rows * p->emit_pitch;
     for (ptrdiff_t co = co0, m; co < co1; co += m * p->fused) {
         const ptrdiff_t channel = first + co / p->fused, left = (co1 - co) / p->fused;
-        const ptrdiff_t y = n * p->yn + channel * p->yc + lo * p->yl, r = n * p->rn + channel * p->rc + lo * p->rl;
+        const ptrdiff_t y = y_item + channel * p->yc + lo * p->yl, r = r_item + channel * p->rc + lo * p->rl;
         const T *from = stage + (co - co0) * p->stage_pitch, *residual = p->residual ? more : NULL;
         m = p->plain ? 1 : step == 1 && !p->residual ? left : left < p->emit_rows ? left : p->emit_rows;
         T *to = p->plain ? (T *)p->y + y : step == 1 ? stage + (co - co0) * p->stage_pitch : rows;
@@ -431,6 +434,32 @@ static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_
         a.row = (const T *)p->x + x + ci * p->xc + start;
         a.pitch = p->xc;
         a.elements = end - start;
+    }
+    return a;
+}
+
+/* The same for planes: rows of the input that follow each other. */
+static NAME(ahead) NAME(look_below)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t ci, ptrdiff_t o0, ptrdiff_t rows,
+                                    int more_groups)
+{
+    NAME(ahead) a = {0};
+    ptrdiff_t start = o0 * p->row_step + p->row_base, end;
+    ci += p->ci_block;
+    if (ci >= p->c_in) {
+        ci = 0;
+        if (more_groups)
+            x += p->c_in * p->xc;
+        else
+            start += rows * p->row_step;
+    }
+    end = start + rows * p->row_step;
+    start = start < 0 ? 0 : start;
+    end = end < p->rows_in ? end : p->rows_in;
+    if (p->xl == 1 && p->xh >= p->l_in && p->n_tiles == 1 && !p->half && end > start) {
+        a.rows = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
+        a.row = (const T *)p->x + x + ci * p->xc + start * p->xh;
+        a.pitch = p->xc;
+        a.elements = (end - start) * p->xh;
     }
     return a;
 }
@@ -523,7 +552,8 @@ static void NAME(run_block)(const NAME(terms) * t, ptrdiff_t c0, ptrdiff_t c1, p
                        by_rows, ahead, sink);
 }
 
-static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items, ptrdiff_t g, ptrdiff_t co0,
+/* Of planes, `n` is the batch item and o0 its first output row, otherwise 0; `items` counts rows then. */
+static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, ptrdiff_t items, ptrdiff_t g, ptrdiff_t co0,
                             ptrdiff_t co1, ptrdiff_t q0, int more_groups, T *window)
 {
     const ptrdiff_t item_cols = p->n_cols - q0 < p->tile_cols ? p->n_cols - q0 : p->tile_cols;
@@ -532,8 +562,9 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
     const ptrdiff_t x = n * p->xn + g * p->c_in * p->xc;
     const T *w = (const T *)p->w + g * p->c_out * p->c_in * p->kernel_size;
     const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
-    T *y = (T *)p->y + n * p->yn + g * p->c_out * p->yc + q0; /* where it is plain and not staged */
-    const T *residual = p->residual && p->plain ? (const T *)p->residual + n * p->rn + g * p->c_out * p->rc + q0 : NULL;
+    const ptrdiff_t y_item = n * p->yn + o0 * p->yh, r_item = n * p->rn + o0 * p->rh;
+    T *y = (T *)p->y + y_item + g * p->c_out * p->yc + q0; /* where it is plain and not staged */
+    const T *residual = p->residual && p->plain ? (const T *)p->residual + r_item + g * p->c_out * p->rc + q0 : NULL;
     const int active = p->residual || p->after.function;
     NAME(sink) sink;
     if (active) {
@@ -546,10 +577,23 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
 
     for (ptrdiff_t ci = 0; ci == 0 || ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
-        NAME(pack_window)(p, x, g * p->c_in, items, ci, n_ci, q0, width, window);
-        if (ci == 0 && items > 1)
-            NAME(clear_gaps)(p, items, n_ci, width, window);
-        NAME(ahead) ahead = NAME(look_ahead)(p, x, ci, q0, more_groups);
+        NAME(ahead) ahead;
+        if (p->rows_out) {
+            NAME(pack_planes)(p, x, g * p->c_in, o0, items, ci, n_ci, q0, item_cols, window);
+            ahead = NAME(look_below)(p, x, ci, o0, items, more_groups);
+            if (p->stacked) {
+                NAME(fetch_ahead)(&ahead, 0, 1);
+                NAME(run_stack)(p, w, window, bias, items, item_cols, y);
+                if (active)
+                    NAME(finish_row)(&sink.finish, sink.channel, y, residual, items * item_cols);
+                return;
+            }
+        } else {
+            NAME(pack_window)(p, x, g * p->c_in, items, ci, n_ci, q0, width, window);
+            if (ci == 0 && items > 1)
+                NAME(clear_gaps)(p, items, n_ci, width, window);
+            ahead = NAME(look_ahead)(p, x, ci, q0, more_groups);
+        }
         for (ptrdiff_t r = 0; r < p->n_phases; r++) {
             const ptrdiff_t taps = p->phase_start[r + 1] - p->phase_start[r];
             T *base = p->staged ? stage + r * phase_pitch - co0 * p->stage_pitch : y;
@@ -582,9 +626,13 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t items,
     const int together = p->y_step == 1 && !p->residual; /* the items of a channel lie in one row, the last steps too */
     for (ptrdiff_t co = co0; p->staged && active && together && co < co1; co++)
         NAME(finish_row)(&sink.finish, sink.channel + co, stage + (co - co0) * p->stage_pitch, NULL, cols);
-    for (ptrdiff_t i = 0; p->staged && i < items; i++)
-        NAME(emit)(p, n + i, g, co0, co1, q0, item_cols, stage + i * p->item_pitch, phase_pitch, stage + p->stage_elems,
-                   active && !together ? &sink.finish : NULL);
+    const ptrdiff_t y_step = p->rows_out ? p->yh : p->yn, r_step = p->rows_out ? p->rh : p->rn; /* from item to item */
+    if (p->staged && p->rows_out && p->plain && p->yh == item_cols && !p->residual)
+        NAME(emit_planes)(p, y, co0, co1, items, item_cols, stage);
+    else
+        for (ptrdiff_t i = 0; p->staged && i < items; i++)
+            NAME(emit)(p, y_item + i * y_step, r_item + i * r_step, g, co0, co1, q0, item_cols, stage + i * p->item_pitch,
+                       phase_pitch, stage + p->stage_elems, active && !together ? &sink.finish : NULL);
 }
 
 /* One unit of work: some items, some groups, some output channels, one column tile. Units write disjoint outputs. */
@@ -596,12 +644,14 @@ static void NAME(run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
     unit /= p->n_co_units;
     const ptrdiff_t g0 = unit % p->n_group_units * p->groups_per_unit;
     unit /= p->n_group_units;
-    const ptrdiff_t n0 = unit * p->items_per_unit;
-    const ptrdiff_t items = p->n_batch - n0 < p->items_per_unit ? p->n_batch - n0 : p->items_per_unit;
+    const ptrdiff_t n0 = p->rows_out ? unit / p->n_row_tiles : unit * p->items_per_unit;
+    const ptrdiff_t o0 = p->rows_out ? unit % p->n_row_tiles * p->items_per_unit : 0;
+    const ptrdiff_t left = p->rows_out ? p->rows_out - o0 : p->n_batch - n0;
+    const ptrdiff_t items = left < p->items_per_unit ? left : p->items_per_unit;
     const ptrdiff_t co1 = p->c_out - co0 < p->co_unit ? p->c_out : co0 + p->co_unit;
     const ptrdiff_t g1 = p->groups - g0 < p->groups_per_unit ? p->groups : g0 + p->groups_per_unit;
     for (ptrdiff_t g = g0; g < g1; g++)
-        NAME(run_group)(p, n0, items, g, co0, co1, tile * p->tile_cols, g + 1 < g1, (T *)scratch);
+        NAME(run_group)(p, n0, o0, items, g, co0, co1, tile * p->tile_cols, g + 1 < g1, (T *)scratch);
 }
 
 /* Many short items: one column for each, and each position of the output computed by itself, for all items of the unit. A

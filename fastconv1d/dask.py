@@ -193,7 +193,9 @@ def apply(network: Layer, input: da.Array) -> da.Array:
 
     Parameters
     ----------
-    network : Conv1d, ConvTranspose1d, activation, Sequential, Residual or Mean
+    network : Layer
+        Whose outputs read windows of the input: convolutions, activations, pooling, norms over
+        channels, and networks of them.
         As it is now: later changes of its parameters are not seen.
     input : dask.array.Array of shape (N, C_in, L_in) or (C_in, L_in)
         Chunked in any way, of the layers' dtype. A single layer of layout 'NLC' takes (N, L_in,

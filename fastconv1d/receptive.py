@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .core.geometry import as_index
-from .core.program import Convolve, check_lines, infer_shapes, naming
+from .core.program import Convolve, check_lines, infer_shapes, naming, simplified
 from .core.reach import reach_of
 from .sequential import lowered
 
@@ -55,7 +55,8 @@ def receptive_field(network: Any, length: int | None = None) -> ReceptiveField:
 
     Parameters
     ----------
-    network : Conv1d, ConvTranspose1d, activation, Sequential, Residual or Mean
+    network : Layer
+        A layer, or a network of layers.
     length : int, optional
         Of the input. Needed only where 'same_upper' or 'same_lower' meets a stride, whose padding
         depends on it.
@@ -98,10 +99,12 @@ def receptive_field(network: Any, length: int | None = None) -> ReceptiveField:
     """
     operations = lowered(network)
     check_lines(operations)
-    reaches = _reaches(operations, length)
+    lengths = _lengths(operations, length)
+    operations = simplified(operations)
+    reaches = _reaches(operations, lengths)
     strides = _strides(operations, reaches)
-    stride = strides[-1]
-    period = math.lcm(*((stride / other).denominator for other in strides))
+    stride = strides[operations[-1].target if operations else 0]
+    period = math.lcm(*((stride / other).denominator for other in strides.values()))
     if period > _LONGEST_PERIOD:
         raise ValueError(
             f"the outputs of a network should repeat how they read after at most {_LONGEST_PERIOD} "
@@ -117,7 +120,8 @@ def receptive_field(network: Any, length: int | None = None) -> ReceptiveField:
     )
 
 
-def _reaches(operations: Sequence[Operation], length: int | None) -> list[Reach]:
+def _lengths(operations: Sequence[Operation], length: int | None) -> list[int | None]:
+    """Return the length of each value, None where it is not known."""
     lengths: list[int | None] = [None] * (len(operations) + 1)
     if length is not None:
         convolutions = [op.layer for op in operations if isinstance(op, Convolve)]
@@ -125,6 +129,10 @@ def _reaches(operations: Sequence[Operation], length: int | None) -> list[Reach]
         dtype = convolutions[0].dtype if convolutions else np.dtype(np.float32)
         shape = (1, channels, as_index("length", length))
         lengths = [n for _, _, n in infer_shapes(operations, shape, dtype)]
+    return lengths
+
+
+def _reaches(operations: Sequence[Operation], lengths: Sequence[int | None]) -> list[Reach]:
     reaches = []
     for operation in operations:
         with naming(operation):
@@ -132,9 +140,9 @@ def _reaches(operations: Sequence[Operation], length: int | None) -> list[Reach]
     return reaches
 
 
-def _strides(operations: Sequence[Operation], reaches: Iterable[Reach]) -> list[Fraction]:
+def _strides(operations: Sequence[Operation], reaches: Iterable[Reach]) -> dict[int, Fraction]:
     """Return the step along the input from one element of each value to the next."""
-    strides = [Fraction(1)]
+    strides = {0: Fraction(1)}
     for operation, reach in zip(operations, reaches, strict=True):
         given = {strides[source] for source in operation.sources}
         if len(given) > 1:
@@ -143,7 +151,7 @@ def _strides(operations: Sequence[Operation], reaches: Iterable[Reach]) -> list[
                     "what is joined should have one stride, got "
                     + " and ".join(map(str, sorted(given)))
                 )
-        strides.append(strides[operation.sources[0]] * reach.down / reach.up)
+        strides[operation.target] = strides[operation.sources[0]] * reach.down / reach.up
     return strides
 
 
@@ -152,18 +160,20 @@ def _hull(
 ) -> tuple[int, int]:
     """Return the first and the last input that an output reads; the other way round if none."""
     nothing = math.inf, -math.inf
-    hulls: list[tuple[float, float]] = [nothing] * (len(operations) + 1)
-    hulls[-1] = output, output
+    hulls: dict[int, tuple[float, float]] = {
+        operations[-1].target if operations else 0: (output, output)
+    }
     for operation, reach in zip(reversed(operations), reversed(reaches), strict=True):
-        first, last = hulls[operation.target]
+        first, last = hulls.get(operation.target, nothing)
         if first > last:
             continue
         first, last = reach.first(int(first)), reach.last(int(last))
         if first > last:
             continue
         for source in operation.sources:
-            hulls[source] = min(hulls[source][0], first), max(hulls[source][1], last)
-    first, last = hulls[0]
+            others = hulls.get(source, nothing)
+            hulls[source] = min(others[0], first), max(others[1], last)
+    first, last = hulls.get(0, nothing)
     return (int(first), int(last)) if first <= last else (1, 0)
 
 

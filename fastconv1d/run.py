@@ -557,7 +557,7 @@ def run_files(args: argparse.Namespace) -> int:
             runner = _Runner(model, args, work, bar)
             for path, target in pairs:
                 if target.exists() and not args.overwrite:
-                    print(f"{target}: done before")
+                    print(f"{target}: exists, not computed again (--overwrite does)")
                     continue
                 bar.set_description(path.name)
                 try:

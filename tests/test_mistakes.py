@@ -69,7 +69,7 @@ CALLS = [
     ("a list of layers", lambda: Sequential([LAYER]), "unpacked with *: Sequential(*layers)"),
     ("a tuple of layers", lambda: Sequential((LAYER,)), "unpacked with *: Sequential(*layers)"),
     ("a class in a network", lambda: Sequential(LAYER, ReLU), "a class makes a layer: ReLU()"),
-    ("a function in a network", lambda: Sequential(LAYER, np.tanh), "should be a Conv1d, ConvTranspose1d, activation"),
+    ("a function in a network", lambda: Sequential(LAYER, np.tanh), "should be a Conv1d, Conv2d, ConvTranspose1d, another layer"),
     ("activation=ReLU()", lambda: Conv1d(1, 1, 1, activation=ReLU()), "got ReLU(): activation='relu'"),
     ("activation=ReLU", lambda: Conv1d(1, 1, 1, activation=ReLU), ": activation='relu'"),
     ("activation=LeakyReLU()", lambda: Conv1d(1, 1, 1, activation=fastconv1d.LeakyReLU()), ": activation='leaky_relu'"),
@@ -100,7 +100,7 @@ CALLS = [
     ("no threads", lambda: fastconv1d.set_num_threads(0), "a positive integer"),
     ("an input too short", lambda: LAYER(z(2, 4, 2)), "Kernel size can't be greater than actual input size"),
     ("explain of one axis", lambda: explain(LAYER, (9,)), "a shape (N, C, L), or (C, L) for one item"),
-    ("Linear of another size", lambda: fastconv1d.flops(Linear(4, 5), (1, 3)), "in_features of the input's 3 numbers"),
+    ("Linear of another size", lambda: fastconv1d.flops(Linear(4, 5), (1, 3)), "should have in_features=4 numbers, got an input of size [1, 3]"),
 ]  # fmt: skip
 
 

@@ -6,7 +6,8 @@ import pytest
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
-from fastconv1d.onnx import InferenceSession, from_onnx  # noqa: E402
+from fastconv1d import Conv1d  # noqa: E402
+from fastconv1d.onnx import InferenceSession, from_onnx, to_onnx  # noqa: E402
 from fastconv1d.onnx.recurrence import Recurrent  # noqa: E402
 
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -261,3 +262,10 @@ def test_a_session_of_sizes_that_follow_values():
         values = np.where(x > least, x, 0).astype(np.float32)
         (wanted,) = theirs.run(None, {"x0": values})
         np.testing.assert_allclose(found(values), wanted, atol=1e-4)
+
+
+def test_bits_do_not_depend_on_the_length_in_deterministic_mode(deterministic):
+    rng = np.random.default_rng(5)
+    model = from_onnx(to_onnx(Conv1d(24, 16, 5, rng=rng)))
+    x = rng.standard_normal((3, 24, 60), dtype=np.float32)
+    np.testing.assert_array_equal(model(x)[:, :, :16], model(x[:, :, :20]))

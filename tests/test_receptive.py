@@ -132,3 +132,16 @@ def test_what_moves_along_with_no_output():
 
 def test_is_exported():
     assert fastconv1d.ReceptiveField._fields == ("length", "stride", "left", "right")
+
+
+def test_norms_over_channels_read_their_position():
+    """LayerNorm between two exchanges of the axes, as torch's TCNs have it."""
+    block = fastconv1d.Residual(
+        fastconv1d.Conv1d(8, 8, 3, padding="causal", dilation=4),
+        fastconv1d.Sequential(
+            fastconv1d.Transpose(1, 2), fastconv1d.LayerNorm(8), fastconv1d.Transpose(1, 2)
+        ),
+        fastconv1d.ReLU(),
+    )
+    network = fastconv1d.Sequential(block, fastconv1d.MaxPool1d(2), block)
+    assert fastconv1d.receptive_field(network) == (2 + 8 + 16, 2, 8 + 16, 1)

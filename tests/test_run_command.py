@@ -14,7 +14,7 @@ from layers import assert_same_bits
 from scipy.io import wavfile
 
 import fastconv1d
-from fastconv1d import Conv1d, ConvTranspose1d, ReLU, Residual, Sequential
+from fastconv1d import Conv1d, ConvTranspose1d, ReLU, Residual, Sequential, Snake
 from fastconv1d.__main__ import main
 
 RNG = np.random.default_rng(0)
@@ -142,6 +142,22 @@ def test_an_onnx_model_by_pieces_and_whole(tmp_path, capsys):
     assert abs(np.load(tmp_path / "y.npy").sum() - 1) < 1e-5
 
 
+def test_activations_that_a_convolution_reads(tmp_path):
+    onnx = pytest.importorskip("onnx")
+    from fastconv1d.onnx import to_onnx
+
+    network = Sequential(
+        Snake(2), Conv1d(2, 4, 5, padding=2, rng=RNG), Residual(Snake(4), Conv1d(4, 4, 1, rng=RNG))
+    )
+    onnx.save(to_onnx(network), tmp_path / "net.onnx")
+    x = RNG.standard_normal((2, 1001), dtype=np.float32)
+    save(tmp_path / "x.npy", x)
+    assert (
+        run(tmp_path / "net.onnx", tmp_path / "x.npy", "-o", tmp_path / "y.npy", "--chunk", 90) == 0
+    )
+    assert_same_bits(np.load(tmp_path / "y.npy"), network(x))
+
+
 def test_a_file_that_fails_is_named_and_the_others_go_on(weights, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -166,7 +182,7 @@ def test_finished_outputs_are_not_done_again(weights, tmp_path, capsys):
     assert run(weights, x, "-o", y, *OPTIONS) == 0
     y.write_bytes(b"mine")
     assert run(weights, x, "-o", y, *OPTIONS) == 0
-    assert "done before" in capsys.readouterr().out and y.read_bytes() == b"mine"
+    assert "exists, not computed again" in capsys.readouterr().out and y.read_bytes() == b"mine"
     assert run(weights, x, "-o", y, *OPTIONS, "--overwrite") == 0
     assert_same_bits(np.load(y), LAYER(np.load(x)))
 
@@ -189,7 +205,7 @@ def test_a_killed_command_goes_on(weights, tmp_path):
     assert 3 <= len(finished) < 30
     times = {name: (out / name).stat().st_mtime_ns for name in finished}
     again = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert again.stdout.count("done before") == len(finished)
+    assert again.stdout.count("exists, not computed again") == len(finished)
     assert {name: (out / name).stat().st_mtime_ns for name in finished} == times
     for i in range(30):
         assert_same_bits(np.load(out / f"{i:02}.npy"), LAYER(np.load(folder / f"{i:02}.npy")))

@@ -44,7 +44,7 @@ def caches(folder: str = _CACHES) -> str:
     return ", ".join(found) or "not exposed"
 
 
-def build(package: Path = Path(__file__).parent) -> str:
+def build(package: Path = Path(__file__).parents[1]) -> str:
     """Return which build of the package this is: a wheel's tag, or a checkout's commit.
 
     Parameters

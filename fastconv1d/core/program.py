@@ -378,7 +378,7 @@ def fuse(operations: Sequence[Operation]) -> list[Operation]:
     exact, behind it. What only copies is left out, and norms over channels are one operation. The
     numbers of values stay. The operations are changed.
     """
-    kept = _into_makers(_norms_over_channels(_without_copies(operations)))
+    kept = _into_makers(simplified(operations))
     for operation in [*kept]:
         readers = [reader for reader in kept if operation.target in reader.sources]
         if not readers or any(operation.target in reader.sources[1:] for reader in readers):
@@ -397,6 +397,11 @@ def fuse(operations: Sequence[Operation]) -> list[Operation]:
         if isinstance(operation, Convolve):
             operation.settle()
     return kept
+
+
+def simplified(operations: Sequence[Operation]) -> list[Operation]:
+    """Return the operations without copies, and with norms over channels as one operation each."""
+    return _norms_over_channels(_without_copies(operations))
 
 
 def _without_copies(operations: Sequence[Operation]) -> list[Operation]:

@@ -254,7 +254,7 @@ def from_onnx(
     >>> from fastconv1d.onnx import from_onnx, to_onnx
     >>> net = Sequential(Conv1d(2, 3, 5, padding=2), ReLU())
     >>> model = from_onnx(to_onnx(net))
-    >>> x = np.ones((1, 2, 10), np.float32)
+    >>> x = np.ones((1, 2, 100), np.float32)
     >>> bool((model(x) == net(x)).all())
     True
     """

@@ -65,10 +65,10 @@ class _Element:
     """An element-wise node as `Apply` takes it."""
 
     def __init__(self, activation: Activation) -> None:
-        self._activation = activation
+        self.activation = activation
 
     def check(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         """Nothing is wrong with any input."""
 
     def apply(self, x: NDArray[Any], out: NDArray[Any]) -> None:
-        np.copyto(out, activated(self._activation, x))
+        np.copyto(out, activated(self.activation, x))

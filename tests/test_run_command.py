@@ -147,7 +147,9 @@ def test_activations_that_a_convolution_reads(tmp_path):
     from fastconv1d.onnx import to_onnx
 
     network = Sequential(
-        Snake(2), Conv1d(2, 4, 5, padding=2, rng=RNG), Residual(Snake(4), Conv1d(4, 4, 1, rng=RNG))
+        Snake(np.float32([0.5, 2])),
+        Conv1d(2, 4, 5, padding=2, rng=RNG),
+        Residual(Snake(np.full(4, 0.7, np.float32)), Conv1d(4, 4, 1, rng=RNG)),
     )
     onnx.save(to_onnx(network), tmp_path / "net.onnx")
     x = RNG.standard_normal((2, 1001), dtype=np.float32)

@@ -234,6 +234,8 @@ def apply(network: Layer, input: da.Array) -> da.Array:
     >>> apply(net, da.ones((2, 100), chunks=(2, 30), dtype=np.float32)).chunks
     ((8,), (15, 15, 15, 5))
     """
+    lowered(network)  # which says what is no network
+    network = network._as_it_is({})
     operations = lowered(network)
     check_lines(operations)
     if isinstance(network, Convolution):

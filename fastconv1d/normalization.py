@@ -276,7 +276,7 @@ class BatchNorm1d(_Tracking):
         )
 
     def _flow(self, run: Run) -> Flow:
-        return PerPosition(run)
+        return PerPosition(run) if self._uses_running() else super()._flow(run)
 
     def output_shape(self, shapes: Sequence[Shape], dtype: np.dtype[Any]) -> Shape:
         (shape,) = shapes

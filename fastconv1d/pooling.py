@@ -63,10 +63,11 @@ class _Pooled(Windows):
         return y
 
     def total(self, counts: Sequence[int]) -> int:
-        if not super().total(counts):
+        try:
+            shape: Shape = self._layer.output_shape([(1, 1, counts[0])], np.dtype(np.float32))
+        except ValueError:  # too short
             return 0
-        shape: Shape = self._layer.output_shape([(1, 1, counts[0])], np.dtype(np.float32))
-        return shape[-1]
+        return shape[-1] if counts[0] else 0
 
 
 class _Pool(Between):
@@ -98,16 +99,16 @@ class _Pool(Between):
         self._check_padding()
         span = self.dilation * (self.kernel_size - 1) + 1
         room = shape[-1] + 2 * self.padding - span
-        if room < 0:
+        count = room // self.stride + 1
+        # One more that is not full, unless it would start in the padding behind the end.
+        if self.ceil_mode and room % self.stride and count * self.stride < shape[-1] + self.padding:
+            count += 1
+        if count < 1:
             raise ValueError(
                 f"Output size is too small: a window of {span} positions should fit into "
                 f"{shape[-1]} and a padding of {self.padding} on both sides; pad the input or take "
                 "a smaller kernel_size"
             )
-        count = room // self.stride + 1
-        # One more that is not full, unless it would start in the padding behind the end.
-        if self.ceil_mode and room % self.stride and count * self.stride < shape[-1] + self.padding:
-            count += 1
         return (*shape[:-1], count)
 
     def _flow(self, run: Run) -> Flow:
@@ -122,8 +123,13 @@ class _Pool(Between):
         first = np.arange(count) * self.stride - self.padding
         return np.maximum(first, 0), np.minimum(first + self.kernel_size, length)
 
-    def _by_parts(self) -> bool:
-        return self.dilation == 1 and max(self.kernel_size, self.stride) > _FEW and self.stride > 2
+    def _by_parts(self, length: int) -> bool:
+        return (
+            length > 0
+            and self.dilation == 1
+            and max(self.kernel_size, self.stride) > _FEW
+            and self.stride > 2
+        )
 
 
 class MaxPool1d(_Pool):
@@ -185,7 +191,7 @@ class MaxPool1d(_Pool):
             )
 
     def compute(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        if self._by_parts():
+        if self._by_parts(given[0].shape[-1]):
             spans = self._spans(given[0].shape[-1], out.shape[-1])
             reduced_parts(given[0], *spans, out, largest=True)
         else:
@@ -309,7 +315,7 @@ class AvgPool1d(_Pool):
         x, length, count = given[0], given[0].shape[-1], out.shape[-1]
         divisors = self._divisors(length, count)
         begin, end = self._spans(length, count)
-        if self._by_parts() and np.array_equal(divisors, end - begin):
+        if self._by_parts(length) and np.array_equal(divisors, end - begin):
             reduced_parts(x, begin, end, out, largest=False)
         else:
             pooled(x, [self._window], out, largest=False, divisors=divisors.astype(x.dtype))

@@ -297,12 +297,11 @@ class Upsample(Between):
         """Return the positions that outputs read and their weights, a row for each neighbour."""
         at = np.arange(length)
         if self.mode == "nearest":
-            if length == 2 * size:
-                where = at >> 1
-            else:
-                step = self._step(size, length, dtype)
-                where = np.minimum((at.astype(step.dtype) * step).astype(np.intp), size - 1)
+            step = self._step(size, length, dtype)
+            where = np.minimum((at.astype(step.dtype) * step).astype(np.intp), size - 1)
             return where[np.newaxis], np.ones((1, length), dtype)
+        if length == size:  # as torch, whatever the scale
+            return at[np.newaxis], np.ones((1, length), dtype)
         if self.align_corners:
             real = dtype.type
             step = real(size - 1) / real(length - 1) if length > 1 else real(0)

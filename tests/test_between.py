@@ -557,3 +557,62 @@ def test_recurrent_layers_have_no_backward():
     y = net(ONES)
     with pytest.raises(RuntimeError, match="GRU is for inference: it has no backward"):
         net.backward(y)
+
+
+# ---- edges ---------------------------------------------------------------------------------------
+
+
+def test_a_norm_between_exchanges_of_other_axes():
+    """Four axes, where 1 and 2 are not the last ones: the norm is over what its shape says."""
+    norm = f.LayerNorm(4)
+    norm.weight, norm.bias = random(4, seed=1), random(4, seed=2)
+    network = f.Sequential(f.Transpose(1, 2), norm, f.Transpose(1, 2))
+    x = random(2, 3, 8, 4)
+    expected = norm(np.ascontiguousarray(x.swapaxes(1, 2))).swapaxes(1, 2)
+    np.testing.assert_array_equal(network(x), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_bits_of_a_norm_do_not_depend_on_the_length(dtype):
+    norm = f.BatchNorm1d(23, dtype=dtype)
+    state = {name: np.abs(random(23, seed=i)) for i, name in enumerate(norm.state_dict())}
+    norm.load_state_dict({**state, "num_batches_tracked": np.array(1)})
+    norm.eval()
+    x = random(3, 23, 40, dtype=dtype)
+    whole = norm(x)
+    for at in range(40):
+        np.testing.assert_array_equal(norm(x[:, :, at : at + 1]), whole[:, :, at : at + 1])
+
+
+def test_a_norm_of_the_batch_does_not_stream():
+    network = f.Sequential(f.Conv1d(3, 3, 1), f.BatchNorm1d(3, track_running_stats=False))
+    with pytest.raises(ValueError, match="layer 1, BatchNorm1d: its outputs may depend"):
+        network.stream()
+
+
+def test_a_norm_of_other_channels_is_named():
+    with pytest.raises(ValueError, match="layer 1, BatchNorm1d"):
+        f.Sequential(f.Conv1d(4, 3, 1), f.BatchNorm1d(5))(random(1, 4, 6))
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        f.Sequential(f.Linear(3, 4), f.ReLU()),
+        f.Sequential(f.ReLU(), f.Linear(3, 4)),
+        f.Residual(f.Linear(3, 3)),
+    ],
+    ids=repr,
+)
+def test_no_rows(network):
+    assert network(random(0, 3)).shape == (0, network(random(1, 3)).shape[1])
+
+
+def test_windows_larger_than_what_there_is():
+    """The last window of ceil_mode may be all there is; no positions are none."""
+    x = random(1, 2, 5, dtype=np.float64)
+    y = f.AvgPool1d(20, 18, 3, ceil_mode=True)(x)
+    np.testing.assert_allclose(y, x.sum(axis=2, keepdims=True) / 11, rtol=1e-12)
+    for kernel_size in (8, 32):
+        empty = f.MaxPool1d(kernel_size, 16, kernel_size // 2)(random(1, 2, 0))
+        assert empty.shape == (1, 2, 1) and np.isneginf(empty).all()

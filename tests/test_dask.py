@@ -523,3 +523,22 @@ def test_layers_that_read_everything_are_named():
     operations = with_a_pool(whole)
     with pytest.raises(ValueError, match=r"^layer pool, SimpleNamespace: .*may read all positions"):
         pieces.of_operations(operations(), operations(), np.zeros((1, 2, 9), np.float32))
+
+
+def test_layers_between_convolutions():
+    """Windows at the end, channels that are joined, and networks in train mode."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((1, 4, 190), dtype=np.float32)
+    chunked = da.from_array(x, chunks=(1, 4, (64, 61, 63, 2)))
+    joined = fastconv1d.Concat(ReLU(), Sequential(Conv1d(4, 6, 3, padding=1, rng=rng), SiLU()))
+    networks = [
+        fastconv1d.MaxPool1d(4, 4, ceil_mode=True),
+        Sequential(joined, Conv1d(10, 2, 5, padding=2, rng=rng)),
+        Sequential(Conv1d(4, 8, 1, rng=rng), fastconv1d.GLU(1), Conv1d(4, 4, 3, rng=rng)),
+        Sequential(Conv1d(4, 4, 3, rng=rng), fastconv1d.BatchNorm1d(4), ReLU()),
+    ]
+    for network in networks:
+        assert_same_bits(fd.apply(network, chunked).compute(), network.eval()(x))
+    trained = networks[-1].train()
+    lazy = fd.apply(trained, chunked)
+    assert_same_bits(lazy.compute(), trained.eval()(x))

@@ -684,3 +684,32 @@ def test_gelu_of_16_bits(order):
     for value in (*model.graph.input, *model.graph.output):
         value.type.tensor_type.elem_type = TensorProto.FLOAT16
     assert from_onnx(model)(x).dtype == np.float16
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_batch_norm_of_an_axis_that_is_not_the_channels(transposed):
+    """As many positions as channels: axis 1 of (N, L, C) has positions."""
+    kernel = random(4, 4, 1, seed=1)
+    first = helper.make_node("Transpose", ["x"], ["t"], perm=[0, 2, 1])
+    last = helper.make_node("Transpose", ["c"], ["u"], perm=[0, 2, 1])
+    nodes = [first, helper.make_node("Conv", ["t", "k"], ["c"]), last]
+    if not transposed:
+        nodes = [helper.make_node("MatMul", ["x", "m4"], ["u"])]
+    norm = helper.make_node("BatchNormalization", ["u", "b", "b", "b", "positive"], ["y"])
+    constants = [
+        numpy_helper.from_array(kernel, "k"), numpy_helper.from_array(kernel[:, :, 0], "m4"),
+        *(numpy_helper.from_array(CONSTANTS[name], name) for name in ("b", "positive")),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        [*nodes, norm],
+        "axis",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 4, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    x = random(2, 4, 4, seed=9)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    np.testing.assert_allclose(from_onnx(model)(x), session.run(None, {"x": x})[0], atol=1e-5)

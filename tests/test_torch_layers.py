@@ -484,3 +484,29 @@ def _with_dtype(kind):
 
 def _without_effect(p):
     return fastconv1d.Identity()
+
+
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({"scale_factor": 2.1, "mode": "nearest"}, 4),
+        ({"scale_factor": 2.0, "mode": "nearest"}, 5),
+        ({"scale_factor": 1.1, "mode": "linear"}, 4),
+        ({"scale_factor": 1.1, "mode": "linear", "align_corners": True}, 4),
+        ({"size": 8, "mode": "nearest"}, 4),
+        ({"size": 5, "mode": "linear"}, 5),
+    ],
+)
+def test_upsampling_by_factors_that_are_no_whole_numbers(options, size):
+    x = signal((2, 3, size))
+    expected = nn.Upsample(**options)(torch.from_numpy(x)).numpy()
+    close(fastconv1d.Upsample(**options)(x), expected)
+
+
+@pytest.mark.parametrize("options", [(20, 18, 3), (7, 3, 3), (5, 4, 0), (9, 9, 4)])
+@pytest.mark.parametrize("length", [5, 6, 9, 20])
+def test_last_windows_of_ceil_mode(options, length):
+    x = signal((2, 3, length))
+    for name in ("AvgPool1d", "MaxPool1d"):
+        expected = getattr(nn, name)(*options, ceil_mode=True)(torch.from_numpy(x)).numpy()
+        close(getattr(fastconv1d, name)(*options, ceil_mode=True)(x), expected)

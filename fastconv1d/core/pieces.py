@@ -100,8 +100,10 @@ def follow(bounds: Sequence[int], step: Fraction, length: int) -> list[int]:
 class Pointwise:
     """Whatever reads its sources at the position of its output only: ``run(sources, out)``."""
 
-    def __init__(self, run: Callable[[Sequence[NDArray[Any]], NDArray[Any]], None]) -> None:
-        self._run = run
+    def __init__(
+        self, run: Callable[[Sequence[NDArray[Any]], NDArray[Any]], None], channels: int
+    ) -> None:
+        self._run, self._channels = run, channels
 
     reach = Reach()
 
@@ -113,7 +115,8 @@ class Pointwise:
     ) -> NDArray[Any]:
         sources = [np.ascontiguousarray(cut(pieces, first, last)) for pieces in given]
         direct = out is not None and out.flags.c_contiguous
-        y = out if direct else arrays.new(sources[0].shape, sources[0].dtype)
+        shape = sources[0].shape[0], self._channels, last - first
+        y = out if direct else arrays.new(shape, sources[0].dtype)
         assert y is not None
         self._run(sources, y)
         if out is None or direct:
@@ -133,8 +136,14 @@ class Cropped:
         self._operation, self.reach, self._l_in = operation, reach, l_in
         self._changed = -(-max(reach.before, 0) // reach.down)  # outputs, by padding on the left
 
+    def _begin(self, first: int) -> int:
+        """Return the first output that is computed: a call takes a whole window at least."""
+        down, begin = self.reach.down, max(first - self._changed, 0)
+        missing = self.reach.before + self.reach.after + 1 - (self._l_in - begin * down)
+        return max(begin - max(-(-missing // down), 0), 0)
+
     def needs(self, first: int, last: int) -> list[Interval]:
-        begin = max(first - self._changed, 0) * self.reach.down
+        begin = self._begin(first) * self.reach.down
         end = min(self.reach.last(last - 1) + 1, self._l_in)
         return [(begin, max(end, begin + 1))]
 
@@ -144,7 +153,7 @@ class Cropped:
         x = np.ascontiguousarray(cut(given[0], *self.needs(first, last)[0]))
         y = arrays.new(self._operation.shape([x.shape], x.dtype), x.dtype)
         self._operation.run([x], y)
-        at = first - max(first - self._changed, 0)
+        at = first - self._begin(first)
         y = y[:, :, at : at + last - first]
         if out is None:
             return y
@@ -561,12 +570,13 @@ def _stage(
         geometry = spec.geometry(source, weight.shape, None if bias is None else bias.shape)
         return Convolved(spec, parameters, geometry, source[2], geometry.l_out)
     if isinstance(operation, Combine):
-        return Pointwise(partial(combine, last=operation.last, total=operation.total))
+        run = partial(combine, last=operation.last, total=operation.total)
+        return Pointwise(run, shapes[operation.target][1])
     reach = reach_of(operation, source[2])
     snapshot = copy.copy(operation)
     snapshot.layer = copy.copy(operation.layer)
     if reach == Reach():
-        return Pointwise(snapshot.run)
+        return Pointwise(snapshot.run, shapes[operation.target][1])
     if reach.up == 1 and len(operation.sources) == 1:
         return Cropped(snapshot, reach, source[2])
     raise ValueError("it cannot be computed from pieces of its input")

@@ -219,7 +219,8 @@ class Dense(Convolve):
         )
 
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
-        super().run([_rows(array) for array in given], _rows(out))
+        if out.size:
+            super().run([_rows(array) for array in given], _rows(out))
 
 
 def _rows(array: NDArray[Any]) -> NDArray[Any]:
@@ -300,8 +301,13 @@ class ChannelNorm(Apply):
 
     def __init__(self, first: Apply, norm: Apply, last: Apply) -> None:
         super().__init__(norm.name, norm.layer, first.sources, last.target)
+        self._around = first.layer, last.layer
 
     def run(self, given: Sequence[NDArray[Any]], out: NDArray[Any]) -> None:
+        if given[0].ndim > 3:  # where axes 1 and 2 are not the last ones
+            first, last = self._around
+            last.compute([self.layer._computed([first._computed(given)])], out)
+            return
         standardized_channels(given[0], self.layer.weight, self.layer.bias, self.layer.eps, out)
 
     def flow(self) -> Flow:
@@ -479,7 +485,11 @@ def _absorb(
         return True
     if isinstance(operation, Apply):
         taken = maker.after is not None or maker.norm_after is not None or has_residual
-        if taken or _own(maker, "activation") or not _is_foldable(maker, operation):
+        if (
+            taken
+            or _own(maker, "activation")
+            or not _is_foldable(maker, operation, maker.layer.out_channels)
+        ):
             return False
         maker.norm_after = operation.layer
         return True
@@ -515,14 +525,17 @@ def _takes_before(reader: Operation, operation: Activate) -> bool:
     )
 
 
-def _is_foldable(convolution: Convolve, operation: Apply) -> bool:
-    real = convolution.layer.dtype.kind != "c" and not isinstance(convolution, Dense)
-    return bool(real and operation.layer.folds)
+def _is_foldable(convolution: Convolve, operation: Apply, channels: int) -> bool:
+    layer = convolution.layer
+    real = layer.dtype.kind != "c" and not isinstance(convolution, Dense)
+    return bool(real and operation.layer.folds and operation.layer.num_features == channels)
 
 
 def _takes_norm(reader: Operation, operation: Apply) -> bool:
     """Whether a norm may go into the weights of a convolution that reads it: no zeros are added."""
-    if not isinstance(reader, Convolve) or not _is_foldable(reader, operation):
+    if not isinstance(reader, Convolve):
+        return False
+    if not _is_foldable(reader, operation, reader.layer.in_channels):
         return False
     spec = reader.layer._spec
     padded = spec.padding_mode == "zeros" and spec.padding not in ("valid", (0,), (0, 0))

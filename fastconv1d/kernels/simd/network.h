@@ -454,7 +454,14 @@ static void NAME(affine_rows)(const fc1d_affine *q, ptrdiff_t first, ptrdiff_t l
         for (ptrdiff_t item = first; item < last; item++) {
             const T *x = (const T *)q->x + item * q->channels;
             T *y = (T *)q->y + item * q->channels;
-            EACH_PART(q->channels, PUT(y, GET(x, 0) * GET(scale, 0) + GET(shift, 0));)
+            ptrdiff_t v = 0; /* no choice between reads: it keeps the compiler from contracting as for long rows */
+            for (; v + LANES <= q->channels; v += LANES)
+                STORE(y + v, LOAD(x + v) * LOAD(scale + v) + LOAD(shift + v));
+            if (v < q->channels) {
+                const ptrdiff_t k = q->channels - v;
+                const V a = NAME(load_part)(scale + v, k, 0), b = NAME(load_part)(shift + v, k, 0);
+                NAME(store_part)(y + v, NAME(load_part)(x + v, k, 0) * a + b, k);
+            }
         }
         return;
     }

@@ -112,6 +112,10 @@ BARE = Made("conv", Convolution, _is_bare)
 def _batch_norm(view: View, node: Node, found: Match) -> Node | None:
     if node.attributes.get("training_mode") or any(node.outputs[1:]):
         return None
+    conv = found.nodes["conv"]
+    assert isinstance(conv, Convolution)
+    if conv.channels_last and not (conv.flat and view.rank(conv.inputs[0]) == 2):
+        return None  # axis 1 has no channels then
     names = ("scale", "shift", "mean", "variance")
     scale, shift, mean, variance = (found.constants[n].astype(np.float64) for n in names)
     with np.errstate(all="ignore"):

@@ -103,8 +103,13 @@ class _Tracer(fx.Tracer):
 
 
 def old_norm(module: Any) -> Any:
-    """The hook of torch.nn.utils.weight_norm, if a layer has that one and no other."""
+    """The hook of torch.nn.utils.weight_norm, if a layer has that one and no other.
+
+    None where it cannot set the weight, as that is a parameter again: torch raises then.
+    """
     hooks = module._forward_pre_hooks
+    if "weight" in module._parameters:
+        return None
     if len(hooks) != 1 or any(getattr(module, name) for name in _HOOKS if "pre" not in name):
         return None
     if module._backward_pre_hooks or "forward" in module.__dict__:

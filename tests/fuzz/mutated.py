@@ -395,7 +395,8 @@ def crashes_in_16_bits(layer):
 
 
 def tensors_of(module):
-    plain = [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
+    values = (value for part in module.modules() for value in vars(part).values())
+    plain = [value for value in values if isinstance(value, torch.Tensor)]
     return [*module.parameters(), *module.buffers(), *plain]
 
 

@@ -135,6 +135,6 @@ def test_shown_is_short():
 
 @pytest.mark.parametrize(("steps", "kernel_size"), [(1, 1), (1, 3), (5, 1)])
 def test_steps_that_are_never_taken_are_cut(steps, kernel_size):
-    stride, dilation = geometry._tamed(2**62, 2**62, steps, kernel_size)
+    stride, dilation = geometry.tamed(2**62, 2**62, steps, kernel_size)
     assert stride == (2**31 if steps == 1 else 2**62)
     assert dilation == (2**31 if kernel_size == 1 else 2**62)

@@ -1398,14 +1398,6 @@ cdef class PreparedLayer:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
 
-    def run_at(self, cnp.ndarray x not None, cnp.ndarray y not None, ptrdiff_t pad_left, threads=1):
-        """Write the columns from the one that pad_left says to y, which has unit stride along them.
-
-        For a stream: x should have every position that the columns read, so that no mode pads it; what a scatter
-        reads before and after it counts as zero.
-        """
-        self.run(x, y, pad_left, threads)
-
     def __call__(self, x, threads=1, residual=None, out=None):
         """The layer's output for x (N, C_in, L_in) or (C_in, L_in), or None for anything but the plain case.
 

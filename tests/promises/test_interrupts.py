@@ -98,7 +98,7 @@ def test_ctrl_c_at_random_times(name, n_threads, share):
     code = SETUP.replace("CALL", CALLS[name]) + INTERRUPT
     latest, grown = map(float, run(code, int(20 * share), n_threads, timeout=600).split())
     assert latest < 0.5
-    assert grown < 40  # one result; its scratch is freed
+    assert grown < 41  # one result; its scratch is freed
 
 
 def test_handlers_that_do_not_raise_run_during_the_call():

@@ -34,6 +34,7 @@ COLOURS = {
     "onnxruntime": "#0072b2",
     "openvino": "#009e73",
     "jax": "#cc79a7",
+    "scipy": "#e69f00",
 }
 # What a dark page has in place of colours, after any property.
 DARK = {
@@ -44,7 +45,14 @@ DARK = {
     "#e4e4e4": "#2b2f36",
     "#0072b2": "#4aa8e0",
 }
-MARKERS = {"fastconv1d": "o", "torch": "s", "onnxruntime": "^", "openvino": "D", "jax": "v"}
+MARKERS = {
+    "fastconv1d": "o",
+    "torch": "s",
+    "onnxruntime": "^",
+    "openvino": "D",
+    "jax": "v",
+    "scipy": "P",
+}
 Rows = Sequence[Mapping[str, Any]]
 
 

@@ -46,7 +46,8 @@ class Scipy:
         return self._signal.oaconvolve(_padded(layer, x), taps[None], mode="valid", axes=-1)
 
     def _summed(self, layer: Layer, taps: np.ndarray, x: np.ndarray) -> np.ndarray:
-        y = _by_channel(partial(self._signal.lfilter, a=[1.0]), taps, _padded(layer, x))
+        alone = partial(self._signal.lfilter, a=np.ones(1, taps.dtype))
+        y = _by_channel(alone, taps, _padded(layer, x))
         return y[:, :, taps.shape[1] - 1 :]
 
     def _strided(self, layer: Layer, taps: np.ndarray, x: np.ndarray) -> np.ndarray:

@@ -45,8 +45,8 @@ class OnnxModel:
     >>> from fastconv1d import Conv1d
     >>> from fastconv1d.onnx import from_onnx, to_onnx
     >>> model = from_onnx(to_onnx(Conv1d(4, 8, 3)))
-    >>> len(model.inputs), len(model.outputs)
-    (1, 1)
+    >>> model
+    OnnxModel(input: float32 [N, 4, L] -> output: float32 [N, 8, ?])
     """
 
     def __init__(self, graph: Graph, rest: str | None = None, whole: Any = None) -> None:
@@ -55,6 +55,12 @@ class OnnxModel:
         self._program = Program(graph, rest)
         self._steps = self._program.steps
         self._whole = None if rest is None or whole is None else Whole(whole, self._program)
+
+    def __repr__(self) -> str:
+        def named(names: list[str]) -> str:
+            return ", ".join(f"{name}{_shown(self._types[name])}" for name in names)
+
+        return f"OnnxModel({named(self.inputs)} -> {named(self.outputs)})"
 
     def __call__(self, *inputs: ArrayLike, out: Any = None) -> Any:
         """Compute the outputs.
@@ -170,6 +176,16 @@ def as_value(value: Any) -> Any:
     if isinstance(value, list) and value and all(isinstance(v, np.ndarray) for v in value):
         return value
     return np.asarray(value)
+
+
+def _shown(known: Type) -> str:
+    """Return what is known of a value, as it follows its name."""
+    dtype = "" if known.dtype is None else f" {known.dtype}"
+    shape = ""
+    if known.shape is not None:
+        sizes = ("?" if n is None or str(n).startswith("unk__") else str(n) for n in known.shape)
+        shape = f" [{', '.join(sizes)}]"
+    return f":{dtype}{shape}" if dtype or shape else ""
 
 
 def _check_shape(name: str, value: Any, kind: Type) -> None:

@@ -13,6 +13,7 @@ from libc.stddef cimport ptrdiff_t
 from libc.string cimport memcpy, memset
 
 from fastconv1d.kernels.direct_engine cimport isa_in_use
+from fastconv1d.kernels.memory cimport give_bytes, take_bytes
 from fastconv1d.kernels.workers cimport run_units, unit_fn
 
 cnp.import_array()
@@ -77,7 +78,8 @@ cdef class Product:
 
     cdef fc1d_product q
     cdef const fc1d_kernels* kernels
-    cdef cnp.ndarray packed, bias
+    cdef void* packed  # at a cache line: a row of 512 sums over 128 terms takes 1.9 us instead of 3.8
+    cdef cnp.ndarray bias
     cdef int typenum
     cdef bint along, first_in, first_out
     cdef ptrdiff_t channels, width, stride, dilation, span, left, right, itemsize
@@ -104,10 +106,11 @@ cdef class Product:
         self.stride, self.dilation, self.left, self.right = stride, dilation, left, right
         self.width = self.kernels.product_width
         padded = (self.q.n + self.kernels.lanes - 1) // self.kernels.lanes * self.kernels.lanes
-        self.packed = np.empty(padded * self.q.k * self.q.taps, weight.dtype)
-        self.q.w = cnp.PyArray_DATA(self.packed)
-        self.kernels.pack_product(cnp.PyArray_DATA(weight), cnp.PyArray_DATA(self.packed), self.q.n,
-                                  self.q.k * self.q.taps)
+        self.packed = take_bytes(padded * self.q.k * self.q.taps * self.itemsize)
+        if self.packed == NULL:
+            raise MemoryError(f"no memory for a weight of {cnp.PyArray_SIZE(weight)} elements")
+        self.q.w = self.packed
+        self.kernels.pack_product(cnp.PyArray_DATA(weight), self.packed, self.q.n, self.q.k * self.q.taps)
         if bias is not None:
             self.bias = np.zeros(padded, weight.dtype)
             self.bias[:self.q.n] = bias
@@ -115,6 +118,9 @@ cdef class Product:
         if step is not None:
             self.q.step.function, self.q.step.parameter = step.function, step.parameter
         self.q.residual_last, self.q.residual_scale = residual_last, 1
+
+    def __dealloc__(self):
+        give_bytes(self.packed)
 
     def __call__(self, cnp.ndarray x not None, cnp.ndarray residual=None, cnp.ndarray out=None, int n_threads=1):
         """Return the product, in `out` where it is given: a C-contiguous array of its shape and dtype.

@@ -262,9 +262,7 @@ def _branches(step: Step) -> Sequence[Any]:
     return getattr(step.run, "branches", ())
 
 
-def _shorter(
-    step: Step, plan: _Plan, given: list[Any], made: list[Any]
-) -> Bound | Inner | None:
+def _shorter(step: Step, plan: _Plan, given: list[Any], made: list[Any]) -> Bound | Inner | None:
     """Return what is left of a step for inputs with the shapes of these."""
     if _branches(step):
         if step.inputs[0] not in plan.known:

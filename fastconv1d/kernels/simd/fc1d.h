@@ -103,6 +103,7 @@ typedef struct {
      * output row o reads rows o*row_step + row_base + (those of its taps). Slot i of a run of rows is input row
      * start + i*row_step, `extra` slots more than output rows, from slot `offset` on. */
     ptrdiff_t rows_in, rows_out, n_row_tiles, row_step, row_base;
+    ptrdiff_t kernel_rows, row_dilation; /* of run_positions */
     ptrdiff_t xh, yh, rh; /* strides of rows */
     const fc1d_run *row_runs;
     ptrdiff_t n_row_runs;

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,8 @@ from ..kernels.memory import enter, leave
 from .program import Program
 from .read import Graph, Type, load, read_model
 from .registry import OnnxError
-from .rest import Whole, checked
+from .rest import checked
+from .ways import ALONE, WHOLE, Ways
 
 
 class OnnxModel:
@@ -54,7 +56,9 @@ class OnnxModel:
         self._types = {name: graph.types.get(name, Type()) for name in self.inputs + self.outputs}
         self._program = Program(graph, rest)
         self._steps = self._program.steps
-        self._whole = None if rest is None or whole is None else Whole(whole, self._program)
+        self._ways: Ways | None = None
+        if rest is not None and whole is not None:
+            self._ways = Ways(whole, self._program, lambda: Program(read_model(whole)))
 
     def __repr__(self) -> str:
         def named(names: list[str]) -> str:
@@ -122,22 +126,41 @@ class OnnxModel:
         (1, 8, 7)
         """
         arrays = [values[name] for name in self.inputs]
-        program = self._program
+        program, ways = self._program, self._ways
         key = program.key(arrays)
-        new, whole = not program.knows(key), self._whole
-        if not new and whole is not None and whole.suits(key):
-            return whole.run(wanted, values)
-        if new:
+        if not program.knows(key):
             for name, array in zip(self.inputs, arrays, strict=True):
                 _check_shape(name, array, self._types[name])
+        elif ways is not None:
+            return self._by_ways(ways, key, values, arrays, wanted)
+        return self._computed(program, key, arrays, wanted)
+
+    def _by_ways(
+        self, ways: Ways, key: Any, values: dict[str, Any], arrays: list[Any], wanted: list[str]
+    ) -> list[Any]:
+        """Return the outputs by the way for these shapes, or by the next one to be tried."""
+        way, begin = ways.way(key), perf_counter()
+        if way == WHOLE:
+            try:
+                found = ways.session().run(wanted, values)
+            except Exception as error:
+                raise ValueError(f"ONNX Runtime: {str(error)[:300]}") from error
+        else:
+            program = ways.alone() if way == ALONE else self._program
+            assert program is not None
+            found = self._computed(program, program.key(arrays), arrays, wanted)
+        ways.timed(key, way, begin)
+        return found
+
+    def _computed(
+        self, program: Program, key: Any, arrays: list[Any], wanted: list[str]
+    ) -> list[Any]:
         before = enter()
         try:
             with np.errstate(all="ignore"):
                 results = program.run(arrays, key)
         finally:
             leave(before)
-        if new and whole is not None and whole.suits(key):  # as it will be from now on
-            return whole.run(wanted, values)
         if wanted != self.outputs:
             by_name = dict(zip(self.outputs, results, strict=True))
             results = [by_name[name] for name in wanted]
@@ -234,9 +257,11 @@ def from_onnx(
         A path, or what such a file holds. Data in other files are found from a path alone.
     rest : 'onnxruntime', optional
         Compute with ONNX Runtime what does not surround a convolution: for models that are half
-        transformer, or that hold operators which this library has not. Inputs so small that the
-        convolutions do not pay for the cuts are left to it as a whole, after a first call. Its
-        sessions take the number of threads that `fastconv1d.get_num_threads` gives now.
+        transformer, or that hold operators which this library has not. After a first call, the
+        next ones of the same shapes go through that, through one session of the whole model, and
+        through this library alone, in turns; from then on they go the way that was fastest. In
+        deterministic mode a rule by sizes decides. The sessions take the number of threads that
+        `fastconv1d.get_num_threads` gives now.
 
     Returns
     -------

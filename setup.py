@@ -103,6 +103,7 @@ SIMD_HEADERS = [
         "across",
         "chain",
         "fc1d",
+        "fourier",
         "gradient",
         "half",
         "minimal",
@@ -153,6 +154,7 @@ NAMES = (
     "product",
     "chain",
     "operands",
+    "fourier",
 )
 extensions = [kernel(name) for name in NAMES]
 # NumPy's allocator hook is in all versions that run the package, not in its default API.

@@ -16,6 +16,8 @@ from fastconv1d.kernels.workers cimport unit_fn
 cnp.import_array()
 
 cdef extern from "simd/fc1d.h" nogil:
+    enum: FOURIER_PHASES
+
     ctypedef struct fc1d_activation:
         int function
 
@@ -155,12 +157,13 @@ def run_blocks(cnp.ndarray x not None, cnp.ndarray spectra not None, cnp.ndarray
                set_activation(&q.after, steps.after, y.shape[1], x.dtype))
     q.residual_scale, q.residual_last = steps.residual_scale, steps.residual_last
     across = (q.blocks + q.together - 1) // q.together
-    units = n_batch * q.phases * q.groups * across
-    scratch = ((min(q.ci, 1) if q.sums_kept else q.ci) + (q.co if q.sums_kept else 1)) * q.together + 1
+    units = n_batch * ((q.phases + FOURIER_PHASES - 1) // FOURIER_PHASES) * q.groups * across
+    scratch = ((q.co if q.sums_kept else q.ci) + 1) * q.together + 1
     scratch *= (1 if q.is_complex else 2) * q.n * size
     work = (q.co + q.ci) * _work(&q) + 4.0 * q.co * q.ci * q.n
     with nogil:
-        status = run_job(<unit_fn> kernels.fourier_blocks, &q, units, units * q.together * work, scratch, n_threads)
+        status = run_job(<unit_fn> kernels.fourier_blocks, &q, units, n_batch * q.phases * q.groups * q.blocks * work,
+                         scratch, n_threads)
     if status < 0:
         raise MemoryError("no memory for the scratch of a transform")
 

@@ -246,6 +246,8 @@ typedef struct {
     int is_complex, transposed, mode, sums_kept, residual_last;
 } fc1d_fourier;
 
+enum { FOURIER_PHASES = 16 }; /* of a unit: others write to other cache lines */
+
 /* Matrices (rows, columns) that become (columns, rows); elements between two of them. */
 typedef struct {
     const void *from;

@@ -269,8 +269,7 @@ static void NAME(load_block)(const fc1d_fourier *q, const T *row, ptrdiff_t chan
     else if (step * pitch == 1)
         memcpy(re + low, x, (high - low) * sizeof(T)); /* im is behind re */
     else
-        for (ptrdiff_t k = low; k < high; k++, x += step * pitch)
-            re[k] = *x;
+        NAME(gather)(re + low, high - low, x, step * pitch);
     for (int end = 0; end < 2; end++) {
         const ptrdiff_t begin = end ? high : 0, stop = end ? whole : low;
         if (q->mode == FC1D_ZEROS) {
@@ -457,13 +456,11 @@ static void NAME(outputs_of)(const fc1d_fourier *q, T *sum, ptrdiff_t item, ptrd
     }
 }
 
-/* A unit: some blocks of a phase of an item and a group, `together` of them. */
-static void NAME(fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch)
+/* `blocks` blocks of a phase of an item and a group. */
+static void NAME(convolve_blocks)(const fc1d_fourier *q, ptrdiff_t item, ptrdiff_t phase, ptrdiff_t group, ptrdiff_t block,
+                                  ptrdiff_t blocks, void *scratch)
 {
-    const ptrdiff_t across = (q->blocks + q->together - 1) / q->together, size = 2 * q->n;
-    const ptrdiff_t block = unit % across * q->together, blocks = q->blocks - block < q->together ? q->blocks - block : q->together;
-    const ptrdiff_t group = unit / across % q->groups, row = unit / across / q->groups;
-    const ptrdiff_t item = row / q->phases, phase = row % q->phases, g = group + q->first_group;
+    const ptrdiff_t size = 2 * q->n, g = group + q->first_group;
     const T *spectra = (const T *)q->spectra + group * q->co * q->ci * size;
     T *spare = (T *)scratch, *x = spare + size;
     if (q->sums_kept) { /* all sums in scratch, the inputs one after the other */
@@ -485,6 +482,18 @@ static void NAME(fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *sc
             NAME(multiply)(x + ci * blocks * size, spectra + (co * q->ci + ci) * size, sum, q->n, blocks, ci == 0);
         NAME(outputs_of)(q, sum, item, phase, g, co, block, blocks, spare);
     }
+}
+
+/* A unit: `together` blocks of an item and a group, of as many phases as have elements in a cache line. */
+static void NAME(fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch)
+{
+    const ptrdiff_t lines = (q->phases + FOURIER_PHASES - 1) / FOURIER_PHASES;
+    const ptrdiff_t across = (q->blocks + q->together - 1) / q->together;
+    const ptrdiff_t block = unit / lines % across * q->together, left = q->blocks - block;
+    const ptrdiff_t group = unit / lines / across % q->groups, item = unit / lines / across / q->groups;
+    const ptrdiff_t first = unit % lines * FOURIER_PHASES, last = first + FOURIER_PHASES;
+    for (ptrdiff_t phase = first; phase < last && phase < q->phases; phase++)
+        NAME(convolve_blocks)(q, item, phase, group, block, left < q->together ? left : q->together, scratch);
 }
 
 /* A unit: the gradient by the weight of an output and an input channel, real: the correlate of x with pieces of g, which

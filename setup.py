@@ -110,6 +110,7 @@ SIMD_HEADERS = [
         "pointwise",
         "product",
         "rows",
+        "spectral",
         "step",
         "template",
         "totals",
@@ -151,6 +152,7 @@ NAMES = (
     "blas_engine",
     "network",
     "product",
+    "spectral",
     "chain",
     "operands",
 )

@@ -783,6 +783,10 @@ cdef object _set_activation(fc1d_activation* f, activation, ptrdiff_t channels, 
     return alpha
 
 
+cdef object set_activation(void* f, activation, ptrdiff_t channels, dtype):
+    return _set_activation(<fc1d_activation*> f, activation, channels, dtype)
+
+
 def finish(activation, cnp.ndarray y not None, cnp.ndarray residual, double residual_scale, bint residual_last):
     """y = f(y + scale*residual), or f(y) + scale*residual, in place, bit for bit as inside a layer.
 

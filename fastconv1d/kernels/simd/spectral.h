@@ -251,11 +251,13 @@ typedef struct {
                     wr[j] = LOAD(w + j * LANES);                                                                       \
                     wi[j] = LOAD(w + (NV + j) * LANES);                                                                \
                 }                                                                                                      \
-                EACH(MR, NV, re[i][j] += x[i][t] * wr[j])                                                              \
-                EACH(MR, NV, im[i][j] += x[i][APART ? LANES + t : t] * wi[j])                                          \
-                if (!APART) {                                                                                          \
-                    EACH(MR, NV, re[i][j] -= x[i][LANES + t] * wi[j])                                                  \
-                    EACH(MR, NV, im[i][j] += x[i][LANES + t] * wr[j])                                                  \
+                _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                  \
+                { /* a row at a time: that all sums stay in registers */                                               \
+                    const T a = x[i][t], b = x[i][LANES + t];                                                          \
+                    _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) re[i][j] += a * wr[j];                       \
+                    _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) im[i][j] += (APART ? b : a) * wi[j];         \
+                    _Pragma("GCC unroll 16") for (int j = 0; j < NV && !APART; j++) re[i][j] -= b * wi[j];             \
+                    _Pragma("GCC unroll 16") for (int j = 0; j < NV && !APART; j++) im[i][j] += b * wr[j];             \
                 }                                                                                                      \
             }                                                                                                          \
             _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++) x[i] += 2 * LANES;                                   \

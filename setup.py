@@ -103,6 +103,7 @@ SIMD_HEADERS = [
         "across",
         "chain",
         "fc1d",
+        "fourier",
         "gradient",
         "half",
         "minimal",
@@ -155,6 +156,7 @@ NAMES = (
     "spectral",
     "chain",
     "operands",
+    "fourier",
 )
 extensions = [kernel(name) for name in NAMES]
 # NumPy's allocator hook is in all versions that run the package, not in its default API.

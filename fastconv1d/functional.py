@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import execution
 from .core import adjoint, arrays, geometry
-from .core.engines import choose_engine
+from .core.fast import engine_of_call
 from .core.forward import convolve
 from .core.spec import Around, Spec
 from .kernels.unfold import fold, unfold
@@ -160,8 +160,8 @@ def conv1d(
         groups,
         padding_mode,
     )
-    c_out, l_out, stride, dilation, left, right, _, _ = plain
-    engine = choose_engine(algorithm, x.dtype.char, w.shape, stride, dilation, (left, right), False)
+    c_out, l_out = plain[:2]
+    engine = engine_of_call(algorithm, w.shape, x.dtype, plain, False, x.shape[2], l_out)
     shape = (x.shape[0], c_out, l_out)
     y = arrays.new(shape, x.dtype) if out is None else arrays.target(out, shape, batched, x, w, b)
     if y.size:
@@ -279,8 +279,8 @@ def conv_transpose1d(
         dilation,
         padding_mode,
     )
-    c_out, l_out, stride, dilation, left, right, _, _ = plain
-    engine = choose_engine(algorithm, x.dtype.char, w.shape, stride, dilation, (left, right), True)
+    c_out, l_out = plain[:2]
+    engine = engine_of_call(algorithm, w.shape, x.dtype, plain, True, x.shape[2], l_out)
     shape = (x.shape[0], c_out, l_out)
     y = arrays.new(shape, x.dtype) if out is None else arrays.target(out, shape, batched, x, w, b)
     adjoint.scatter(engine, x, w, b, y, plain)

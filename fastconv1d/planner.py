@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import get_num_threads, num_threads
-from .core import advice
+from .core import advice, chosen
 from .core.convolution import Convolution
 from .core.engines import choose_engine
-from .core.minimal import MinimalLayer
 from .core.program import Convolve, fuse, infer_shapes, rank_of
 from .core.spec2d import Spec2d
 from .kernels.direct_engine import peak_gflops
@@ -53,7 +52,7 @@ def explain(
     Returns
     -------
     dict
-        ``engine`` is 'blas', 'direct' or 'winograd'; ``flops`` of a call (two a multiply-add),
+        ``engine`` is 'blas', 'direct', 'fft' or 'winograd'; ``flops`` of a call (two a multiply-add),
         ``bytes`` of input, weight, bias and output, which a call moves at least; ``advice``, a
         line, '' where there is none.
 
@@ -130,8 +129,9 @@ def _explain_layer(layer: Any, shape: tuple[int, ...], n_threads: int) -> dict[s
     weight, bias = layer._held
     window = layer._spec.geometry((n_batch, c_in, l_in), weight.shape, None)
     pack = layer._pack()
-    if isinstance(pack.run, MinimalLayer):
-        told: dict[str, Any] = {"engine": "winograd"}
+    engine = chosen.engine_of(pack.run, l_in)
+    if engine != "direct":
+        told: dict[str, Any] = {"engine": engine}
     elif pack.prepared is None:
         told = {"engine": "blas"}
     else:

@@ -59,6 +59,11 @@ cdef ptrdiff_t SPECTRA_BYTES = 1 << 20
 cdef ptrdiff_t LEAST_TILES = 48
 
 
+def tune(bytes, tiles):
+    global SPECTRA_BYTES, LEAST_TILES
+    SPECTRA_BYTES, LEAST_TILES = bytes, tiles
+
+
 cdef inline ptrdiff_t _ceil(ptrdiff_t a, ptrdiff_t b) noexcept nogil:
     return (a + b - 1) // b
 
@@ -70,7 +75,6 @@ cdef class SpectralLayer:
     ----------
     spectra : ndarray of shape (groups, points/2, 2, C_out/groups, C_in/groups), float32 or float64
         Of each slot the two parts of the weights' spectra, conjugated and divided by the points.
-    bias : ndarray of shape (C_out,) or None
     taps, dilation : int
     factors : sequence of int
         Whose product is the points: 2, 4, and last of all 3.
@@ -78,11 +82,11 @@ cdef class SpectralLayer:
 
     cdef fc1d_spectral q
     cdef const fc1d_kernels* kernels
-    cdef cnp.ndarray packed, bias, twiddles
+    cdef cnp.ndarray packed, twiddles
     cdef object dtype
     cdef ptrdiff_t taps, itemsize
 
-    def __init__(self, cnp.ndarray spectra not None, cnp.ndarray bias, ptrdiff_t taps, ptrdiff_t dilation, factors):
+    def __init__(self, cnp.ndarray spectra not None, ptrdiff_t taps, ptrdiff_t dilation, factors):
         cdef const fc1d_isa* isa = <const fc1d_isa*> isa_in_use()
         self.dtype, self.itemsize = spectra.dtype, cnp.PyArray_ITEMSIZE(spectra)
         self.kernels = &isa.f32 if cnp.PyArray_TYPE(spectra) == cnp.NPY_FLOAT32 else &isa.f64
@@ -94,9 +98,6 @@ cdef class SpectralLayer:
         self._set_twiddles(factors)
         self.packed = _packed(spectra, self.kernels.spectral_width, self.kernels.lanes)
         self.q.w = cnp.PyArray_DATA(self.packed)
-        if bias is not None:
-            self.bias = np.array(bias, self.dtype, order="C")
-            self.q.bias = cnp.PyArray_DATA(self.bias)
 
     cdef void _set_twiddles(self, factors):
         """Cosines and sines of every factor, as the passes of the transforms read them."""
@@ -115,23 +116,25 @@ cdef class SpectralLayer:
         self.twiddles = np.concatenate([*numbers, np.zeros(1)]).astype(self.dtype)
         self.q.twiddles = cnp.PyArray_DATA(self.twiddles)
 
-    def run(self, cnp.ndarray x not None, cnp.ndarray y not None, cnp.ndarray residual, ptrdiff_t left, int mode, steps,
-            int half, int last, int n_threads):
+    def run(self, cnp.ndarray x not None, cnp.ndarray bias, cnp.ndarray y not None, cnp.ndarray residual,
+            ptrdiff_t left, int mode, steps, int half, int n_threads):
         """y[l] = after(bias + sum over j of w[j] * before(x)[l + j*dilation - left]), and a residual.
 
-        x (N, C, L), y and residual in any strides; ``last`` is the axis of the columns, ``half`` the storage.
+        x (N, C, L), y and residual in any strides and all of the storage that ``half`` says, bias contiguous.
         """
         cdef fc1d_spectral q = self.q
-        cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(x), channels = 3 - last, units, lanes = self.kernels.lanes
+        cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(x), units, lanes = self.kernels.lanes
         cdef int failed
         q.x, q.y, q.half = cnp.PyArray_DATA(x), cnp.PyArray_DATA(y), half
-        q.xn, q.xc, q.xl = x.strides[0] // size, x.strides[channels] // size, x.strides[last] // size
-        q.yn, q.yc, q.yl = y.strides[0] // size, y.strides[channels] // size, y.strides[last] // size
-        q.n_batch, q.l_in, q.l_out, q.left, q.mode = x.shape[0], x.shape[last], y.shape[last], left, mode
+        q.xn, q.xc, q.xl = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
+        q.yn, q.yc, q.yl = y.strides[0] // size, y.strides[1] // size, y.strides[2] // size
+        q.n_batch, q.l_in, q.l_out, q.left, q.mode = x.shape[0], x.shape[2], y.shape[2], left, mode
+        if bias is not None:
+            q.bias = cnp.PyArray_DATA(bias)
         if residual is not None:
             q.residual = cnp.PyArray_DATA(residual)
-            q.rn, q.rc = residual.strides[0] // size, residual.strides[channels] // size
-            q.rl = residual.strides[last] // size
+            q.rn, q.rc = residual.strides[0] // size, residual.strides[1] // size
+            q.rl = residual.strides[2] // size
         q.residual_scale, q.residual_last = steps.residual_scale, steps.residual_last
         _kept = (set_activation(&q.before, steps.before, q.groups * q.c_in, self.dtype),
                  set_activation(&q.after, steps.after, q.groups * q.c_out, self.dtype))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
+from .. import config
 from ..kernels.memory import enter, leave
 from .program import Program
 from .read import Graph, Type, load, read_model
@@ -29,6 +31,8 @@ class OnnxModel:
         As `from_onnx` takes it.
     whole : onnx.ModelProto, optional
         What the graph was read from, for ONNX Runtime where that is faster.
+    algorithm : {'auto', 'fast'}
+        As `from_onnx` takes it.
 
     Attributes
     ----------
@@ -49,7 +53,15 @@ class OnnxModel:
     (1, 1)
     """
 
-    def __init__(self, graph: Graph, rest: str | None = None, whole: Any = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        rest: str | None = None,
+        whole: Any = None,
+        algorithm: str = "auto",
+    ) -> None:
+        with config.algorithm(algorithm):  # which says what it may be
+            self._algorithm = algorithm
         self.inputs, self.outputs = [*graph.inputs], [*graph.outputs]
         self._types = {name: graph.types.get(name, Type()) for name in self.inputs + self.outputs}
         self._program = Program(graph, rest)
@@ -84,6 +96,11 @@ class OnnxModel:
         if targets is not None:
             found = _written(found, [*targets], self.outputs)
         return found[0] if len(found) == 1 else tuple(found)
+
+    def _default(self) -> contextlib.AbstractContextManager[None]:
+        """What layers take for their algorithm: the default of the caller unless it is 'fast'."""
+        fast = self._algorithm == "fast"
+        return config.algorithm("fast") if fast else contextlib.nullcontext()
 
     def compute(self, values: dict[str, NDArray[Any]], wanted: list[str]) -> list[NDArray[Any]]:
         """Return some outputs for inputs under their names.
@@ -126,7 +143,7 @@ class OnnxModel:
                 _check_shape(name, array, self._types[name])
         before = enter()
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), self._default():
                 results = program.run(arrays, key)
         finally:
             leave(before)
@@ -208,7 +225,10 @@ def _written(found: list[NDArray[Any]], targets: list[Any], names: list[str]) ->
 
 
 def from_onnx(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto, *, rest: str | None = None
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    rest: str | None = None,
+    algorithm: str = "auto",
 ) -> OnnxModel:
     """Read an ONNX model of convolutions and what lies between them.
 
@@ -221,6 +241,10 @@ def from_onnx(
         transformer, or that hold operators which this library has not. Inputs so small that the
         convolutions do not pay for the cuts are left to it as a whole, after a first call. Its
         sessions take the number of threads that `fastconv1d.get_num_threads` gives now.
+    algorithm : {'auto', 'fast'}, default 'auto'
+        With 'fast' the convolutions take fewer multiplications where that takes less time, as under
+        ``config.algorithm("fast")``: their error and bits are those of `fastconv1d.Conv1d` with
+        ``algorithm="fast"``.
 
     Returns
     -------
@@ -233,7 +257,7 @@ def from_onnx(
         A ValueError: if the model is not valid, or nodes or attributes are not supported; the text
         names all of them. Or if `rest` needs a package that is not installed.
     ValueError
-        If `rest` is another value.
+        If `rest` or `algorithm` is another value.
     OSError
         If the file cannot be read.
 
@@ -261,6 +285,6 @@ def from_onnx(
     rest = checked(rest)
     proto = load(model)
     try:
-        return OnnxModel(read_model(proto), rest, proto)
+        return OnnxModel(read_model(proto), rest, proto, algorithm)
     except RecursionError as error:
         raise OnnxError("the bodies of its nodes are nested too deeply") from error

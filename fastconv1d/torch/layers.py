@@ -15,6 +15,8 @@ from torch.nn import functional as F  # for torch.jit.script, too, as the next
 from torch.nn.modules.utils import _single  # noqa: F401
 from torch.nn.utils import parametrizations, parametrize
 
+from ..core import chosen
+from ..core.chosen import ChosenLayer
 from ..core.engines import ENGINES, choose_engine
 from ..core.geometry import PADDING_MODES
 from ..core.minimal import MinimalLayer, computes
@@ -77,13 +79,19 @@ def _only(value: Any) -> int:
     return _integer(value)
 
 
+class _Direct(NamedTuple):
+    """What the direct engine made, for calls that are its own."""
+
+    layer: PreparedLayer | None
+
+
 class _Pack:
     """A packed layer and what it was packed from. Copies and pickles of it are empty.
 
     It keeps no tensor and no memory of one: when the storage of a parameter goes, the pack goes.
     """
 
-    layer: PreparedLayer | MinimalLayer | None = None  # None: torch computes
+    layer: PreparedLayer | MinimalLayer | ChosenLayer | None = None  # None: torch computes
     dtype: np.dtype[Any] | None = None
     attributes: tuple[Any, ...] = ()  # as they were read, the same objects
     settings: tuple[Any, ...] = ()  # those of a chain's other modules
@@ -396,13 +404,19 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
         )
 
     def _chosen(self: Any, weight: NDArray[Any], g: _Geometry, algorithm: str) -> str:
-        """Who computes calls without gradients: 'direct', 'winograd', or 'torch'."""
+        """Who computes calls without gradients: 'direct', 'fft', 'winograd', or 'torch'.
+
+        'fft' for short inputs only where transforms were asked for.
+        """
         pads, shape = (g.left, g.right), weight.shape
         layer = weight.dtype.char, shape, g.stride, g.dilation, pads, self._is_scatter
         if choose_engine("auto", *layer) is not ENGINES["direct"]:
             return "torch"
-        spec = self._spec(shape[2], g)
-        return "winograd" if algorithm == "winograd" and computes(spec, weight) else "direct"
+        spec = self._spec(shape[2], g)._replace(algorithm=algorithm)
+        if chosen.computes(spec, weight):
+            return "fft"
+        few = algorithm in ("winograd", "fast") and computes(spec, weight)
+        return "winograd" if few else "direct"
 
     def _spec(self, kernel_size: int, g: _Geometry) -> Spec:
         return Spec(
@@ -418,7 +432,7 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
 
     def _prepared(
         self: Any, weight: NDArray[Any], bias: NDArray[Any] | None, g: _Geometry, algorithm: str
-    ) -> PreparedLayer | MinimalLayer | None:
+    ) -> PreparedLayer | MinimalLayer | ChosenLayer | None:
         engine = self._chosen(weight, g, algorithm)
         if engine == "torch":
             return None
@@ -426,6 +440,10 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
         if engine == "winograd":
             return MinimalLayer(weight, None if bias is None else bias.copy(), spec)
         prepared: PreparedLayer | None = ENGINES["direct"].prepare(weight, bias, spec)
+        if engine == "fft":
+            spec = spec._replace(algorithm=algorithm)
+            parameters = weight.copy(), None if bias is None else bias.copy()
+            return ChosenLayer(*parameters, spec, _Direct(prepared))
         return prepared
 
     def _differentiable(

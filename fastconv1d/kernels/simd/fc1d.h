@@ -248,6 +248,25 @@ typedef struct {
     int residual_last;
 } fc1d_product;
 
+/* Correlations by transforms, see fourier.h. Strides are in elements. Blocks of a row overlap; a row is a phase of an item:
+ * element m of a block is position in_first + phase + m*in_step of the input, output m is at out_first + phase +
+ * m*out_step. An input channel may be split into in_split ones, of which the i-th begins i positions later, and an output
+ * channel likewise; `ci` and `co` count those of a group. */
+typedef struct {
+    const void *x, *bias, *residual, *nodes, *ends, *turns;
+    void *w, *spectra, *y; /* a gradient writes to w and reads y */
+    ptrdiff_t n, step;     /* complex elements of a transform; outputs of a block */
+    ptrdiff_t kernel, taps; /* of the weight, and of its longest phase */
+    ptrdiff_t co, ci, groups, first_group;
+    ptrdiff_t w_co, w_ci, w_tap;
+    ptrdiff_t x_item, x_channel, x_step, y_item, y_channel, y_step, residual_item, residual_channel, residual_step;
+    ptrdiff_t l_in, l_out, in_first, in_step, in_split, out_first, out_step, out_split;
+    ptrdiff_t phases, rows, blocks, together; /* blocks of a row; of a unit */
+    double scale, residual_scale;
+    fc1d_activation before, after;
+    int is_complex, transposed, mode, sums_kept, residual_last;
+} fc1d_fourier;
+
 /* Matrices (rows, columns) that become (columns, rows); elements between two of them. */
 typedef struct {
     const void *from;
@@ -354,6 +373,9 @@ typedef struct {
     void (*reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last);
     void (*add_product)(const void *a, const void *b, void *c, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
     void (*spectral)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch);
+    void (*fourier_weight)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*fourier_gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     ptrdiff_t product_width; /* columns of a panel of `product` */

@@ -184,7 +184,7 @@ static void NAME(backward4)(ptrdiff_t ido, ptrdiff_t l1, const T *cc, T *ch, con
 #undef TURN_BACK
 
 /* From points vectors, `step` apart, to their components, in one of two buffers, which is returned. */
-static const T *NAME(transform)(const fc1d_spectral *q, const T *x, ptrdiff_t step, T *buffer, T *other)
+static const T *NAME(to_spectrum)(const fc1d_spectral *q, const T *x, ptrdiff_t step, T *buffer, T *other)
 {
     const T *from = x;
     ptrdiff_t ido = 1;
@@ -207,7 +207,7 @@ static const T *NAME(transform)(const fc1d_spectral *q, const T *x, ptrdiff_t st
 }
 
 /* And back, times points; both buffers are written. */
-static const T *NAME(transform_back)(const fc1d_spectral *q, T *buffer, T *other)
+static const T *NAME(from_spectrum)(const fc1d_spectral *q, T *buffer, T *other)
 {
     ptrdiff_t l1 = 1;
     for (int f = 0; f < q->n_factors; f++) {
@@ -408,7 +408,7 @@ static void NAME(spectral_split)(const fc1d_spectral *q, const NAME(spectral_uni
             for (ptrdiff_t t = 0; t < u->tiles; t++)
                 for (ptrdiff_t r = 0; r < across; r++) {
                     const T *read = window + (t * q->outputs * across + r) * LANES;
-                    const T *v = NAME(transform)(q, read, across * LANES, buffer, other);
+                    const T *v = NAME(to_spectrum)(q, read, across * LANES, buffer, other);
                     T *to = x + ((item * u->tiles + t) * across + r) * q->x_row + 2 * c;
                     STORE(to, LOAD(v));
                     STORE(to + LANES, LOAD(v + (q->points - 1) * LANES));
@@ -443,7 +443,7 @@ static void NAME(spectral_join)(const fc1d_spectral *q, const NAME(spectral_unit
                         STORE(buffer + e * LANES, LOAD(from));
                         STORE(buffer + (e + 1) * LANES, LOAD(from + LANES));
                     }
-                    const T *v = NAME(transform_back)(q, buffer, other);
+                    const T *v = NAME(from_spectrum)(q, buffer, other);
                     T *to = stage + (t * q->outputs * across + r) * LANES;
                     for (ptrdiff_t i = 0; i < q->outputs; i++)
                         STORE(to + i * across * LANES, LOAD(v + i * LANES) + bias);

@@ -825,6 +825,7 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 
 #include "gradient.h"
 #include "minimal.h"
+#include "fourier.h"
 #include "step.h"
 #include "network.h"
 #include "product.h"

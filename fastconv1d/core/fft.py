@@ -38,6 +38,8 @@ _LEAST, _MOST = 1 << 8, 1 << 21
 _SCRATCH, _AT_ONCE = 32 << 20, 8 << 20
 # Bytes of spectra that a layer keeps; above, each call makes them anew, some groups at a time.
 _KEPT = 64 << 20
+# A row of more blocks than these has blocks of the size that is best for a long one.
+_MANY_BLOCKS = 4
 # Sizes and paddings beyond which positions may not fit 64 bits.
 _FAR = 1 << 40
 
@@ -128,7 +130,11 @@ def block_size(taps: int, co: int, ci: int, itemsize: int, rows: int | None = No
     (32768, 8192)
     """
     least = _smallest(taps)
-    most = least << 3 if rows is None else block_size(taps, co, ci, itemsize)
+    most = least << 3
+    if rows is not None:
+        most = block_size(taps, co, ci, itemsize)
+        if rows > _MANY_BLOCKS * (2 * most - taps + 1):
+            return most
     sizes = []
     n = least
     while n <= min(most, _MOST):

@@ -162,6 +162,27 @@ typedef struct {
     int residual_last;
 } fc1d_filter;
 
+/* Convolutions of stride 1 by tiles of short Fourier transforms; spectral.h has the formulas. */
+enum { SPECTRAL_FACTORS = 8 };
+
+typedef struct {
+    const void *x, *w, *bias, *residual, *twiddles;
+    void *y;
+    ptrdiff_t xn, xc, xl, yn, yc, yl, rn, rc, rl; /* strides in elements */
+    int half;                                     /* storage of x, y and residual */
+    ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out, left, dilation; /* channels are per group */
+    int mode;
+    ptrdiff_t points, outputs; /* of a tile */
+    int n_factors;
+    ptrdiff_t factors[SPECTRAL_FACTORS], twiddle_start[SPECTRAL_FACTORS];
+    /* tiles of an item and phases of the dilation, and those of a unit */
+    ptrdiff_t n_tiles, n_phases, item_unit, tile_unit, phase_unit, n_item_units, n_tile_units, n_phase_units;
+    ptrdiff_t window_elems, x_row, x_slot, y_row, y_slot; /* scratch: two transforms, a window, spectra in and out */
+    fc1d_activation before, after;
+    double residual_scale;
+    int residual_last;
+} fc1d_spectral;
+
 /* Bytes of a row of a panel of the right matrix of add_product. */
 enum { FC1D_PANEL_BYTES = 256 };
 
@@ -353,12 +374,14 @@ typedef struct {
     void (*gate)(const void *a, const void *b, void *y, ptrdiff_t n, int squashed);
     void (*reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last);
     void (*add_product)(const void *a, const void *b, void *c, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
+    void (*spectral)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch);
     void (*fourier_weight)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     void (*fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     void (*fourier_gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     ptrdiff_t product_width; /* columns of a panel of `product` */
+    ptrdiff_t spectral_width; /* output channels of a panel of `spectral` */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */
 } fc1d_kernels;
 

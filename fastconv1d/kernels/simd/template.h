@@ -830,6 +830,7 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 #include "network.h"
 #include "product.h"
 #include "chain.h"
+#include "spectral.h"
 
 /* An enumerator, for the table of kernels that vectors.h makes of both dtypes: LANES is gone by then. */
 enum { NAME(lanes) = LANES };

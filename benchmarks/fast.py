@@ -13,6 +13,7 @@ import argparse
 import math
 import resource
 import time
+from functools import partial
 
 import numpy as np
 import scipy.signal
@@ -64,51 +65,56 @@ def torch_rows(x, w, length):
     return y[..., length]
 
 
+def contestants(layer, x, y, padding):
+    """Return what computes a layer, by name; all give the same outputs."""
+    w, groups, kernel = layer.weight, layer.groups, layer.kernel_size[0]
+    kept = slice(kernel - 1 - padding[0], kernel - 1 - padding[0] + y.shape[2])
+    turned = np.ascontiguousarray(w[:, 0, ::-1])
+    function = {"padding": padding, "groups": groups, "algorithm": "fft", "out": y}
+    runs = {
+        "fft layer": lambda: layer(x, out=y),
+        "fft function": lambda: conv1d(x, w, **function),
+        "scipy oaconvolve": lambda: scipy.signal.oaconvolve(x[0], turned, axes=-1)[:, kept],
+    }
+    if torch is not None:
+        torch.set_num_threads(1)
+        tx, tw = torch.from_numpy(x), torch.from_numpy(w.copy())
+        runs["torch.fft"] = lambda: torch_rows(tx[0], tw[:, 0], kept)
+        if fft_conv is not None:
+            runs["fft-conv-pytorch"] = lambda: fft_conv(
+                torch.nn.functional.pad(tx, padding), tw, groups=groups
+            )
+    return runs
+
+
+def time_of_direct(layer, x):
+    """Return the seconds of a layer, of a part of the input where the whole takes too long."""
+    kernel, length = layer.kernel_size[0], x.shape[2]
+    part = length if kernel * length * x.shape[1] < 1e11 else 2 * kernel
+    start = time.perf_counter()
+    layer(x[:, :, :part])
+    return (time.perf_counter() - start) * length / part
+
+
 def peers(names, seconds):
     for name in names or LAYERS:
         c_in, c_out, groups, length, kernel, padding = LAYERS[name]
         rng = np.random.default_rng(0)
         x = rng.standard_normal((1, c_in, length), np.float32)
-        layer = Conv1d(c_in, c_out, kernel, padding=padding, groups=groups, bias=False, rng=rng,
-                       algorithm="fft")  # fmt: skip
-        direct = Conv1d(c_in, c_out, kernel, padding=padding, groups=groups, bias=False)
+        shape = {"padding": padding, "groups": groups, "bias": False}
+        layer = Conv1d(c_in, c_out, kernel, **shape, rng=rng, algorithm="fft")
+        direct = Conv1d(c_in, c_out, kernel, **shape)
         direct.load_state_dict(layer.state_dict())
-        w = layer.weight
-        y, exact = np.empty_like(layer(x)), None
-        kept = slice(kernel - 1 - padding[0], kernel - 1 - padding[0] + y.shape[2])
-        tapped = np.ascontiguousarray(w[:, 0, ::-1])
-        runs = {
-            "fft layer": lambda: layer(x, out=y),
-            "fft function": lambda: conv1d(
-                x, w, padding=padding, groups=groups, algorithm="fft", out=y
-            ),
-            "scipy oaconvolve": lambda: scipy.signal.oaconvolve(x[0], tapped, axes=-1)[:, kept],
-        }
-        if torch is not None:
-            torch.set_num_threads(1)
-            tx, tw = torch.from_numpy(x), torch.from_numpy(w.copy())
-            runs["torch.fft"] = lambda: torch_rows(tx[0], tw[:, 0], kept)
-            if fft_conv is not None and padding[0] == padding[1]:
-                runs["fft-conv-pytorch"] = lambda: fft_conv(
-                    tx, tw, padding=padding[0], groups=groups
-                )
-            elif fft_conv is not None:
-                padded = lambda: torch.nn.functional.pad(tx, padding)  # noqa: E731
-                runs["fft-conv-pytorch"] = lambda: fft_conv(padded(), tw, groups=groups)
-        exact = runs["fft layer"]().copy()
+        y = np.zeros((1, c_out, length + sum(padding) - kernel + 1), np.float32)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        layer(x, out=y)
+        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+        runs, exact = contestants(layer, x, y, padding), y.copy()
         for other, run in runs.items():
             got = np.asarray(run()).reshape(exact.shape)
             assert np.abs(got - exact).max() < 1e-3 * np.abs(exact).max(), other
         found = quartiles(runs, seconds)
-        once = time.perf_counter()
-        direct(x[..., : length // 8], out=None)
-        part = time.perf_counter() - once
-        columns = explain(direct, (1, c_in, length // 8))["flops"]
-        by_direct = part * explain(direct, x.shape)["flops"] / columns
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        layer(x, out=y)
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-        ours = found["fft layer"]
+        by_direct, ours = time_of_direct(direct, x), found["fft layer"]
         best = min(t for n, t in found.items() if not n.startswith("fft "))
         told = ", ".join(f"{n} {1e3 * t:.2f}" for n, t in found.items())
         print(f"{name}: {told}, direct {1e3 * by_direct:.0f} ms; best peer / ours "
@@ -124,7 +130,9 @@ def sweep_layers():
         kind = ("depthwise", "dense", "grouped")[len(layers) % 3]
         kernel = int(2 ** rng.uniform(3, 16))
         length = int(10 ** rng.uniform(3, 6))
-        channels = int(2 ** rng.uniform(0, 6)) if kind != "depthwise" else int(2 ** rng.uniform(0, 8))
+        channels = (
+            int(2 ** rng.uniform(0, 6)) if kind != "depthwise" else int(2 ** rng.uniform(0, 8))
+        )
         groups = {"depthwise": channels, "dense": 1, "grouped": max(1, channels // 4)}[kind]
         channels = max(groups, channels // groups * groups)
         c_out = channels * int(rng.choice([1, 1, 2]))
@@ -139,38 +147,47 @@ def sweep_layers():
     return layers
 
 
+def regret_of(c_in, c_out, groups, kernel, dilation, length, seconds):
+    """Return how many times as slow as the best engine 'fast' is, and a line about it."""
+    x = np.random.default_rng(0).standard_normal((1, c_in, length), np.float32)
+    shape = {"padding": "same", "dilation": dilation, "groups": groups, "bias": False}
+    layers = {
+        name: Conv1d(c_in, c_out, kernel, **shape, algorithm=algorithm)
+        for name, algorithm in (
+            ("direct", "auto"), ("fft", "fft"), ("winograd", "winograd"), ("fast", "fast"),
+        )
+    }  # fmt: skip
+    engines = {name: explain(layer, x.shape)["engine"] for name, layer in layers.items()}
+    out = np.empty((1, c_out, length), np.float32)
+    runs = {
+        name: partial(layers[name], x, out=out)
+        for name in ("direct", "fft", "winograd")
+        if engines[name] == name
+    }
+    found = quartiles(runs, seconds)
+    taken, weight = engines["fast"], layers["fft"].weight
+    regret = found[taken] / min(found.values())
+    geometry = layers["fft"]._spec.geometry(x.shape, weight.shape, None)
+    told = weight.shape, weight.dtype, geometry, False, length, length
+    times = ", ".join(f"{n} {1e6 * t:.0f}" for n, t in found.items())
+    model = 1e-3 * fft_time(*told, kept=True), 1e-3 * direct_time(*told)
+    return regret, (
+        f"{c_in} -> {c_out} /{groups} K {kernel} d {dilation} L {length}: {times} us; fast takes "
+        f"{taken}, regret {regret:.2f}; model fft {model[0]:.0f}, direct {model[1]:.0f}"
+    )
+
+
 def sweep(part, parts, seconds):
     regrets = []
-    for c_in, c_out, groups, kernel, dilation, length in sweep_layers()[part::parts]:
-        rng = np.random.default_rng(0)
-        x = rng.standard_normal((1, c_in, length), np.float32)
-        shape = {"padding": "same", "dilation": dilation, "groups": groups, "bias": False}
-        layers = {}
-        for name in ("direct", "fft", "winograd", "fast"):
-            layers[name] = Conv1d(c_in, c_out, kernel, **shape, rng=np.random.default_rng(1),
-                                  algorithm="auto" if name == "direct" else name)  # fmt: skip
-        taken = explain(layers["fast"], x.shape)["engine"]
-        has = ["direct", "fft"]
-        if explain(layers["winograd"], x.shape)["engine"] == "winograd":
-            has.append("winograd")
-        out = np.empty((1, c_out, length), np.float32)
-        runs = {name: (lambda layer=layers[name]: layer(x, out=out)) for name in has}
-        found = quartiles(runs, seconds)
-        regret = found[taken] / min(found.values())
+    for sizes in sweep_layers()[part::parts]:
+        regret, line = regret_of(*sizes, seconds)
         regrets.append(regret)
-        weight = layers["fft"].weight
-        geometry = layers["fft"]._spec.geometry(x.shape, weight.shape, None)
-        told = weight.shape, weight.dtype, geometry, False
-        model = fft_time(*told, length, kept=True), direct_time(*told, length, length)
-        times = ", ".join(f"{n} {1e6 * t:.0f}" for n, t in found.items())
-        print(f"{c_in} -> {c_out} /{groups} K {kernel} d {dilation} L {length}: {times} us; "
-              f"fast takes {taken}, regret {regret:.2f}; model fft {model[0] / 1e3:.0f}, direct "
-              f"{model[1] / 1e3:.0f}", flush=True)  # fmt: skip
+        print(line, flush=True)
     print(f"regret: geomean {math.exp(np.mean(np.log(regrets))):.3f}, worst {max(regrets):.2f}")
 
 
 def errors(count):
-    """Largest error of each engine in units of u sum |w| max |x|, and ratios to the direct one's."""
+    """Largest errors of engines, beside the direct one's and in units of u sum |w| max |x|."""
     rng = np.random.default_rng(5)
     ratios, bounds, beside = [], [], []
     for _ in range(count):

@@ -522,5 +522,39 @@ static void NAME(fourier_gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *
     for (ptrdiff_t k = 0; k < q->taps; k++)
         dw[k * q->w_tap] = fresh ? 0 : sum[k];
 }
+/* A kernel in parts of n taps, for streams: q->taps of them, newest first. Real data; the spectra of the windows that a part
+ * reads, 2n inputs each, lie in a ring of as many for each item and channel, that of the newest at `first_group`. */
+
+/* A unit: the spectrum of the newest window of an item and channel, from input in_first on, into the ring at `spectra`. */
+static void NAME(fourier_window)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch)
+{
+    (void)scratch;
+    const ptrdiff_t channels = q->ci * q->groups, item = unit / channels, channel = unit % channels;
+    T *re = (T *)q->spectra + (unit * q->taps + q->first_group) * 2 * q->n;
+    NAME(load_block)(q, (const T *)q->x + item * q->x_item + channel * q->x_channel, channel, q->in_first, re, re + q->n);
+    NAME(transform)(q, re, re + q->n, re, re + q->n, q->n, 1, 0);
+}
+
+/* A unit: of an item and an output channel the sum of all parts but the newest, at w; or, with y, that and the newest part's:
+ * `step` outputs from out_first on, the first of which is element in_first of the block. x has the ring. */
+static void NAME(fourier_parts)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch)
+{
+    const ptrdiff_t size = 2 * q->n, parts = q->taps, co = unit % q->co, row = unit / q->co, group = row % q->groups;
+    const T *ring = (const T *)q->x + row * q->ci * parts * size;
+    const T *spectra = (const T *)q->spectra + (group * q->co + co) * q->ci * parts * size;
+    T *kept = (T *)q->w + unit * size, *sum = q->y ? (T *)scratch + size : kept;
+    if (q->y)
+        memcpy(sum, kept, size * sizeof(T));
+    else
+        memset(sum, 0, size * sizeof(T));
+    for (ptrdiff_t ci = 0; ci < q->ci; ci++)
+        for (ptrdiff_t p = q->y ? 0 : 1; p < (q->y ? 1 : parts); p++)
+            NAME(multiply)(ring + (ci * parts + (q->first_group + parts - p) % parts) * size, spectra + (ci * parts + p) * size,
+                           sum, q->n, 1, 0);
+    if (!q->y)
+        return;
+    NAME(transform_back)(q, sum, sum + q->n, q->n, 1, 0);
+    NAME(store_block)(q, sum + q->in_first, NULL, row / q->groups, group * q->co + co, q->out_first, q->step, (T *)scratch);
+}
 #undef LEAST_N
 #undef IN_L1

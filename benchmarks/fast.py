@@ -210,8 +210,8 @@ def errors(count):
         ratios.append(error["fft"] / error["direct"])
         bounds.append(error["fft"] / norm / math.log2(2 * kernel))
     print(f"{len(ratios)} layers: error of fft / direct at most {max(ratios):.2f}, median "
-          f"{np.median(ratios):.2f}; of torch / direct at most {max(beside, default=0):.2f}; fft at "
-          f"most {max(bounds):.3f} u log2(2K) sum |w| max |x|")  # fmt: skip
+          f"{np.median(ratios):.2f}; of torch / direct at most {max(beside, default=0):.2f}; "
+          f"fft at most {max(bounds):.3f} u log2(2K) sum |w| max |x|")  # fmt: skip
 
 
 def main():

@@ -104,6 +104,7 @@ SIMD_HEADERS = [
         "bytes",
         "chain",
         "fc1d",
+        "fourier",
         "gradient",
         "half",
         "minimal",
@@ -111,6 +112,7 @@ SIMD_HEADERS = [
         "pointwise",
         "product",
         "rows",
+        "spectral",
         "step",
         "template",
         "totals",
@@ -152,8 +154,10 @@ NAMES = (
     "blas_engine",
     "network",
     "product",
+    "spectral",
     "chain",
     "operands",
+    "fourier",
 )
 extensions = [kernel(name) for name in NAMES]
 # NumPy's allocator hook is in all versions that run the package, not in its default API.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from time import perf_counter
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
+from .. import config
 from ..kernels.memory import enter, leave
 from .program import Program
 from .read import Graph, Type, load, read_model
@@ -31,6 +33,8 @@ class OnnxModel:
         As `from_onnx` takes it.
     whole : onnx.ModelProto, optional
         What the graph was read from, for ONNX Runtime where that is faster.
+    algorithm : {'auto', 'fast'}
+        As `from_onnx` takes it.
 
     Attributes
     ----------
@@ -51,7 +55,15 @@ class OnnxModel:
     OnnxModel(input: float32 [N, 4, L] -> output: float32 [N, 8, ?])
     """
 
-    def __init__(self, graph: Graph, rest: str | None = None, whole: Any = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        rest: str | None = None,
+        whole: Any = None,
+        algorithm: str = "auto",
+    ) -> None:
+        with config.algorithm(algorithm):  # which says what it may be
+            self._algorithm = algorithm
         self.inputs, self.outputs = [*graph.inputs], [*graph.outputs]
         self._types = {name: graph.types.get(name, Type()) for name in self.inputs + self.outputs}
         self._program = Program(graph, rest)
@@ -94,6 +106,11 @@ class OnnxModel:
         if targets is not None:
             found = _written(found, [*targets], self.outputs)
         return found[0] if len(found) == 1 else tuple(found)
+
+    def _default(self) -> contextlib.AbstractContextManager[None]:
+        """What layers take for their algorithm: the default of the caller unless it is 'fast'."""
+        fast = self._algorithm == "fast"
+        return config.algorithm("fast") if fast else contextlib.nullcontext()
 
     def compute(self, values: dict[str, NDArray[Any]], wanted: list[str]) -> list[NDArray[Any]]:
         """Return some outputs for inputs under their names.
@@ -157,7 +174,7 @@ class OnnxModel:
     ) -> list[Any]:
         before = enter()
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), self._default():
                 results = program.run(arrays, key)
         finally:
             leave(before)
@@ -247,7 +264,10 @@ def _written(found: list[NDArray[Any]], targets: list[Any], names: list[str]) ->
 
 
 def from_onnx(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto, *, rest: str | None = None
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    rest: str | None = None,
+    algorithm: str = "auto",
 ) -> OnnxModel:
     """Read an ONNX model of convolutions and what lies between them.
 
@@ -262,6 +282,10 @@ def from_onnx(
         through this library alone, in turns; from then on they go the way that was fastest. In
         deterministic mode a rule by sizes decides. The sessions take the number of threads that
         `fastconv1d.get_num_threads` gives now.
+    algorithm : {'auto', 'fast'}, default 'auto'
+        With 'fast' the convolutions take fewer multiplications where that takes less time, as under
+        ``config.algorithm("fast")``: their error and bits are those of `fastconv1d.Conv1d` with
+        ``algorithm="fast"``.
 
     Returns
     -------
@@ -274,7 +298,7 @@ def from_onnx(
         A ValueError: if the model is not valid, or nodes or attributes are not supported; the text
         names all of them. Or if `rest` needs a package that is not installed.
     ValueError
-        If `rest` is another value.
+        If `rest` or `algorithm` is another value.
     OSError
         If the file cannot be read.
 
@@ -302,6 +326,6 @@ def from_onnx(
     rest = checked(rest)
     proto = load(model)
     try:
-        return OnnxModel(read_model(proto), rest, proto)
+        return OnnxModel(read_model(proto), rest, proto, algorithm)
     except RecursionError as error:
         raise OnnxError("the bodies of its nodes are nested too deeply") from error

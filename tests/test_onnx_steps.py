@@ -8,7 +8,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from fastconv1d import Conv1d  # noqa: E402
 from fastconv1d.onnx import InferenceSession, from_onnx, to_onnx  # noqa: E402
+from fastconv1d.onnx import model as models  # noqa: E402
+from fastconv1d.onnx import ways  # noqa: E402
 from fastconv1d.onnx.recurrence import Recurrent  # noqa: E402
+from fastconv1d.onnx.ways import ALONE, CUT, WHOLE  # noqa: E402
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -315,11 +318,12 @@ def with_rest(nodes, constants, x):
     return InferenceSession(model.SerializeToString(), rest="onnxruntime")
 
 
-def test_a_model_without_convolutions_is_a_session():
+def test_a_model_without_convolutions():
     x = random(2, 3, 4)
     session = with_rest([node("Softmax", ["x0"])], {}, x)
-    assert session._alone is not None
-    np.testing.assert_allclose(session.run(["y"], {"x0": x})[0].sum(-1), 1, rtol=1e-5)
+    for _ in range(20):  # one session, or here alone
+        np.testing.assert_allclose(session.run(["y"], {"x0": x})[0].sum(-1), 1, rtol=1e-5)
+    assert {*session._model._ways._choices.values()} <= {WHOLE, ALONE}
     np.testing.assert_allclose(session.run(None, {"x0": x.tolist()})[0].sum(-1), 1, rtol=1e-5)
     with pytest.raises(ValueError, match=r"missing are \['x0'\], unknown \['x'\]"):
         session.run(None, {"x": x})
@@ -327,15 +331,55 @@ def test_a_model_without_convolutions_is_a_session():
         session.run(None, {"x0": x[0]})
 
 
-def test_small_convolutions_are_left_to_onnx_runtime():
+@pytest.mark.parametrize("slow", [(CUT, ALONE), (WHOLE, ALONE), (CUT, WHOLE)])
+def test_the_fastest_way_is_kept(slow, monkeypatch):
+    nodes = [node("Softmax", ["x0"], ["z"]), node("Conv", ["z", "w"], pads=[1, 1])]
+    x, clock = random(1, 4, 9), [0.0]
+    monkeypatch.setattr(ways, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(models, "perf_counter", lambda: clock[0])
+    session = with_rest(nodes, {"w": random(4, 4, 3)}, x)
+    own, calls = session._model._ways, []
+    way_of = own.way
+
+    def way(key):
+        calls.append(way_of(key))
+        return calls[-1]
+
+    def timed(key, way, begin, timed=own.timed):
+        clock[0] += 1.5 if way in slow else 1.0
+        timed(key, way, begin)
+
+    monkeypatch.setattr(own, "way", way)
+    monkeypatch.setattr(own, "timed", timed)
+    first, *later = (session.run(None, {"x0": x})[0] for _ in range(30))
+    for y in later:
+        np.testing.assert_allclose(y, first, atol=1e-6)
+    (best,) = {CUT, WHOLE, ALONE} - {*slow}
+    assert {*calls} == {CUT, WHOLE, ALONE} and {*calls[9:]} == {best}
+    assert [*own._choices.values()] == [best]
+    if best == WHOLE:  # no longer asked
+        assert len(calls) < 15
+
+
+def test_a_hopeless_way_is_tried_twice():
+    trial = ways.Trial({CUT: [], WHOLE: []})
+    order = []
+    while (way := trial.next()) is not None:
+        order.append(way)
+        trial.note(way, 1e-3 if way == WHOLE else 3e-3)
+    assert order.count(CUT) == 2 and order.count(WHOLE) == 6 and trial.best() == WHOLE
+
+
+def test_small_convolutions_are_left_to_onnx_runtime_by_rule(deterministic):
     nodes = [node("Softmax", ["x0"], ["z"]), node("Conv", ["z", "w"], pads=[1, 1])]
     x = random(1, 4, 9)
     session = with_rest(nodes, {"w": random(4, 4, 3)}, x)
-    long = random(2, 4, 500000)
-    for values in (x, long):
+    found = []
+    for values in (x, random(2, 4, 500000)):
         first, second = (session.run(None, {"x0": values})[0] for _ in range(2))
-        np.testing.assert_array_equal(first, second)
-    assert [*session._model._whole._choices.values()] == [True, False]
+        np.testing.assert_allclose(first, second, atol=1e-6)
+        found.append(session._model._ways.way(session._model._program.key([values])))
+    assert found == [WHOLE, CUT]
 
 
 def test_a_session_of_sizes_that_follow_values():
@@ -355,7 +399,7 @@ def test_a_session_of_sizes_that_follow_values():
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     found = from_onnx(model, rest="onnxruntime")
-    found._whole = None
+    found._ways = None
     for least in (-9, 0, 1, 0):
         values = np.where(x > least, x, 0).astype(np.float32)
         (wanted,) = theirs.run(None, {"x0": values})

@@ -355,6 +355,7 @@ def test_functions_are_only_taken_inside(monkeypatch):
         {"stride": np.int64(2)}, {"stride": 2**40}, {"padding": 2.0}, {"oops": 1},
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
 @pytest.mark.parametrize("function", ["conv1d", "conv_transpose1d", "conv2d"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
 def test_functions_as_torch(arguments, function, dtype):
@@ -368,9 +369,7 @@ def test_functions_as_torch(arguments, function, dtype):
     model = Calls()
     fast, report = accelerate(model, conv2d=function == "conv2d")
     assert report.replaced == [""]
-    assert report.layers[""]["calls"] == f"torch.nn.functional.{function}" or (
-        function != "conv2d"  # it may call the others, as far as its code shows
-    )
+    assert f"torch.nn.functional.{function}" in report.layers[""]["calls"]
     shape = (4, 6, 3) if function == "conv_transpose1d" else (6, 4, 3)
     more = (7,) if function == "conv2d" else ()
     w = torch.randint(-3, 4, (*shape, 2) if more else shape).to(dtype)

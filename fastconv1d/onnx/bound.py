@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import config
 from .operators.shapes import slices_of
 from .registry import Node
 
@@ -29,17 +30,45 @@ class Bound(NamedTuple):
 
 
 def bound(
-    node: Node, run: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
+    node: Node,
+    run: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    spare: Sequence[int] = (),
 ) -> Bound | None:
-    """Return the node for inputs of these shapes, whose outputs have these; None as it is."""
+    """Return the node for inputs of these shapes, whose outputs have these; None as it is.
+
+    `spare` are the places of inputs that nothing else reads, whose memory may take the result.
+    """
     if not all(isinstance(v, np.ndarray) for v in (*inputs[:1], *outputs)):
         return None
     shorter = getattr(run, "shorter", None)
     if shorter is not None:
-        own = shorter(inputs)
+        own = shorter(inputs, outputs, spare)
         return None if own is None else Bound(own, len(inputs))
     binder = None if node.domain else _BINDERS.get(node.op)
     return None if binder is None else binder(node, run, inputs, outputs)
+
+
+def in_place(
+    chain: Callable[..., Any],
+    run: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    spare: Sequence[int],
+) -> Callable[..., Any] | None:
+    """Return a chain that writes over an input of the result's shape; `run` where it does not."""
+    threads, y = config.get_num_threads, outputs[0]
+    for place in spare:
+        x = inputs[place]
+        if x.shape == y.shape and x.dtype == y.dtype and x.flags.c_contiguous:
+
+            def run_in_place(*arrays: Array) -> Array:
+                y = chain(arrays, arrays[place], threads())
+                return run(*arrays) if y is None else y
+
+            return run_in_place
+    return None
 
 
 def _viewed(

@@ -27,6 +27,7 @@ from ..kernels import direct_engine
 from ..kernels.chain import Chain
 from ..kernels.product import Product
 from ..modules import Conv1d, Conv2d, ConvTranspose1d
+from .bound import in_place
 from .registry import Node, OnnxError
 
 Array = NDArray[Any]
@@ -85,6 +86,8 @@ class Activate(Fused):
             y = None if chain is None else chain((x,), None, config.get_num_threads())
             return activated(step, x) if y is None else y
 
+        if chain is not None:
+            run.shorter = partial(in_place, chain, run)  # type: ignore[attr-defined]
         return run
 
 
@@ -357,7 +360,11 @@ def _product_or_layer(node: Convolution) -> Callable[..., Any] | None:
 
 
 def _bound_product(
-    node: Convolution, product: Product, run: Callable[..., Any], inputs: Sequence[Any]
+    node: Convolution,
+    product: Product,
+    run: Callable[..., Any],
+    inputs: Sequence[Any],
+    *_: Any,
 ) -> Callable[..., Any] | None:
     """Return the product alone for inputs of these shapes; `run` does what it does not take."""
     if product.shape(inputs[0]) is None or not _suits_product(node, product, inputs[0]):
@@ -496,7 +503,7 @@ def _adding_layer(node: Convolution) -> Callable[..., Any]:
             y = packed(prepared(x), repeated, None, config.get_num_threads())
         return layer(x, other) if y is None else y
 
-    def shorter(inputs: Sequence[Any]) -> Callable[..., Any] | None:
+    def shorter(inputs: Sequence[Any], *_: Any) -> Callable[..., Any] | None:
         x, other = inputs
         same = other.dtype == x.dtype and other.shape == packed.shape(x)
         return _bound_product(node, packed, run, inputs) if same else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -12,12 +13,14 @@ from . import contrib as _contrib  # noqa: F401
 from . import operators as _operators  # noqa: F401  (which enters them in the table)
 from . import sequences as _sequences  # noqa: F401
 from .binding import Binding, Call, Inner, Sizes, call_of, known_values, spliced
-from .blocks import grouped
+from .blocks import Blockwise, grouped
 from .bound import Bound, bound
 from .control import CONTROL
 from .folding import fold
-from .layers import Convolution, Fused
+from .layers import Activate, Convolution, Fused
+from .norms import Normalize
 from .patterns import simplified
+from .quantised import QuantisedProduct
 from .read import Graph
 from .registry import OPERATORS, Node, OnnxError, find
 from .rest import Foreign, handed_over
@@ -76,6 +79,7 @@ class Program:
         self.steps = _steps(graph, partial(Program, rest=rest))
         used = {name for step in self.steps for name in step.inputs} | {*self.outputs}
         self.constants = {k: v for k, v in graph.constants.items() if k in used}
+        self._spare = _spare(self.steps, self.outputs)
         self._plain = self._plan()
         self._deciding = self._deciding_inputs(graph)
         self._decided = self._plan([self.inputs[i] for i in self._deciding])
@@ -186,7 +190,8 @@ class Program:
             if isinstance(step.node, Convolution):
                 macs += step.node.macs(given[0], made[0])
             kept.update((n, v) for n, v in zip(step.outputs, made, strict=True) if n in plan.needed)
-            found = _shorter(step, plan, given, made)
+            spare = [i for i, name in enumerate(step.inputs) if name in self._spare]
+            found = _shorter(step, plan, given, made, spare)
             if found is not None:
                 shorter[id(step.node)] = found
             for slot in call.done:
@@ -244,6 +249,8 @@ class Program:
             raise _reported(node, error) from error
 
 
+# What makes a new array.
+_NEW = (Activate, Blockwise, Convolution, Normalize, QuantisedProduct)
 # What steps raise for inputs that they do not take.
 _REPORTED = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
 
@@ -258,11 +265,21 @@ def _reported(node: Node, error: Exception) -> Exception:
     return ValueError(f"{node}: {error}")
 
 
+def _spare(steps: Sequence[Step], outputs: Sequence[str]) -> set[str]:
+    """Return the values in memory of their own that are read once."""
+    reads = Counter(name for step in steps for name in step.inputs)
+    reads.update(outputs)
+    made = (step.outputs[0] for step in steps if isinstance(step.node, _NEW))
+    return {name for name in made if reads[name] == 1}
+
+
 def _branches(step: Step) -> Sequence[Any]:
     return getattr(step.run, "branches", ())
 
 
-def _shorter(step: Step, plan: _Plan, given: list[Any], made: list[Any]) -> Bound | Inner | None:
+def _shorter(
+    step: Step, plan: _Plan, given: list[Any], made: list[Any], spare: list[int]
+) -> Bound | Inner | None:
     """Return what is left of a step for inputs with the shapes of these."""
     if _branches(step):
         if step.inputs[0] not in plan.known:
@@ -276,7 +293,7 @@ def _shorter(step: Step, plan: _Plan, given: list[Any], made: list[Any]) -> Boun
         return Inner(binding, places, body.slots(body.inputs), body.slots(body.outputs))
     if not all(name in plan.settled for name in (*step.inputs, *step.outputs)):
         return None
-    return bound(step.node, step.run, given, made)
+    return bound(step.node, step.run, given, made, spare)
 
 
 def _slots(program: Program) -> tuple[dict[str, int], list[Any]]:

@@ -8,6 +8,7 @@ torch around its forward: what is called there, and only there, in this thread, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ from .classes import AROUND, own_class
 from .layers import _geometry_of, _integer, _only
 from .operators import DTYPES, FUNCTIONS, KERNELS, is_worth
 from .planes import convolved, is_nchw, spec_of
+from .products import products_of
 from .watch import TRANSPARENT, is_plain, torch_watches
 
 _UNFIT = (TypeError, ValueError, RuntimeError, MemoryError)
@@ -101,7 +103,9 @@ def computed(function: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) ->
         operands = operands_of(is_scatter, *arguments)
         if operands is None:
             return None
-        stride, groups = operands[3], operands[6]
+        stride, dilation, groups = operands[3], operands[5], operands[6]
+        if not is_scatter and _is_left(x, weight, stride, dilation, groups):
+            return None
         if needs_gradients and not is_worth(x, weight, groups, 1 if is_scatter else stride):
             return None
         ops = FUNCTIONS if needs_gradients else KERNELS
@@ -120,8 +124,16 @@ def _of_planes(
     if not (is_nchw(x) and is_nchw(weight)):
         return None
     spec = spec_of((weight.shape[2], weight.shape[3]), stride, padding, dilation, groups)
-    output = None if spec is None else convolved(x, weight, bias, spec)
+    if spec is None or _is_left(x, weight, math.prod(spec.stride), spec.dilation, spec.groups):
+        return None
+    output = convolved(x, weight, bias, spec)
     return None if output is None else torch.from_numpy(output)
+
+
+def _is_left(x: Tensor, weight: Tensor, step: int, dilation: Any, groups: int) -> bool:
+    """Whether torch computes a call as fast."""
+    products = products_of(weight.shape, step, dilation, groups)
+    return products is not None and products.leaves(x.shape, weight.dim() - 2, False)
 
 
 def operands_of(

@@ -12,6 +12,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 from torch import Tensor, from_numpy, nn
+from torch.nn import functional as F  # noqa: F401  for torch.jit.script, as the next
+from torch.nn.modules.utils import _pair  # noqa: F401
 
 from ..core import planes
 from ..core.engines import ENGINES
@@ -22,7 +24,7 @@ from .layers import Fast, Shape, _geometry_of, _integer, _only, _own
 from .operators import KERNELS, num_threads, operands
 
 
-def _pair(value: Any) -> tuple[int, int]:
+def _two(value: Any) -> tuple[int, int]:
     """The two ints of what torch takes for rows and columns without further ado, otherwise -1."""
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return _integer(value[0]), _integer(value[1])
@@ -43,7 +45,7 @@ def spec_of(
 
     `margins` are what a layer pads with in other modes than zeros: left, right, top, bottom.
     """
-    strides, dilations = _pair(stride), _pair(dilation)
+    strides, dilations = _two(stride), _two(dilation)
     if mode != "zeros":
         if not isinstance(mode, str) or mode not in PADDING_MODES or len(margins) != 4:
             return None
@@ -56,7 +58,7 @@ def spec_of(
         top, left = down // 2, across // 2
         bottom, right = down - top, across - left
     else:
-        (top, left) = (bottom, right) = _pair(padding)
+        (top, left) = (bottom, right) = _two(padding)
     one = _integer(groups)
     rows = _geometry_of(strides[0], top, dilations[0], one, bottom, mode, 0)
     columns = _geometry_of(strides[1], left, dilations[1], one, right, mode, 0)

@@ -37,6 +37,15 @@ class Products(NamedTuple):
     long: bool  # all of one thread
     chained: bool  # all of one thread, with what was fused around them, too
 
+    def described(self) -> str:
+        """Which calls those are, in words."""
+        found = []
+        if self.short:
+            found.append(f"of one item of at most {MOST_ELEMENTS:,} elements")
+        if self.long:
+            found.append(f"of at most {MOST_ITEMS} items on one thread, unless fused")
+        return f"calls {', and '.join(found)}: torch multiplies matrices there, as fast"
+
     def leaves(self, shape: tuple[int, ...], rank: int, chained: bool) -> bool:
         """Whether torch computes a call for an input of that shape."""
         items = shape[0] if len(shape) == rank + 2 else 1

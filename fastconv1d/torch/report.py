@@ -49,8 +49,9 @@ class Report(_Names):
     layers : dict of str to dict
         Of each module replaced: ``'class'``, ``'engine'`` of its calls without gradients
         (``'direct'``, ``'winograd'``, or ``'torch'``), ``'algorithm'``, and ``'unseen'``: which
-        writes to its weight go unseen in eval mode, or None. Modules whose code calls functions
-        have these as ``'calls'``.
+        writes to its weight go unseen in eval mode, or None; perhaps ``'left'``, which calls torch
+        computes as fast, and ``'inputs'``, which are taken. Modules whose code calls functions have
+        these as ``'calls'``.
     fused : dict of str to dict
         With ``fuse=True``: of each module whose forward was fused, its convolutions and what each
         takes on, in the order of computation.
@@ -141,6 +142,9 @@ def _described_layer(layer: Any) -> dict[str, str | None]:
         else "a write through .data, a NumPy view or another process to few of its values, by "
         f"calls of fewer than {LONG} output positions: call eval() after it",
     }
+    products = layer._products(weight.shape, geometry) if fits else None
+    if products is not None:
+        told["left"] = products.described()
     if isinstance(layer, nn.Conv2d) and layer._takes_lines:
         told["inputs"] = "those whose axis beside the kernel has one element; others are torch's"
     return told

@@ -380,3 +380,28 @@ def assert_layer_accurate(functions, layer, arrays, units=8):
         strict=True,
     ):
         assert_within(grad, exact, scale, f"{layer} {name}", units)
+
+
+# Of algorithm='fft': what docs/fast.md says, norms of whole operands in place of those of blocks.
+TRANSFORM_BOUND = 2
+
+
+def assert_transforms_accurate(actual, expected, a, b, bias=None):
+    """Results by transforms are within their bound of the direct sums of products of a and b.
+
+    What is summed is a row of `a` times a row of `b` for each channel; the larger norm of either
+    with the largest element of the other is no less than what the bound has for a block.
+    """
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    if actual.size == 0:
+        return
+    wide = np.complex128 if actual.dtype.kind == "c" else np.float64
+    a, b = np.abs(a.astype(wide)), np.abs(b.astype(wide))
+    norm = np.sqrt((a**2).sum()) * np.sqrt((b**2).sum())
+    if bias is not None:
+        norm += np.abs(bias).max(initial=0)
+    unit = np.finfo(actual.dtype).eps / 2
+    levels = np.log2(max(a.shape[-1], b.shape[-1], 2)) + 8
+    error = np.abs(actual.astype(wide) - expected.astype(wide)).max()
+    assert error <= TRANSFORM_BOUND * unit * levels * norm

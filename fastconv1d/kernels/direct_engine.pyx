@@ -772,8 +772,9 @@ cdef int run_job(unit_fn run, const void* job, ptrdiff_t units, double macs, siz
     return status
 
 
-cdef object _set_activation(fc1d_activation* f, activation, ptrdiff_t channels, dtype):
-    """Fill the C description of a fastconv1d.core.activations.Activation; returns the array that it points to."""
+cdef object set_activation(void* step, activation, ptrdiff_t channels, dtype):
+    """Fill an fc1d_activation by a fastconv1d.core.activations.Activation; returns the array that it points to."""
+    cdef fc1d_activation* f = <fc1d_activation*> step
     if activation is None:
         return None
     f.function, f.parameter, f.limit = activation.function, activation.parameter, activation.limit
@@ -795,7 +796,7 @@ def finish(activation, cnp.ndarray y not None, cnp.ndarray residual, double resi
     cdef void* rows = cnp.PyArray_DATA(y)
     cdef ptrdiff_t n_rows = y.shape[0] * y.shape[1], length = y.shape[2], channels = y.shape[1]
     memset(&f, 0, sizeof(f))
-    _alpha = _set_activation(&f, activation, channels, y.dtype)  # kept while the kernel reads it
+    _alpha = set_activation(&f, activation, channels, y.dtype)  # kept while the kernel reads it
     with nogil:
         kernels.finish_rows(&f, rows, more, n_rows, length, channels, residual_scale, residual_last)
 
@@ -813,7 +814,7 @@ def filter_split(cnp.ndarray x not None, cnp.ndarray d not None, cnp.ndarray mat
     q.in_, q.out, q.matrix = cnp.PyArray_DATA(x), cnp.PyArray_DATA(d), cnp.PyArray_DATA(matrix)
     q.in_channel, q.out_channel, q.out_component = x.strides[0] // size, d.strides[1] // size, d.strides[0] // size
     q.n, q.dilation, q.blocks, q.start, q.length = d.shape[0], dilation, d.shape[2] // dilation, start, x.shape[1]
-    _alpha = _set_activation(&q.step, before, x.shape[0], x.dtype)
+    _alpha = set_activation(&q.step, before, x.shape[0], x.dtype)
     cdef ptrdiff_t channels = x.shape[0]
     with nogil:
         run_units(<unit_fn> kernels.split_row, &q, 0, channels, NULL, 0, n_threads)
@@ -838,7 +839,7 @@ def filter_join(cnp.ndarray m not None, cnp.ndarray y not None, cnp.ndarray matr
     if residual is not None:
         q.residual, q.residual_channel = cnp.PyArray_DATA(residual), residual.strides[0] // size
     q.residual_scale, q.residual_last = residual_scale, residual_last
-    _alpha = _set_activation(&q.step, after, y.shape[0], y.dtype)
+    _alpha = set_activation(&q.step, after, y.shape[0], y.dtype)
     cdef ptrdiff_t channels = y.shape[0]
     with nogil:
         run_units(<unit_fn> kernels.join_row, &q, 0, channels, NULL, 0, n_threads)
@@ -975,8 +976,8 @@ cdef class PreparedLayer:
         dtype = cnp.PyArray_DescrFromType(self.typenum)
         memset(&p.before, 0, sizeof(fc1d_activation))
         memset(&p.after, 0, sizeof(fc1d_activation))
-        self.alphas = (_set_activation(&p.before, steps.before, p.groups * p.c_in, dtype),
-                       _set_activation(&p.after, steps.after, p.groups * p.c_out // p.fused, dtype))
+        self.alphas = (set_activation(&p.before, steps.before, p.groups * p.c_in, dtype),
+                       set_activation(&p.after, steps.after, p.groups * p.c_out // p.fused, dtype))
         p.residual_scale, p.residual_last = steps.residual_scale, steps.residual_last
         return 0
 

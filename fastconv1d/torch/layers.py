@@ -15,9 +15,11 @@ from torch.nn import functional as F  # for torch.jit.script, too, as the next
 from torch.nn.modules.utils import _single  # noqa: F401
 from torch.nn.utils import parametrizations, parametrize
 
+from ..core import chosen
+from ..core.chosen import ChosenLayer
 from ..core.engines import ENGINES, choose_engine
 from ..core.geometry import PADDING_MODES
-from ..core.minimal import MinimalLayer, computes
+from ..core.minimal import MinimalLayer
 from ..core.spec import Spec
 from ..kernels.direct_engine import PreparedLayer
 from ..kernels.operands import fingerprint
@@ -79,13 +81,19 @@ def _only(value: Any) -> int:
     return _integer(value)
 
 
+class _Direct(NamedTuple):
+    """What the direct engine made, for calls that are its own."""
+
+    layer: PreparedLayer | None
+
+
 class _Pack:
     """A packed layer and what it was packed from. Copies and pickles of it are empty.
 
     It keeps no tensor and no memory of one: when the storage of a parameter goes, the pack goes.
     """
 
-    layer: PreparedLayer | MinimalLayer | None = None  # None: torch computes
+    layer: PreparedLayer | MinimalLayer | ChosenLayer | None = None  # None: torch computes
     dtype: np.dtype[Any] | None = None
     attributes: tuple[Any, ...] = ()  # as they were read, the same objects
     settings: tuple[Any, ...] = ()  # those of a chain's other modules
@@ -435,13 +443,16 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
         )
 
     def _chosen(self: Any, weight: NDArray[Any], g: Any, algorithm: str) -> str:
-        """Who computes calls without gradients: 'direct', 'winograd', or 'torch'."""
+        """Who computes calls without gradients: 'direct', 'fft', 'winograd', or 'torch'.
+
+        With 'fast' short inputs may be computed by another one.
+        """
         pads, shape = (g.left, g.right), weight.shape
         layer = weight.dtype.char, shape, g.stride, g.dilation, pads, self._is_scatter
         if choose_engine("auto", *layer) is not ENGINES["direct"]:
             return "torch"
-        spec = self._spec(shape[2], g)
-        return "winograd" if algorithm == "winograd" and computes(spec, weight) else "direct"
+        spec = self._spec(shape[2], g)._replace(algorithm=algorithm)
+        return chosen.taken(spec, weight)
 
     def _spec(self, kernel_size: int, g: _Geometry) -> Spec:
         return Spec(
@@ -457,15 +468,18 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
 
     def _prepared(
         self: Any, weight: NDArray[Any], bias: NDArray[Any] | None, g: Any, algorithm: str
-    ) -> PreparedLayer | MinimalLayer | None:
+    ) -> PreparedLayer | MinimalLayer | ChosenLayer | None:
         engine = self._chosen(weight, g, algorithm)
         if engine == "torch":
             return None
         spec = self._spec(weight.shape[2], g)
-        if engine == "winograd":
+        if algorithm == "winograd" and engine == "winograd":
             return MinimalLayer(weight, None if bias is None else bias.copy(), spec)
         prepared: PreparedLayer | None = ENGINES["direct"].prepare(weight, bias, spec)
-        return prepared
+        if engine == "direct":
+            return prepared
+        parameters = weight.copy(), None if bias is None else bias.copy()
+        return ChosenLayer(*parameters, spec._replace(algorithm=algorithm), _Direct(prepared))
 
     def _differentiable(
         self: Any, ops: Operators, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any

@@ -60,6 +60,7 @@ def call():
     return CALL
 
 def rss():
+    config.release_memory()  # a kept result has as many pages as were written before the signal
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 """
@@ -109,7 +110,8 @@ def test_ctrl_c_at_random_times(name, n_threads, share):
     code = SETUP.replace("CALL", CALLS[name]) + INTERRUPT
     latest, grown = map(float, run(code, int(20 * share), n_threads, timeout=600).split())
     assert latest < 0.5
-    assert grown < 41  # one result; its scratch is freed
+    # Results are of 80 MiB and more and scratch is freed. Measured: MEASURED.
+    assert grown < 4
 
 
 def test_handlers_that_do_not_raise_run_during_the_call():

@@ -95,8 +95,8 @@ def test_chains_and_functions():
     torchs = Calls()
     fast, _ = accelerate(torchs, conv2d=True)
     with torch.no_grad():
-        for x, w in (((1, 128, 8), (128, 128, 3)), ((1, 128, 4, 4), (128, 128, 3, 3))):
-            x, w = torch.randn(x), torch.randn(w)
+        for shapes in (((1, 128, 8), (128, 128, 3)), ((1, 128, 4, 4), (128, 128, 3, 3))):
+            x, w = map(torch.randn, shapes)
             assert torch.equal(fast(x, w), torchs(x, w))
 
 
@@ -104,5 +104,6 @@ def test_planes_have_the_same_rule():
     for groups, expected in ((1, True), (2, False)):
         assert (products.products_of((128, 128, 3, 3), 1, (1, 1), groups) is not None) == expected
     assert products.products_of((128, 128, 3, 3), 1, (2, 1), 1) is None
+    assert products.products_of((128, 128, 5, 5), 1, (1, 1), 1) is None
     found = products.products_of((64, 64, 1, 1), 1, (1, 1), 1)
     assert found.leaves((1, 64, 56, 56), 2, False) and found.leaves((64, 56, 56), 2, False)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import config
-from . import fft, minimal
-from .fast import transforms_win
+from . import fft, minimal, spectral_tiles
+from .fast import transforms, transforms_win
 from .forward import convolve
 from .minimal import MinimalLayer
 
@@ -32,8 +32,7 @@ def computes(spec: Spec, weight: NDArray[Any]) -> bool:
     """Whether a layer that asks for 'fft' or 'fast' is computed by transforms at some length."""
     if spec.rank != 1 or spec.algorithm not in ("fft", "fast") or spec.same:
         return False
-    window = spec.dilation, *spec.pads()
-    if fft.unsuited(weight.dtype.char, weight.shape, spec.stride, *window, spec.transposed):
+    if transforms(weight.shape, weight.dtype, spec.window, spec.transposed) is None:
         return False
     return spec.algorithm == "fft" or _wins(spec, weight, _LONG)
 
@@ -75,6 +74,13 @@ def _geometry(spec: Spec, weight: NDArray[Any], l_in: int) -> Geometry | None:
         return None
 
 
+def spectra(spec: Spec, weight: NDArray[Any]) -> fft.Spectra | spectral_tiles.Tiles:
+    """Return who computes a layer by transforms: an engine that keeps the spectra of the weight."""
+    if transforms(weight.shape, weight.dtype, spec.window, spec.transposed) is spectral_tiles:
+        return spectral_tiles.Tiles(weight, spec.groups, spec.dilation)
+    return fft.Spectra(weight)
+
+
 def engine_of(run: Any, l_in: int) -> str:
     """Return who computes inputs of a length: 'fft', 'winograd' or 'direct', the layer's own engine.
 
@@ -100,7 +106,7 @@ class ChosenLayer:
         self, weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec, direct: Any
     ) -> None:
         self._weight, self._bias, self._spec, self._direct = weight, bias, spec, direct
-        self._spectra = fft.Spectra(weight)
+        self._spectra = spectra(spec, weight)
         self._minimal: MinimalLayer | None = None
         if spec.algorithm == "fast" and minimal.computes(spec, weight):
             self._minimal = MinimalLayer(weight, bias, spec, direct)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import config
-from . import fft
+from . import fft, spectral_tiles
 from .engines import choose_engine
 
 if TYPE_CHECKING:
@@ -55,14 +55,34 @@ def engine_of_call(
     _, _, stride, dilation, left, right, _, _ = geometry
     algorithm = in_force(algorithm)
     if algorithm in ("fast", "fft"):
-        layer = dtype.char, w_shape, stride, dilation, left, right, transposed
-        suited = fft.unsuited(*layer) is None
-        if suited and (
+        engine = transforms(w_shape, dtype, geometry, transposed)
+        if engine is not None and (
             algorithm == "fft" or transforms_win(w_shape, dtype, geometry, transposed, l_in, l_out)
         ):
-            return fft  # type: ignore[return-value]
+            return engine
     pads = left, right
     return choose_engine(algorithm, dtype.char, w_shape, stride, dilation, pads, transposed)
+
+
+def transforms(
+    w_shape: tuple[int, ...], dtype: np.dtype[Any], geometry: Geometry, transposed: bool
+) -> ModuleType | None:
+    """Return who computes a layer by transforms: in tiles, or in blocks of rows; None if nobody.
+
+    That follows from the layer alone, so that bits do not depend on the length.
+    """
+    _, _, stride, dilation, left, right, groups, _ = geometry
+    layer = dtype.char, w_shape, stride, dilation, left, right, transposed
+    by_tiles = spectral_tiles.unsuited(*layer) is None
+    if fft.unsuited(*layer) is not None:
+        return spectral_tiles if by_tiles else None  # type: ignore[return-value]
+    if by_tiles:
+        size = spectral_tiles.sizes(w_shape, groups, transposed)
+        n = fft.block_size(size.taps, size.c_out, size.c_in, dtype.itemsize)
+        block = fft.block_cost(n, size.c_out, size.c_in) / (2 * n - size.taps + 1)
+        if spectral_tiles.output_cost(size) < block:
+            return spectral_tiles  # type: ignore[return-value]
+    return fft  # type: ignore[return-value]
 
 
 def transforms_win(
@@ -108,6 +128,10 @@ def fft_time(
     kept: bool = False,
 ) -> float:
     """Return about how many ns transforms take for an item."""
+    if transforms(w_shape, dtype, geometry, transposed) is spectral_tiles:
+        size = spectral_tiles.sizes(w_shape, geometry.groups, transposed)
+        dilation = geometry.dilation
+        return spectral_tiles.call_cost(size, dilation, l_out, kept) * (dtype.itemsize / 4)
     made = fft.plan(w_shape, dtype, geometry, transposed, l_out)
     each = fft.block_cost(made.n, made.co, made.ci) * made.blocks * made.phases
     if not kept:

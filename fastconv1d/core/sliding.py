@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import config
 from ..kernels.blas_engine import correlate, fixed_columns, scatter
-from . import arrays, chosen, fft, geometry
+from . import arrays, chosen, geometry
 from .fast import transforms_win
 from .flow import Flow, Windows
 from .forward import activate, after_sums, before_sums
@@ -200,7 +200,7 @@ class _Transforms:
     def __init__(self, pack: Pack, spec: Spec, otherwise: _Packed | _Blas) -> None:
         self._spec, (self._weight, self._bias) = spec, pack.parameters
         self._otherwise, self.depthwise = otherwise, otherwise.depthwise
-        self._spectra = fft.Spectra(self._weight)
+        self._spectra = chosen.spectra(spec, self._weight)
 
     def __call__(
         self,

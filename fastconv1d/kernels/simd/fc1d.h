@@ -183,6 +183,14 @@ typedef struct {
     int residual_last;
 } fc1d_spectral;
 
+/* Its weights w, of these strides, and where their spectra go. */
+typedef struct {
+    const fc1d_spectral *layer;
+    const void *w;
+    void *packed;
+    ptrdiff_t sg, so, si, sk, taps;
+} fc1d_spectral_weight;
+
 /* Bytes of a row of a panel of the right matrix of add_product. */
 enum { FC1D_PANEL_BYTES = 256 };
 
@@ -373,13 +381,13 @@ typedef struct {
     void (*reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last);
     void (*add_product)(const void *a, const void *b, void *c, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
     void (*spectral)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch);
+    void (*spectral_pack)(const fc1d_spectral_weight *p, ptrdiff_t unit, void *scratch);
     void (*fourier_weight)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     void (*fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     void (*fourier_gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     ptrdiff_t product_width; /* columns of a panel of `product` */
-    ptrdiff_t spectral_width; /* output channels of a panel of `spectral` */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */
 } fc1d_kernels;
 

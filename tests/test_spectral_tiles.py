@@ -13,7 +13,7 @@ from fastconv1d import (
     conv_transpose1d,
     reference,
 )
-from fastconv1d.core import fast, spectral_tiles
+from fastconv1d.core import fft
 from fastconv1d.core.activations import parse_steps
 from fastconv1d.core.geometry import PADDING_MODES, Geometry
 from fastconv1d.core.spectral_tiles import FACTORS, Sizes, Tiles, points_of, unsuited
@@ -213,8 +213,7 @@ def test_what_is_unsuited():
 )  # fmt: skip
 def test_which_layers_take_tiles(shape, groups, transposed, tiles):
     geometry = Geometry(0, 0, 1, 1, 0, 0, groups, 0)
-    engine = fast.transforms(shape, np.dtype("f"), geometry, transposed)
-    assert (engine is spectral_tiles) == tiles
+    assert fft.takes_tiles(shape, np.dtype("f"), geometry, transposed) == tiles
 
 
 @pytest.mark.parametrize("layout", ["NCL", "NLC"])

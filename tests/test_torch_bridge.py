@@ -594,7 +594,7 @@ def test_winograd(calls):
         fast.train()
         close(fast[0](x), model[0](x) + 1)
         assert copy.deepcopy(fast)[0].algorithm == "winograd"
-    with pytest.raises(ValueError, match="algorithm should be one of 'auto', 'winograd', got 'x'"):
+    with pytest.raises(ValueError, match="one of 'auto', 'fast', 'fft', 'winograd', got 'x'"):
         accelerate(model, algorithm="x")
 
 

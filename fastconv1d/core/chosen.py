@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import config
-from . import fft, minimal, spectral_tiles
-from .fast import transforms, transforms_win
+from . import fft, minimal
+from .fast import direct_time, fft_time, minimal_gain
 from .forward import convolve
 from .minimal import MinimalLayer
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
     from .activations import Steps
-    from .geometry import Geometry
     from .spec import Spec
 
 # Lengths whose engine a layer remembers.
@@ -28,13 +27,19 @@ _LENGTHS = 64
 _LONG = 1 << 24
 
 
-def computes(spec: Spec, weight: NDArray[Any]) -> bool:
-    """Whether a layer that asks for 'fft' or 'fast' is computed by transforms at some length."""
-    if spec.rank != 1 or spec.algorithm not in ("fft", "fast") or spec.same:
-        return False
-    if transforms(weight.shape, weight.dtype, spec.window, spec.transposed) is None:
-        return False
-    return spec.algorithm == "fft" or _wins(spec, weight, _LONG)
+def taken(spec: Spec, weight: NDArray[Any]) -> str:
+    """Return who computes long inputs of a layer: 'fft', 'winograd' or 'direct', its own engine."""
+    if spec.rank == 1 and spec.algorithm == "winograd" and minimal.computes(spec, weight):
+        return "winograd"
+    if spec.rank == 1 and spec.algorithm == "fft" and _suited(spec, weight):
+        return "fft"
+    return fastest(spec, weight, _LONG) if spec.rank == 1 and spec.algorithm == "fast" else "direct"
+
+
+def _suited(spec: Spec, weight: NDArray[Any]) -> bool:
+    window = spec.dilation, *spec.pads()
+    layer = weight.dtype.char, weight.shape, spec.stride, *window, spec.transposed
+    return not spec.same and fft.unsuited(*layer) is None
 
 
 def prepare(
@@ -48,41 +53,42 @@ def prepare(
         As of a layer.
     direct : object whose `layer` is the packed one of the direct engine, or None
     """
-    if spec.rank != 1:
+    if taken(spec, weight) == "direct":
         return None
-    if computes(spec, weight):
-        return ChosenLayer(weight, bias, spec, direct)
-    if spec.algorithm in ("winograd", "fast") and minimal.computes(spec, weight):
+    if spec.algorithm == "winograd":
         return MinimalLayer(weight, bias, spec, direct)
-    return None
+    return ChosenLayer(weight, bias, spec, direct)
 
 
-def _wins(spec: Spec, weight: NDArray[Any], l_in: int) -> bool:
-    geometry = _geometry(spec, weight, l_in)
-    if geometry is None:
-        return False
-    operands = weight.shape, weight.dtype, geometry, spec.transposed
-    return transforms_win(*operands, l_in, geometry.l_out, kept=True)
+def fastest(spec: Spec, weight: NDArray[Any], l_in: int) -> str:
+    """Return who is expected to be the fastest for inputs of a length.
 
-
-def _geometry(spec: Spec, weight: NDArray[Any], l_in: int) -> Geometry | None:
-    """Return the geometry for inputs of a length, None where the layer does not take them."""
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d
+    >>> from fastconv1d.core.chosen import fastest
+    >>> [fastest(c._spec, c.weight, 10_000) for c in (Conv1d(1, 1, 5), Conv1d(1, 1, 5_000))]
+    ['direct', 'fft']
+    """
     channels = weight.shape[0] if spec.transposed else weight.shape[1] * spec.groups
     try:
-        return spec.geometry((1, channels, l_in), weight.shape, None)
-    except ValueError:
-        return None
-
-
-def spectra(spec: Spec, weight: NDArray[Any]) -> fft.Spectra | spectral_tiles.Tiles:
-    """Return who computes a layer by transforms: an engine that keeps the spectra of the weight."""
-    if transforms(weight.shape, weight.dtype, spec.window, spec.transposed) is spectral_tiles:
-        return spectral_tiles.Tiles(weight, spec.groups, spec.dilation)
-    return fft.Spectra(weight)
+        geometry = spec.geometry((1, channels, l_in), weight.shape, None)
+    except ValueError:  # which the direct engine explains
+        return "direct"
+    l_out = geometry.l_out
+    if l_in == 0 or l_out == 0:
+        return "direct"
+    operands = weight.shape, weight.dtype, geometry, spec.transposed, l_in, l_out
+    times = {"direct": direct_time(*operands)}
+    if _suited(spec, weight):
+        times["fft"] = fft_time(*operands, kept=True)
+    if minimal.computes(spec, weight):
+        times["winograd"] = times["direct"] / minimal_gain(weight.shape, l_out)
+    return min(times, key=lambda name: times[name])
 
 
 def engine_of(run: Any, l_in: int) -> str:
-    """Return who computes inputs of a length: 'fft', 'winograd' or 'direct', the layer's own engine.
+    """Return who computes inputs of a length: 'fft', 'winograd' or 'direct', its own engine.
 
     `run` is that of a layer's pack.
     """
@@ -106,11 +112,9 @@ class ChosenLayer:
         self, weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec, direct: Any
     ) -> None:
         self._weight, self._bias, self._spec, self._direct = weight, bias, spec, direct
-        self._spectra = spectra(spec, weight)
+        self._spectra = fft.Spectra(weight, spec.groups, spec.dilation)
         self._minimal: MinimalLayer | None = None
-        if spec.algorithm == "fast" and minimal.computes(spec, weight):
-            self._minimal = MinimalLayer(weight, bias, spec, direct)
-        self._by_length: dict[int, bool] = {}
+        self._by_length: dict[int, str] = {}
 
     def with_steps(self, steps: Steps) -> ChosenLayer:
         """Return the same layer with other steps, over the same packed weight."""
@@ -122,18 +126,20 @@ class ChosenLayer:
 
     def engine(self, l_in: int) -> str:
         """Return who computes inputs of a length: 'fft', 'winograd' or 'direct'."""
-        if self._spec.algorithm == "fft" or self._transforms(l_in):
+        if self._spec.algorithm == "fft":
             return "fft"
-        return "direct" if self._minimal is None else "winograd"
-
-    def _transforms(self, l_in: int) -> bool:
         known = self._by_length.get(l_in)
         if known is None:
-            known = _wins(self._spec, self._weight, l_in)
+            known = fastest(self._spec, self._weight, l_in)
             if len(self._by_length) >= _LENGTHS:
                 self._by_length = {}
             self._by_length[l_in] = known
         return known
+
+    def _filtered(self) -> MinimalLayer:
+        if self._minimal is None:
+            self._minimal = MinimalLayer(self._weight, self._bias, self._spec, self._direct)
+        return self._minimal
 
     def __call__(
         self,
@@ -150,8 +156,7 @@ class ChosenLayer:
         if not config.are_deterministic_algorithms_enabled():
             engine = self.engine(shape[-2 if self._spec.layout == "NLC" else -1])
         if engine == "winograd":
-            assert self._minimal is not None
-            return self._minimal(x, threads, residual, out)
+            return self._filtered()(x, threads, residual, out)
         if engine == "direct":
             direct = None if self._direct is None else self._direct.layer
             if direct is None:

@@ -57,9 +57,7 @@ class Pack:
         none where no engine has a packed form.
     """
 
-    def __init__(
-        self, parameters: Parameters, spec: Any, own: _Prepared | None = None
-    ) -> None:
+    def __init__(self, parameters: Parameters, spec: Any, own: _Prepared | None = None) -> None:
         self.parameters, self.spec = parameters, spec
         self._own = _Prepared(parameters, spec) if own is None else own
         self._fast: Pack | None = None

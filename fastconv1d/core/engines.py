@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
 ENGINES = {"direct": direct_engine, "blas": blas_engine}
 # What `algorithm=` may be: an engine; the best of those that keep every promise ('auto'); minimal
-# filtering for layers in eval mode (`minimal`), transforms (`fft`), or the fastest of all, which are
-# 'auto' where they do not compute a layer.
+# filtering for layers in eval mode (`minimal`), transforms (`fft`), or the fastest of all, which
+# are 'auto' where they do not compute a layer.
 ALGORITHMS = ("auto", "blas", "direct", "fast", "fft", "winograd")
 
 
@@ -66,8 +66,9 @@ def choose_engine(
     Parameters
     ----------
     algorithm : {'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'}
-        'auto', as the last three, takes the direct engine wherever it can compute the layer: on the benchmark's 35
-        layers it was from as fast as the BLAS engine (1x1, 512 channels) to 27 times as fast.
+        'auto', as the last three, takes the direct engine wherever it can compute the layer: on the
+        benchmark's 35 layers it was from as fast as the BLAS engine (1x1, 512 channels) to 27 times
+        as fast.
     dtype_char : str
         ``dtype.char`` of the operands.
     weight_shape : sequence of three ints

@@ -1,4 +1,4 @@
-"""Which of the engines computes a call: where fewer multiplications take less time, or are asked for.
+"""Which engine computes a call: where fewer multiplications take less time, or are asked for.
 
 'fft' takes transforms wherever they can compute the layer, 'fast' where they are expected to be the
 fastest. Nothing here is taken in deterministic mode.
@@ -19,9 +19,18 @@ if TYPE_CHECKING:
 
     from .geometry import Geometry
 
-# Multiply-adds a ns of the direct engine, float32, one core with AVX-512: dense layers, and those
-# of one input channel a group.
-_DENSE_RATE, _DEPTHWISE_RATE = 60.0, 25.0
+# What follows is of one core with AVX-512, float32: the 60 layers of `benchmarks/fast.py sweep`.
+# Multiply-adds a ns of the direct engine: one input channel a group; for each output channel of a
+# group; at the most. And ns of an output, and of a call.
+_ONE_RATE, _CHANNEL_RATE, _DENSE_RATE, _OUTPUT, _DIRECT_CALL = 48.0, 21.0, 78.0, 0.25, 2_000.0
+# ns of a call of transforms, and of an element of a row that is not contiguous.
+_CALL, _STRIDED = 25_000.0, 1.0
+# ns of a call of tiles.
+_TILES_CALL = 8_000.0
+# Gain of minimal filtering up to so many taps, with 128 channels and more; and columns below which
+# there is less.
+_MINIMAL = ((3, 1.45), (5, 1.25), (10, 1.7), (32, 1.9))
+_MINIMAL_COLUMNS = 64
 
 
 def in_force(algorithm: str) -> str:
@@ -55,34 +64,14 @@ def engine_of_call(
     _, _, stride, dilation, left, right, _, _ = geometry
     algorithm = in_force(algorithm)
     if algorithm in ("fast", "fft"):
-        engine = transforms(w_shape, dtype, geometry, transposed)
-        if engine is not None and (
+        layer = dtype.char, w_shape, stride, dilation, left, right, transposed
+        suited = fft.unsuited(*layer) is None
+        if suited and (
             algorithm == "fft" or transforms_win(w_shape, dtype, geometry, transposed, l_in, l_out)
         ):
-            return engine
+            return fft  # type: ignore[return-value]
     pads = left, right
     return choose_engine(algorithm, dtype.char, w_shape, stride, dilation, pads, transposed)
-
-
-def transforms(
-    w_shape: tuple[int, ...], dtype: np.dtype[Any], geometry: Geometry, transposed: bool
-) -> ModuleType | None:
-    """Return who computes a layer by transforms: in tiles, or in blocks of rows; None if nobody.
-
-    That follows from the layer alone, so that bits do not depend on the length.
-    """
-    _, _, stride, dilation, left, right, groups, _ = geometry
-    layer = dtype.char, w_shape, stride, dilation, left, right, transposed
-    by_tiles = spectral_tiles.unsuited(*layer) is None
-    if fft.unsuited(*layer) is not None:
-        return spectral_tiles if by_tiles else None  # type: ignore[return-value]
-    if by_tiles:
-        size = spectral_tiles.sizes(w_shape, groups, transposed)
-        n = fft.block_size(size.taps, size.c_out, size.c_in, dtype.itemsize)
-        block = fft.block_cost(n, size.c_out, size.c_in) / (2 * n - size.taps + 1)
-        if spectral_tiles.output_cost(size) < block:
-            return spectral_tiles  # type: ignore[return-value]
-    return fft  # type: ignore[return-value]
 
 
 def transforms_win(
@@ -100,7 +89,7 @@ def transforms_win(
     """
     if l_out == 0 or l_in == 0:
         return False
-    by_transforms = fft_time(w_shape, dtype, geometry, transposed, l_out, kept)
+    by_transforms = fft_time(w_shape, dtype, geometry, transposed, l_in, l_out, kept)
     return by_transforms < direct_time(w_shape, dtype, geometry, transposed, l_in, l_out)
 
 
@@ -112,11 +101,24 @@ def direct_time(
     l_in: int,
     l_out: int,
 ) -> float:
-    """Return about how many ns the direct engine takes for an item, relative to `fft_time`."""
-    columns = l_in if transposed else l_out
-    macs = float(columns) * w_shape[0] * w_shape[1] * w_shape[2]
-    rate = _DEPTHWISE_RATE if w_shape[1] == 1 else _DENSE_RATE
-    return macs / rate * (dtype.itemsize / 4)
+    """Return about how many ns the direct engine takes for an item."""
+    first, second, kernel = w_shape
+    columns, per_group = (l_in, second) if transposed else (l_out, first // geometry.groups)
+    if not geometry.mode:  # taps that read only zeros are left out
+        kernel = min(kernel, -(-(l_out if transposed else l_in) // geometry.dilation))
+    rate = _ONE_RATE
+    if second > 1 or (transposed and first > geometry.groups):
+        rate = min(_DENSE_RATE, _CHANNEL_RATE * max(2, per_group))
+    time = float(columns) * first * second * kernel / rate
+    time += _OUTPUT * geometry.c_out * l_out
+    return _DIRECT_CALL + time * _slower(dtype)
+
+
+def minimal_gain(w_shape: tuple[int, ...], l_out: int) -> float:
+    """Return about how many times as fast minimal filtering is where it computes a layer."""
+    channels, kernel = min(w_shape[:2]), w_shape[2]
+    gain = next(most for taps, most in _MINIMAL if kernel <= taps)
+    return gain * min(1.0, 0.35 + channels / 200) * (1.0 if l_out >= _MINIMAL_COLUMNS else 0.6)
 
 
 def fft_time(
@@ -124,16 +126,26 @@ def fft_time(
     dtype: np.dtype[Any],
     geometry: Geometry,
     transposed: bool,
+    l_in: int,
     l_out: int,
     kept: bool = False,
 ) -> float:
     """Return about how many ns transforms take for an item."""
-    if transforms(w_shape, dtype, geometry, transposed) is spectral_tiles:
+    if fft.takes_tiles(w_shape, dtype, geometry, transposed):
         size = spectral_tiles.sizes(w_shape, geometry.groups, transposed)
-        dilation = geometry.dilation
-        return spectral_tiles.call_cost(size, dilation, l_out, kept) * (dtype.itemsize / 4)
+        time = spectral_tiles.call_cost(size, geometry.dilation, l_out, kept)
+        return _TILES_CALL + time * _slower(dtype)
     made = fft.plan(w_shape, dtype, geometry, transposed, l_out)
     each = fft.block_cost(made.n, made.co, made.ci) * made.blocks * made.phases
     if not kept:
         each += fft.transform_cost(made.n) * made.co * made.ci
-    return each * geometry.groups * (dtype.itemsize / 4)
+    time = each * geometry.groups
+    if made.in_step > 1 or made.out_step > 1:
+        channels = w_shape[0] if transposed else w_shape[1] * geometry.groups
+        time += _STRIDED * (channels * l_in + geometry.c_out * l_out)
+    return _CALL + time * _slower(dtype)
+
+
+def _slower(dtype: np.dtype[Any]) -> float:
+    """Return how many times as long as float32 a dtype takes."""
+    return dtype.itemsize / 4

@@ -11,14 +11,13 @@ grows.
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from ..kernels import fourier
-from . import arrays
+from . import arrays, spectral_tiles
 from .activations import Steps
 from .engines import choose_engine
 
@@ -36,6 +35,8 @@ FUSES = True
 _LEAST, _MOST = 1 << 8, 1 << 21
 # Bytes of a thread's scratch, and of the spectra of a weight that a call makes at a time.
 _SCRATCH, _AT_ONCE = 32 << 20, 8 << 20
+# Bytes of the blocks that are computed together: twice as slow where they do not stay in L2.
+_L2 = 1 << 20
 # Bytes of spectra that a layer keeps; above, each call makes them anew, some groups at a time.
 _KEPT = 64 << 20
 # A row of more blocks than these has blocks of the size that is best for a long one.
@@ -108,15 +109,24 @@ def _smallest(taps: int) -> int:
     return max(_LEAST, 1 << (taps - 1).bit_length())
 
 
+# ns of a transform and of reading or writing what it is of: n = 2**8, 2**9, ...; float32, one core
+# with AVX-512 and 2 MiB of L2, which the last ones do not fit. Of products a complex element: with
+# everything in L1, in L2, beyond.
+_TRANSFORMS = (230, 470, 1000, 2300, 4900, 10_600, 22_000, 49_000, 135_000, 650_000)
+_PRODUCTS = ((1 << 12, 0.45), (1 << 14, 0.9), (_MOST, 1.8))
+
+
 def transform_cost(n: int) -> float:
-    """Return about how many ns a transform takes and what goes with it: reading or writing it."""
-    # AVX-512, one core, ns: see the table in docs/fast.md
-    return n * (0.055 * math.log2(n) + (0.35 if n <= 1 << 15 else 0.9)) + 40
+    """Return about how many ns a transform takes, with what it is of."""
+    at = n.bit_length() - 9
+    last = len(_TRANSFORMS) - 1
+    return _TRANSFORMS[at] if at <= last else _TRANSFORMS[last] * 2.2 ** (at - last)
 
 
 def block_cost(n: int, co: int, ci: int) -> float:
     """Return about how many ns a block of a group takes."""
-    return (co + ci) * transform_cost(n) + co * ci * 0.35 * n
+    product = next(ns for most, ns in _PRODUCTS if n <= most)
+    return (co + ci) * transform_cost(n) + co * ci * product * n
 
 
 @cache
@@ -127,7 +137,7 @@ def block_size(taps: int, co: int, ci: int, itemsize: int, rows: int | None = No
     --------
     >>> from fastconv1d.core.fft import block_size
     >>> block_size(8192, 1, 1, 4), block_size(8192, 1, 1, 4, 8192)
-    (32768, 8192)
+    (16384, 8192)
     """
     least = _smallest(taps)
     most = least << 3
@@ -186,11 +196,30 @@ def plan(
     blocks = -(-row // step)
     sums_kept = co < ci
     bytes_of_one = 2 * n * dtype.itemsize * (min(co, ci) + 2)
-    together = 1 if co == ci == 1 else max(1, min(4, blocks, (4 << 20) // bytes_of_one))
+    together = 1 if co == ci == 1 else max(1, min(4, blocks, _L2 // bytes_of_one))
     return Plan(
         n, step, kernel, taps, co, ci, *places, phases, blocks, together, transposed,
         0 if transposed else mode, sums_kept,
     )  # fmt: skip
+
+
+def takes_tiles(
+    w_shape: tuple[int, ...], dtype: np.dtype[Any], geometry: Geometry, transposed: bool
+) -> bool:
+    """Whether a layer is computed by tiles (`core.spectral_tiles`): a rule of the layer alone."""
+    _, _, stride, dilation, left, right, groups, _ = geometry
+    layer = dtype.char, w_shape, stride, dilation, left, right, transposed
+    if spectral_tiles.unsuited(*layer) is not None:
+        return False
+    return _tiles_win(spectral_tiles.sizes(w_shape, groups, transposed), dtype.itemsize)
+
+
+@cache
+def _tiles_win(size: spectral_tiles.Sizes, itemsize: int) -> bool:
+    """Whether tiles take less time than blocks of rows, in a long input."""
+    n = block_size(size.taps, size.c_out, size.c_in, itemsize)
+    by_blocks = block_cost(n, size.c_out, size.c_in) / (2 * n - size.taps + 1)
+    return spectral_tiles.output_cost(size) < by_blocks
 
 
 class Spectra:
@@ -200,13 +229,16 @@ class Spectra:
     ----------
     weight : ndarray
         As the primitives take it. It should not change.
+    groups, dilation : int
+        Of the layer.
     """
 
     FUSES = FUSES
 
-    def __init__(self, weight: NDArray[Any]) -> None:
+    def __init__(self, weight: NDArray[Any], groups: int, dilation: int) -> None:
         self._weight = weight
         self._kept: dict[int, NDArray[Any]] = {}
+        self._tiles = spectral_tiles.Tiles(weight, groups, dilation)
 
     def of(self, w: NDArray[Any], made: Plan, first: int, last: int, threads: int) -> NDArray[Any]:
         """Return the spectra of the groups `first` to `last`, the latter excluded."""
@@ -223,13 +255,34 @@ class Spectra:
         rows = w.shape[0] * w.shape[1] * (made.in_split * made.out_split)
         return w is self._weight and rows * made.size * _real(w.dtype).itemsize <= _KEPT
 
-    def correlate(self, *operands: Any) -> None:
+    def correlate(
+        self,
+        x: NDArray[Any],
+        w: NDArray[Any],
+        bias: NDArray[Any] | None,
+        y: NDArray[Any],
+        geometry: Geometry,
+        *rest: Any,
+    ) -> None:
         """As `correlate`."""
-        _compute(False, self, *operands)
+        if takes_tiles(w.shape, w.dtype, geometry, transposed=False):
+            self._tiles.correlate(x, w, bias, y, geometry, *rest)
+        else:
+            _compute(False, self, x, w, bias, y, geometry, *rest)
 
-    def scatter(self, *operands: Any) -> bool:
+    def scatter(
+        self,
+        x: NDArray[Any],
+        w: NDArray[Any],
+        bias: NDArray[Any] | None,
+        y: NDArray[Any],
+        geometry: Geometry,
+        *rest: Any,
+    ) -> bool:
         """As `scatter`."""
-        return _scatter(self, *operands)
+        if takes_tiles(w.shape, w.dtype, geometry, transposed=True):
+            return self._tiles.scatter(x, w, bias, y, geometry, *rest)
+        return _scatter(self, x, w, bias, y, geometry, *rest)
 
 
 def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:
@@ -249,21 +302,35 @@ def correlate(
     bias: NDArray[Any] | None,
     y: NDArray[Any],
     geometry: Geometry,
-    run: tuple[int, bool],
-    steps: Steps | None = None,
-    residual: NDArray[Any] | None = None,
+    *rest: Any,
 ) -> None:
-    """Write the convolution of x to y."""
-    _compute(False, None, x, w, bias, y, geometry, run, steps, residual)
+    """Write the convolution of x to y; `rest` is the run, and maybe steps and a residual."""
+    if takes_tiles(w.shape, w.dtype, geometry, transposed=False):
+        _tiles(w, geometry).correlate(x, w, bias, y, geometry, *rest)
+    else:
+        _compute(False, None, x, w, bias, y, geometry, *rest)
 
 
-def scatter(*operands: Any) -> bool:
+def scatter(
+    x: NDArray[Any],
+    w: NDArray[Any],
+    bias: NDArray[Any] | None,
+    y: NDArray[Any],
+    geometry: Geometry,
+    *rest: Any,
+) -> bool:
     """Write the adjoint of a convolution to y, with the operands of `correlate`.
 
     Returns False, without having written anything, for a weight that is not finite: it would meet
     zeros beyond the input's ends, which are no part of the sums.
     """
-    return _scatter(None, *operands)
+    if takes_tiles(w.shape, w.dtype, geometry, transposed=True):
+        return _tiles(w, geometry).scatter(x, w, bias, y, geometry, *rest)
+    return _scatter(None, x, w, bias, y, geometry, *rest)
+
+
+def _tiles(w: NDArray[Any], geometry: Geometry) -> spectral_tiles.Tiles:
+    return spectral_tiles.Tiles(w, geometry.groups, geometry.dilation)
 
 
 def _scatter(kept: Spectra | None, x: Any, w: NDArray[Any], *operands: Any) -> bool:
@@ -293,7 +360,11 @@ def _compute(
         x, z = x.astype(w.dtype), arrays.new(y.shape, w.dtype)
         residual = None if residual is None else residual.astype(w.dtype)
     bias = None if bias is None else np.ascontiguousarray(bias)
-    made, groups, threads = plan(w.shape, w.dtype, geometry, transposed, y.shape[2]), geometry.groups, run[0]
+    made, groups, threads = (
+        plan(w.shape, w.dtype, geometry, transposed, y.shape[2]),
+        geometry.groups,
+        run[0],
+    )
     each = made.co * made.ci * made.size * _real(w.dtype).itemsize
     at_once = groups if kept is not None and kept.keeps(w, made) else max(1, _AT_ONCE // each)
     for first in range(0, groups, at_once):
@@ -304,9 +375,8 @@ def _compute(
         fourier.run_blocks(x, spectra, bias, z, made, first, steps, residual, threads)
     if residual is not None and w.dtype.kind == "c":
         with np.errstate(all="ignore"):
-            for item in range(len(z)):
-                for sums, more in zip(z[item], residual[item], strict=True):
-                    sums += more * w.dtype.type(steps.residual_scale)
+            for place in np.ndindex(z.shape[:2]):
+                z[place] += residual[place] * w.dtype.type(steps.residual_scale)
     if z is not y:
         with np.errstate(over="ignore"):
             np.copyto(y, z, casting="same_kind")

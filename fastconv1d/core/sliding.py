@@ -8,10 +8,11 @@ import numpy as np
 
 from .. import config
 from ..kernels.blas_engine import correlate, fixed_columns, scatter
-from . import arrays, chosen, geometry
+from . import arrays, chosen, fft, geometry, partitions
 from .fast import transforms_win
 from .flow import Flow, Windows
 from .forward import activate, after_sums, before_sums
+from .partitions import Partitions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ def convolution(pack: Pack, spec: Spec, has_residual: bool) -> Correlate | Scatt
     check_streamable(spec)
     kernel: _Kernel
     kernel = _Packed(pack, spec) if pack.prepared is not None else _Blas(pack, spec)
-    if spec.algorithm == "fft" and chosen.computes(spec, pack.parameters.weight):
+    if spec.algorithm == "fft" and chosen.taken(spec, pack.parameters.weight) == "fft":
         kernel = _Transforms(pack, spec, kernel)
     return Scatter(spec, kernel, has_residual) if spec.transposed else Correlate(
         spec, kernel, has_residual
@@ -190,9 +191,9 @@ class _Blas:
 
 
 class _Transforms:
-    """A convolution by transforms where a chunk is long enough for them to be faster.
+    """A convolution by transforms where they are faster for the chunk: in parts of the kernel.
 
-    What is there of the input before the chunk is transformed anew in each call.
+    Where that cannot be, or the chunk is long, what there is of the input is transformed anew.
     """
 
     plain_run = None
@@ -200,7 +201,10 @@ class _Transforms:
     def __init__(self, pack: Pack, spec: Spec, otherwise: _Packed | _Blas) -> None:
         self._spec, (self._weight, self._bias) = spec, pack.parameters
         self._otherwise, self.depthwise = otherwise, otherwise.depthwise
-        self._spectra = chosen.spectra(spec, self._weight)
+        self._spectra = fft.Spectra(self._weight, spec.groups, spec.dilation)
+        self._parts: Partitions | None = None
+        if partitions.suited(spec, self._weight):
+            self._parts = Partitions(spec, self._weight, self._bias)
 
     def __call__(
         self,
@@ -211,10 +215,14 @@ class _Transforms:
         origin: int,
         first: int,
     ) -> None:
-        spec = self._spec
+        spec, n = self._spec, y.shape[2]
+        deterministic = config.are_deterministic_algorithms_enabled()
+        plain = x.dtype == self._weight.dtype and not deterministic
+        if plain and n >= _LEAST and self._parts is not None and self._parts.suits(n):
+            self._parts.compute(x, y, shift, residual, origin)
+            return
         place = spec.window._replace(c_out=y.shape[1], l_out=y.shape[2], left=shift)
         operands = self._weight.shape, self._weight.dtype, place, spec.transposed
-        deterministic = config.are_deterministic_algorithms_enabled()
         if deterministic or not transforms_win(*operands, x.shape[2], y.shape[2], kept=True):
             self._otherwise(x, y, shift, residual, origin, first)
             return
@@ -224,6 +232,8 @@ class _Transforms:
             self._otherwise(x, y, shift, residual, origin, first)
 
 
+# Columns of a chunk that parts of a kernel are for: 2,048 taps of 16 take some 1 us directly.
+_LEAST = 16
 _Kernel = _Packed | _Blas | _Transforms
 
 

@@ -20,7 +20,6 @@ import numpy as np
 from ..kernels.spectral import SpectralLayer
 from .activations import Steps
 from .arrays import half_of
-from .engines import choose_engine
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,8 +48,8 @@ _LANES = 16
 _MOST_TAPS = 384
 # Multiply-adds of complex products a ns; ns of a point of a channel's transform.
 _PRODUCTS, _POINT = 55.0, 0.4
-# ns of a number of the weights' spectra that is read from memory, and that is made; of a call.
-_READ, _PACKED, _CALL = 0.25, 0.5, 4000.0
+# ns of a number of the weights' spectra that is read from memory, and that is made.
+_READ, _PACKED = 0.25, 0.5
 
 
 class Sizes(NamedTuple):
@@ -119,7 +118,7 @@ def call_cost(size: Sizes, dilation: int, l_out: int, kept: bool) -> float:
     tiles = -(-(-(-l_out // dilation)) // (points - size.taps + 1)) * phases
     numbers = points * size.c_in * _wide(size.c_out)
     weights = numbers * (_READ if kept else _READ + _PACKED)
-    return size.groups * (tiles * tile_cost(points, size) + weights) + _CALL
+    return size.groups * (tiles * tile_cost(points, size) + weights)
 
 
 def _wide(channels: int) -> int:
@@ -140,10 +139,6 @@ def points_of(size: Sizes) -> int:
     return min(fitting, key=lambda points: tile_cost(points, size) / (points - size.taps + 1))
 
 
-# The forward primitives take steps, a residual, 16 bits and any strides.
-FUSES = True
-
-
 class Tiles:
     """The spectra of a weight, made in the first call and kept; an engine's door.
 
@@ -156,7 +151,7 @@ class Tiles:
         Of a tile, by default those that `points_of` says.
     """
 
-    FUSES = FUSES
+    FUSES = True
 
     def __init__(
         self, weight: NDArray[Any], groups: int, dilation: int, points: int | None = None
@@ -164,126 +159,7 @@ class Tiles:
         self._weight, self._groups, self._dilation, self._points = weight, groups, dilation, points
         self._packed: dict[bool, SpectralLayer] = {}
 
-    def correlate(
-        self,
-        x: NDArray[Any],
-        w: NDArray[Any],
-        bias: NDArray[Any] | None,
-        y: NDArray[Any],
-        geometry: Geometry,
-        run: tuple[int, bool],
-        steps: Steps | None = None,
-        residual: NDArray[Any] | None = None,
-    ) -> None:
-        """Write the convolution of x to y, of any strides; `w` is the weight given before."""
-        operands = x, bias, y, residual, geometry.left, geometry.mode
-        self._run(False, *operands, steps, run[0])
-
-    def scatter(
-        self,
-        x: NDArray[Any],
-        w: NDArray[Any],
-        bias: NDArray[Any] | None,
-        y: NDArray[Any],
-        geometry: Geometry,
-        run: tuple[int, bool],
-        steps: Steps | None = None,
-        residual: NDArray[Any] | None = None,
-    ) -> bool:
-        """Write the adjoint of a convolution to y.
-
-        Returns False, without having written anything, for a weight that is not finite: it would
-        meet zeros beyond the input's ends, which are no part of the sums.
-        """
-        if not np.isfinite(w).all():
-            return False
-        left = self._dilation * (w.shape[2] - 1) - geometry.left
-        self._run(True, x, bias, y, residual, left, 0, steps, run[0])
-        return True
-
-    def _run(
-        self,
-        transposed: bool,
-        x: NDArray[Any],
-        bias: NDArray[Any] | None,
-        y: NDArray[Any],
-        residual: NDArray[Any] | None,
-        left: int,
-        mode: int,
-        steps: Steps | None,
-        threads: int,
-    ) -> None:
-        bias = None if bias is None else np.ascontiguousarray(bias, self._weight.dtype)
-        steps = Steps() if steps is None else steps
-        packed = self._of(transposed, threads)
-        packed.run(x, bias, y, residual, left, mode, steps, half_of(x.dtype), threads)
-
-    def _of(self, transposed: bool, threads: int) -> SpectralLayer:
-        packed = self._packed.get(transposed)
-        if packed is None:
-            size = sizes(self._weight.shape, self._groups, transposed)
-            points = points_of(size) if self._points is None else self._points
-            weight = as_correlate(self._weight, size, transposed)
-            packed = SpectralLayer(weight, self._dilation, FACTORS[points], threads)
-            self._packed[transposed] = packed
-        return packed
-
-
-def correlate(
-    x: NDArray[Any],
-    w: NDArray[Any],
-    bias: NDArray[Any] | None,
-    y: NDArray[Any],
-    geometry: Geometry,
-    run: tuple[int, bool],
-    steps: Steps | None = None,
-    residual: NDArray[Any] | None = None,
-) -> None:
-    """Write the convolution of x to y."""
-    tiles = Tiles(w, geometry.groups, geometry.dilation)
-    tiles.correlate(x, w, bias, y, geometry, run, steps, residual)
-
-
-def scatter(
-    x: NDArray[Any],
-    w: NDArray[Any],
-    bias: NDArray[Any] | None,
-    y: NDArray[Any],
-    geometry: Geometry,
-    run: tuple[int, bool],
-    steps: Steps | None = None,
-    residual: NDArray[Any] | None = None,
-) -> bool:
-    """Write the adjoint of a convolution to y, as `Tiles.scatter`."""
-    tiles = Tiles(w, geometry.groups, geometry.dilation)
-    return tiles.scatter(x, w, bias, y, geometry, run, steps, residual)
-
-
-def weight_gradient(
-    g: NDArray[Any],
-    x: NDArray[Any],
-    dw: NDArray[Any],
-    geometry: Geometry,
-    run: tuple[int, bool],
-    db: NDArray[Any] | None = None,
-    only_db: bool = False,
-    weight: NDArray[Any] | None = None,
-    transposed: bool = False,
-) -> NDArray[Any] | None:
-    """Write the gradient by the weight to dw and by the bias to db: those of the direct engine.
-
-    That by the input is never made besides, so that its bits do not depend on what else is asked.
-    """
-    _, _, stride, dilation, left, right, _, _ = geometry
-    layer = g.dtype.char, dw.shape, stride, dilation, (left, right), False
-    engine = choose_engine("auto", *layer)
-    made: NDArray[Any] | None = engine.weight_gradient(
-        g, x, dw, geometry, run, db, only_db, None, transposed
-    )
-    return made
-
-
-def as_correlate(weight: NDArray[Any], size: Sizes, transposed: bool) -> NDArray[Any]:
+    def as_correlate(weight: NDArray[Any], size: Sizes, transposed: bool) -> NDArray[Any]:
     """Return the weight of a correlate (groups, C_out/groups, C_in/groups, K): a view."""
     if not transposed:
         return weight.reshape(size.groups, size.c_out, size.c_in, size.taps)

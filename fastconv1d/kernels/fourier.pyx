@@ -16,6 +16,8 @@ from fastconv1d.kernels.workers cimport unit_fn
 cnp.import_array()
 
 cdef extern from "simd/fc1d.h" nogil:
+    enum: FOURIER_PHASES
+
     ctypedef struct fc1d_activation:
         int function
 
@@ -43,6 +45,8 @@ cdef extern from "simd/fc1d.h" nogil:
         void (*fourier_weight)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
         void (*fourier_blocks)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
         void (*fourier_gradient)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
+        void (*fourier_window)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
+        void (*fourier_parts)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
         ptrdiff_t lanes
 
     ctypedef struct fc1d_isa:
@@ -155,12 +159,13 @@ def run_blocks(cnp.ndarray x not None, cnp.ndarray spectra not None, cnp.ndarray
                set_activation(&q.after, steps.after, y.shape[1], x.dtype))
     q.residual_scale, q.residual_last = steps.residual_scale, steps.residual_last
     across = (q.blocks + q.together - 1) // q.together
-    units = n_batch * q.phases * q.groups * across
-    scratch = ((min(q.ci, 1) if q.sums_kept else q.ci) + (q.co if q.sums_kept else 1)) * q.together + 1
+    units = n_batch * ((q.phases + FOURIER_PHASES - 1) // FOURIER_PHASES) * q.groups * across
+    scratch = ((q.co if q.sums_kept else q.ci) + 1) * q.together + 1
     scratch *= (1 if q.is_complex else 2) * q.n * size
     work = (q.co + q.ci) * _work(&q) + 4.0 * q.co * q.ci * q.n
     with nogil:
-        status = run_job(<unit_fn> kernels.fourier_blocks, &q, units, units * q.together * work, scratch, n_threads)
+        status = run_job(<unit_fn> kernels.fourier_blocks, &q, units, n_batch * q.phases * q.groups * q.blocks * work,
+                         scratch, n_threads)
     if status < 0:
         raise MemoryError("no memory for the scratch of a transform")
 
@@ -182,5 +187,68 @@ def run_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw 
     work = <double> q.rows * q.blocks * (2 * _work(&q) + 4.0 * q.n)
     with nogil:
         status = run_job(<unit_fn> kernels.fourier_gradient, &q, pairs, pairs * work, 6 * q.n * size, n_threads)
+    if status < 0:
+        raise MemoryError("no memory for the scratch of a transform")
+
+
+def transform_window(cnp.ndarray x not None, cnp.ndarray ring not None, ptrdiff_t slot, ptrdiff_t first, plan, steps,
+                     int n_threads):
+    """Write the spectra of inputs `first` to ``first + 2n`` of x (N, C, L), zeros beyond its ends, to a slot of a ring.
+
+    ring (N, C, parts, 2n) is contiguous.
+    """
+    cdef fc1d_fourier q
+    cdef const fc1d_kernels* kernels = _kernels(cnp.PyArray_TYPE(x))
+    cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(x), units = x.shape[0] * x.shape[1]
+    cdef int status
+    _tables_used = _begin(&q, plan, x.dtype)
+    q.x, q.spectra, q.first_group, q.in_first = cnp.PyArray_DATA(x), cnp.PyArray_DATA(ring), slot, first
+    q.ci, q.groups, q.taps, q.l_in, q.mode = x.shape[1], 1, ring.shape[2], x.shape[2], 0
+    q.x_item, q.x_channel, q.x_step = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
+    _alpha = set_activation(&q.before, steps.before, x.shape[1], x.dtype)
+    with nogil:
+        status = run_job(<unit_fn> kernels.fourier_window, &q, units, units * _work(&q), 0, n_threads)
+    if status < 0:
+        raise MemoryError("no memory for the scratch of a transform")
+
+
+def sum_parts(cnp.ndarray ring not None, cnp.ndarray spectra not None, cnp.ndarray kept not None, ptrdiff_t slot, plan,
+              ptrdiff_t groups, int n_threads):
+    """Write the sums of all parts but the newest, whose window is in `slot`, to kept (N, C_out, 2n)."""
+    _parts(ring, spectra, kept, slot, plan, groups, None, None, 0, None, None, n_threads)
+
+
+def finish_parts(cnp.ndarray ring not None, cnp.ndarray spectra not None, cnp.ndarray kept not None, ptrdiff_t slot, plan,
+                 ptrdiff_t groups, cnp.ndarray bias, cnp.ndarray y not None, ptrdiff_t element, steps,
+                 cnp.ndarray residual, int n_threads):
+    """Write to y what the kept sums and the newest part make, from element `element` of the block on."""
+    _parts(ring, spectra, kept, slot, plan, groups, bias, y, element, steps, residual, n_threads)
+
+
+cdef _parts(cnp.ndarray ring, cnp.ndarray spectra, cnp.ndarray kept, ptrdiff_t slot, plan, ptrdiff_t groups,
+            cnp.ndarray bias, cnp.ndarray y, ptrdiff_t element, steps, cnp.ndarray residual, int n_threads):
+    cdef fc1d_fourier q
+    cdef const fc1d_kernels* kernels = _kernels(cnp.PyArray_TYPE(ring))
+    cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(ring), units = kept.shape[0] * kept.shape[1], parts = ring.shape[2]
+    cdef double work
+    cdef int status
+    _tables_used = _begin(&q, plan, ring.dtype)
+    q.x, q.spectra, q.w, q.first_group = cnp.PyArray_DATA(ring), cnp.PyArray_DATA(spectra), cnp.PyArray_DATA(kept), slot
+    q.groups, q.co, q.ci, q.taps = groups, kept.shape[1] // groups, ring.shape[1] // groups, parts
+    _alpha = None
+    if y is not None:
+        q.y, q.l_out, q.step, q.in_first, q.out_first = cnp.PyArray_DATA(y), y.shape[2], y.shape[2], element, 0
+        q.y_item, q.y_channel, q.y_step = y.strides[0] // size, y.strides[1] // size, y.strides[2] // size
+        if bias is not None:
+            q.bias = cnp.PyArray_DATA(bias)
+        if residual is not None:
+            q.residual = cnp.PyArray_DATA(residual)
+            q.residual_item, q.residual_channel = residual.strides[0] // size, residual.strides[1] // size
+            q.residual_step = residual.strides[2] // size
+        _alpha = set_activation(&q.after, steps.after, y.shape[1], y.dtype)
+        q.residual_scale, q.residual_last = steps.residual_scale, steps.residual_last
+    work = 4.0 * q.n * q.ci * (1 if y is not None else parts) + (_work(&q) if y is not None else 0)
+    with nogil:
+        status = run_job(<unit_fn> kernels.fourier_parts, &q, units, units * work, 4 * q.n * size, n_threads)
     if status < 0:
         raise MemoryError("no memory for the scratch of a transform")

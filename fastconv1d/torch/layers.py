@@ -19,7 +19,7 @@ from ..core import chosen
 from ..core.chosen import ChosenLayer
 from ..core.engines import ENGINES, choose_engine
 from ..core.geometry import PADDING_MODES
-from ..core.minimal import MinimalLayer, computes
+from ..core.minimal import MinimalLayer
 from ..core.spec import Spec
 from ..kernels.direct_engine import PreparedLayer
 from ..kernels.operands import fingerprint
@@ -406,17 +406,14 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
     def _chosen(self: Any, weight: NDArray[Any], g: _Geometry, algorithm: str) -> str:
         """Who computes calls without gradients: 'direct', 'fft', 'winograd', or 'torch'.
 
-        'fft' for short inputs only where transforms were asked for.
+        With 'fast' short inputs may be computed by another one.
         """
         pads, shape = (g.left, g.right), weight.shape
         layer = weight.dtype.char, shape, g.stride, g.dilation, pads, self._is_scatter
         if choose_engine("auto", *layer) is not ENGINES["direct"]:
             return "torch"
         spec = self._spec(shape[2], g)._replace(algorithm=algorithm)
-        if chosen.computes(spec, weight):
-            return "fft"
-        few = algorithm in ("winograd", "fast") and computes(spec, weight)
-        return "winograd" if few else "direct"
+        return chosen.taken(spec, weight)
 
     def _spec(self, kernel_size: int, g: _Geometry) -> Spec:
         return Spec(
@@ -437,14 +434,13 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
         if engine == "torch":
             return None
         spec = self._spec(weight.shape[2], g)
-        if engine == "winograd":
+        if algorithm == "winograd" and engine == "winograd":
             return MinimalLayer(weight, None if bias is None else bias.copy(), spec)
         prepared: PreparedLayer | None = ENGINES["direct"].prepare(weight, bias, spec)
-        if engine == "fft":
-            spec = spec._replace(algorithm=algorithm)
-            parameters = weight.copy(), None if bias is None else bias.copy()
-            return ChosenLayer(*parameters, spec, _Direct(prepared))
-        return prepared
+        if engine == "direct":
+            return prepared
+        parameters = weight.copy(), None if bias is None else bias.copy()
+        return ChosenLayer(*parameters, spec._replace(algorithm=algorithm), _Direct(prepared))
 
     def _differentiable(
         self: Any, ops: Operators, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any

@@ -275,6 +275,8 @@ typedef struct {
     int is_complex, transposed, mode, sums_kept, residual_last;
 } fc1d_fourier;
 
+enum { FOURIER_PHASES = 16 }; /* of a unit: others write to other cache lines */
+
 /* Matrices (rows, columns) that become (columns, rows); elements between two of them. */
 typedef struct {
     const void *from;
@@ -385,6 +387,8 @@ typedef struct {
     void (*fourier_weight)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     void (*fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     void (*fourier_gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*fourier_window)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*fourier_parts)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     ptrdiff_t product_width; /* columns of a panel of `product` */

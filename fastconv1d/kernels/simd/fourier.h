@@ -269,8 +269,7 @@ static void NAME(load_block)(const fc1d_fourier *q, const T *row, ptrdiff_t chan
     else if (step * pitch == 1)
         memcpy(re + low, x, (high - low) * sizeof(T)); /* im is behind re */
     else
-        for (ptrdiff_t k = low; k < high; k++, x += step * pitch)
-            re[k] = *x;
+        NAME(gather)(re + low, high - low, x, step * pitch);
     for (int end = 0; end < 2; end++) {
         const ptrdiff_t begin = end ? high : 0, stop = end ? whole : low;
         if (q->mode == FC1D_ZEROS) {
@@ -457,13 +456,11 @@ static void NAME(outputs_of)(const fc1d_fourier *q, T *sum, ptrdiff_t item, ptrd
     }
 }
 
-/* A unit: some blocks of a phase of an item and a group, `together` of them. */
-static void NAME(fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch)
+/* `blocks` blocks of a phase of an item and a group. */
+static void NAME(convolve_blocks)(const fc1d_fourier *q, ptrdiff_t item, ptrdiff_t phase, ptrdiff_t group, ptrdiff_t block,
+                                  ptrdiff_t blocks, void *scratch)
 {
-    const ptrdiff_t across = (q->blocks + q->together - 1) / q->together, size = 2 * q->n;
-    const ptrdiff_t block = unit % across * q->together, blocks = q->blocks - block < q->together ? q->blocks - block : q->together;
-    const ptrdiff_t group = unit / across % q->groups, row = unit / across / q->groups;
-    const ptrdiff_t item = row / q->phases, phase = row % q->phases, g = group + q->first_group;
+    const ptrdiff_t size = 2 * q->n, g = group + q->first_group;
     const T *spectra = (const T *)q->spectra + group * q->co * q->ci * size;
     T *spare = (T *)scratch, *x = spare + size;
     if (q->sums_kept) { /* all sums in scratch, the inputs one after the other */
@@ -485,6 +482,18 @@ static void NAME(fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *sc
             NAME(multiply)(x + ci * blocks * size, spectra + (co * q->ci + ci) * size, sum, q->n, blocks, ci == 0);
         NAME(outputs_of)(q, sum, item, phase, g, co, block, blocks, spare);
     }
+}
+
+/* A unit: `together` blocks of an item and a group, of as many phases as have elements in a cache line. */
+static void NAME(fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch)
+{
+    const ptrdiff_t lines = (q->phases + FOURIER_PHASES - 1) / FOURIER_PHASES;
+    const ptrdiff_t across = (q->blocks + q->together - 1) / q->together;
+    const ptrdiff_t block = unit / lines % across * q->together, left = q->blocks - block;
+    const ptrdiff_t group = unit / lines / across % q->groups, item = unit / lines / across / q->groups;
+    const ptrdiff_t first = unit % lines * FOURIER_PHASES, last = first + FOURIER_PHASES;
+    for (ptrdiff_t phase = first; phase < last && phase < q->phases; phase++)
+        NAME(convolve_blocks)(q, item, phase, group, block, left < q->together ? left : q->together, scratch);
 }
 
 /* A unit: the gradient by the weight of an output and an input channel, real: the correlate of x with pieces of g, which
@@ -512,6 +521,40 @@ static void NAME(fourier_gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *
         NAME(transform_back)(q, sum, sum + q->n, q->n, 1, 0);
     for (ptrdiff_t k = 0; k < q->taps; k++)
         dw[k * q->w_tap] = fresh ? 0 : sum[k];
+}
+/* A kernel in parts of n taps, for streams: q->taps of them, newest first. Real data; the spectra of the windows that a part
+ * reads, 2n inputs each, lie in a ring of as many for each item and channel, that of the newest at `first_group`. */
+
+/* A unit: the spectrum of the newest window of an item and channel, from input in_first on, into the ring at `spectra`. */
+static void NAME(fourier_window)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch)
+{
+    (void)scratch;
+    const ptrdiff_t channels = q->ci * q->groups, item = unit / channels, channel = unit % channels;
+    T *re = (T *)q->spectra + (unit * q->taps + q->first_group) * 2 * q->n;
+    NAME(load_block)(q, (const T *)q->x + item * q->x_item + channel * q->x_channel, channel, q->in_first, re, re + q->n);
+    NAME(transform)(q, re, re + q->n, re, re + q->n, q->n, 1, 0);
+}
+
+/* A unit: of an item and an output channel the sum of all parts but the newest, at w; or, with y, that and the newest part's:
+ * `step` outputs from out_first on, the first of which is element in_first of the block. x has the ring. */
+static void NAME(fourier_parts)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch)
+{
+    const ptrdiff_t size = 2 * q->n, parts = q->taps, co = unit % q->co, row = unit / q->co, group = row % q->groups;
+    const T *ring = (const T *)q->x + row * q->ci * parts * size;
+    const T *spectra = (const T *)q->spectra + (group * q->co + co) * q->ci * parts * size;
+    T *kept = (T *)q->w + unit * size, *sum = q->y ? (T *)scratch + size : kept;
+    if (q->y)
+        memcpy(sum, kept, size * sizeof(T));
+    else
+        memset(sum, 0, size * sizeof(T));
+    for (ptrdiff_t ci = 0; ci < q->ci; ci++)
+        for (ptrdiff_t p = q->y ? 0 : 1; p < (q->y ? 1 : parts); p++)
+            NAME(multiply)(ring + (ci * parts + (q->first_group + parts - p) % parts) * size, spectra + (ci * parts + p) * size,
+                           sum, q->n, 1, 0);
+    if (!q->y)
+        return;
+    NAME(transform_back)(q, sum, sum + q->n, q->n, 1, 0);
+    NAME(store_block)(q, sum + q->in_first, NULL, row / q->groups, group * q->co + co, q->out_first, q->step, (T *)scratch);
 }
 #undef LEAST_N
 #undef IN_L1

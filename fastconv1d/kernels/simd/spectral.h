@@ -46,7 +46,7 @@
     OUT(part, i - 1, wa[(part - 1) * (ido - 1) + i - 2] * (re)-wa[(part - 1) * (ido - 1) + i - 1] * (im));             \
     OUT(part, i, wa[(part - 1) * (ido - 1) + i - 2] * (im) + wa[(part - 1) * (ido - 1) + i - 1] * (re));
 
-static NOINLINE void NAME(forward2)(ptrdiff_t ido, ptrdiff_t l1, const T *from, ptrdiff_t step, T *restrict to, const T *wa)
+static NOINLINE void NAME(forward2)(ptrdiff_t ido, ptrdiff_t l1, const T *from, ptrdiff_t step, T *to, const T *wa)
 {
     for (ptrdiff_t k = 0; k < l1; k++) {
         FORWARD_PLACES(2)
@@ -70,7 +70,7 @@ static NOINLINE void NAME(forward2)(ptrdiff_t ido, ptrdiff_t l1, const T *from, 
 }
 
 /* The only odd part comes first, of runs of one element. */
-static NOINLINE void NAME(forward3)(ptrdiff_t l1, const T *from, ptrdiff_t step, T *restrict to)
+static NOINLINE void NAME(forward3)(ptrdiff_t l1, const T *from, ptrdiff_t step, T *to)
 {
     const T half = (T)-0.5, root = (T)0.86602540378443864676;
     const ptrdiff_t ido = 1;
@@ -83,7 +83,7 @@ static NOINLINE void NAME(forward3)(ptrdiff_t l1, const T *from, ptrdiff_t step,
     }
 }
 
-static NOINLINE void NAME(forward4)(ptrdiff_t ido, ptrdiff_t l1, const T *from, ptrdiff_t step, T *restrict to, const T *wa)
+static NOINLINE void NAME(forward4)(ptrdiff_t ido, ptrdiff_t l1, const T *from, ptrdiff_t step, T *to, const T *wa)
 {
     const T root = (T)0.70710678118654752440;
     for (ptrdiff_t k = 0; k < l1; k++) {
@@ -121,7 +121,7 @@ static NOINLINE void NAME(forward4)(ptrdiff_t ido, ptrdiff_t l1, const T *from, 
     }
 }
 
-static NOINLINE void NAME(backward2)(ptrdiff_t ido, ptrdiff_t l1, const T *from, T *restrict to, const T *wa)
+static NOINLINE void NAME(backward2)(ptrdiff_t ido, ptrdiff_t l1, const T *from, T *to, const T *wa)
 {
     for (ptrdiff_t k = 0; k < l1; k++) {
         BACKWARD_PLACES(2)
@@ -142,7 +142,7 @@ static NOINLINE void NAME(backward2)(ptrdiff_t ido, ptrdiff_t l1, const T *from,
     }
 }
 
-static NOINLINE void NAME(backward3)(ptrdiff_t l1, const T *from, T *restrict to)
+static NOINLINE void NAME(backward3)(ptrdiff_t l1, const T *from, T *to)
 {
     const T root = (T)1.73205080756887729353;
     const ptrdiff_t ido = 1;
@@ -155,7 +155,7 @@ static NOINLINE void NAME(backward3)(ptrdiff_t l1, const T *from, T *restrict to
     }
 }
 
-static NOINLINE void NAME(backward4)(ptrdiff_t ido, ptrdiff_t l1, const T *from, T *restrict to, const T *wa)
+static NOINLINE void NAME(backward4)(ptrdiff_t ido, ptrdiff_t l1, const T *from, T *to, const T *wa)
 {
     const T root = (T)1.41421356237309504880;
     for (ptrdiff_t k = 0; k < l1; k++) {

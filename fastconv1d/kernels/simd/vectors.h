@@ -135,6 +135,7 @@
      GLUE(pool, D, ISA), GLUE(product, D, ISA), GLUE(pack_product, D, ISA), GLUE(transpose_planes, D, ISA),             \
      GLUE(chain, D, ISA), GLUE(affine_rows, D, ISA), GLUE(resample_rows, D, ISA), GLUE(gate, D, ISA),                   \
      GLUE(reduce_parts, D, ISA), GLUE(add_product, D, ISA), GLUE(spectral, D, ISA), GLUE(spectral_pack, D, ISA),       \
-     GLUE(fourier_weight, D, ISA), GLUE(fourier_blocks, D, ISA), GLUE(fourier_gradient, D, ISA), GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS,  \
+     GLUE(fourier_weight, D, ISA), GLUE(fourier_blocks, D, ISA), GLUE(fourier_gradient, D, ISA),                       \
+     GLUE(fourier_window, D, ISA), GLUE(fourier_parts, D, ISA), GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS,     \
      GLUE(product_width, D, ISA), GLUE(vectors, D, ISA)}
 const fc1d_isa ISA_NAME(ISA) = {QUOTE(ISA), KERNELS(f32), KERNELS(f64)};

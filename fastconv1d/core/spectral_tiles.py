@@ -159,7 +159,72 @@ class Tiles:
         self._weight, self._groups, self._dilation, self._points = weight, groups, dilation, points
         self._packed: dict[bool, SpectralLayer] = {}
 
-    def as_correlate(weight: NDArray[Any], size: Sizes, transposed: bool) -> NDArray[Any]:
+    def correlate(
+        self,
+        x: NDArray[Any],
+        w: NDArray[Any],
+        bias: NDArray[Any] | None,
+        y: NDArray[Any],
+        geometry: Geometry,
+        run: tuple[int, bool],
+        steps: Steps | None = None,
+        residual: NDArray[Any] | None = None,
+    ) -> None:
+        """Write the convolution of x to y, of any strides; `w` is the weight given before."""
+        operands = x, bias, y, residual, geometry.left, geometry.mode
+        self._run(False, *operands, steps, run[0])
+
+    def scatter(
+        self,
+        x: NDArray[Any],
+        w: NDArray[Any],
+        bias: NDArray[Any] | None,
+        y: NDArray[Any],
+        geometry: Geometry,
+        run: tuple[int, bool],
+        steps: Steps | None = None,
+        residual: NDArray[Any] | None = None,
+    ) -> bool:
+        """Write the adjoint of a convolution to y.
+
+        Returns False, without having written anything, for a weight that is not finite: it would
+        meet zeros beyond the input's ends, which are no part of the sums.
+        """
+        if not np.isfinite(w).all():
+            return False
+        left = self._dilation * (w.shape[2] - 1) - geometry.left
+        self._run(True, x, bias, y, residual, left, 0, steps, run[0])
+        return True
+
+    def _run(
+        self,
+        transposed: bool,
+        x: NDArray[Any],
+        bias: NDArray[Any] | None,
+        y: NDArray[Any],
+        residual: NDArray[Any] | None,
+        left: int,
+        mode: int,
+        steps: Steps | None,
+        threads: int,
+    ) -> None:
+        bias = None if bias is None else np.ascontiguousarray(bias, self._weight.dtype)
+        steps = Steps() if steps is None else steps
+        packed = self._of(transposed, threads)
+        packed.run(x, bias, y, residual, left, mode, steps, half_of(x.dtype), threads)
+
+    def _of(self, transposed: bool, threads: int) -> SpectralLayer:
+        packed = self._packed.get(transposed)
+        if packed is None:
+            size = sizes(self._weight.shape, self._groups, transposed)
+            points = points_of(size) if self._points is None else self._points
+            weight = as_correlate(self._weight, size, transposed)
+            packed = SpectralLayer(weight, self._dilation, FACTORS[points], threads)
+            self._packed[transposed] = packed
+        return packed
+
+
+def as_correlate(weight: NDArray[Any], size: Sizes, transposed: bool) -> NDArray[Any]:
     """Return the weight of a correlate (groups, C_out/groups, C_in/groups, K): a view."""
     if not transposed:
         return weight.reshape(size.groups, size.c_out, size.c_in, size.taps)

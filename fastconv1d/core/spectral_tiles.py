@@ -115,7 +115,8 @@ def call_cost(size: Sizes, dilation: int, l_out: int, kept: bool) -> float:
     """Return about how many ns an item takes; without kept spectra, they are made as well."""
     points = points_of(size)
     phases = min(dilation, l_out)
-    tiles = -(-(-(-l_out // dilation)) // (points - size.taps + 1)) * phases
+    rows = -(-l_out // dilation)
+    tiles = -(-rows // (points - size.taps + 1)) * phases
     numbers = points * size.c_in * _wide(size.c_out)
     weights = numbers * (_READ if kept else _READ + _PACKED)
     return size.groups * (tiles * tile_cost(points, size) + weights)

@@ -101,6 +101,7 @@ SIMD_HEADERS = [
     f"{SIMD}/{name}.h"
     for name in (
         "across",
+        "bytes",
         "chain",
         "fc1d",
         "fourier",

@@ -103,6 +103,7 @@ typedef struct {
      * output row o reads rows o*row_step + row_base + (those of its taps). Slot i of a run of rows is input row
      * start + i*row_step, `extra` slots more than output rows, from slot `offset` on. */
     ptrdiff_t rows_in, rows_out, n_row_tiles, row_step, row_base;
+    ptrdiff_t kernel_rows, row_dilation; /* of run_positions */
     ptrdiff_t xh, yh, rh; /* strides of rows */
     const fc1d_run *row_runs;
     ptrdiff_t n_row_runs;
@@ -193,6 +194,17 @@ typedef struct {
 
 /* Bytes of a row of a panel of the right matrix of add_product. */
 enum { FC1D_PANEL_BYTES = 256 };
+
+/* A product of rows of unsigned bytes with a packed matrix of signed bytes, see bytes.h. */
+typedef struct {
+    const uint8_t *x; /* rows of k bytes, one after the other */
+    const int8_t *w;
+    const int32_t *minus;     /* of each column: what the zero of x adds to a sum */
+    const float *scale, *bias; /* of each column; bias NULL for none */
+    float *y;
+    ptrdiff_t rows, n, k, row_unit;
+    float step, low, high; /* results are multiples of step from low to high steps; 0 for any number */
+} fc1d_bytes;
 
 /* Rows that are brought to mean 0 and variance 1; network.h has the formula. */
 typedef struct {
@@ -408,6 +420,8 @@ typedef struct {
 typedef struct {
     const char *name;
     fc1d_kernels f32, f64;
+    void (*byte_product)(const fc1d_bytes *q, ptrdiff_t unit, void *scratch);
+    ptrdiff_t byte_width; /* columns of a panel of its matrix: panels of (k + 3)/4 groups of 4 bytes of each column */
 } fc1d_isa;
 
 /* The instruction sets compiled in and supported by this CPU, best first; returns how many. */

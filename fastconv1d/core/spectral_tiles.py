@@ -44,6 +44,12 @@ FACTORS = {
 _FAR = 1 << 40
 # Channels of a vector, whose lanes a transform fills.
 _LANES = 16
+# Kernels beyond which the largest tile has too few outputs.
+_MOST_TAPS = 384
+# Multiply-adds of complex products a ns; ns of a point of a channel's transform.
+_PRODUCTS, _POINT = 55.0, 0.4
+# ns of a number of the weights' spectra that is read from memory, and that is made.
+_READ, _PACKED = 0.25, 0.5
 
 
 class Sizes(NamedTuple):
@@ -69,14 +75,14 @@ def unsuited(
     dilation: int,
     left: int,
     right: int,
-    groups: int,
+    transposed: bool,
 ) -> str | None:
     """Return the rule that keeps a layer from tiles, or None.
 
     Examples
     --------
     >>> from fastconv1d.core.spectral_tiles import unsuited
-    >>> unsuited("f", (64, 64, 1000), 1, 1, 0, 0, 1)
+    >>> unsuited("f", (64, 64, 1000), 1, 1, 0, 0, False)
     'K should be at most 384'
     """
     if dtype_char not in ("f", "d"):
@@ -92,22 +98,37 @@ def unsuited(
     return None
 
 
-# Kernels beyond which the largest tile has too few outputs.
-_MOST_TAPS = 384
-# Multiply-adds of a complex product a ns, and ns of a point of a transform of a channel.
-_PRODUCTS, _POINT = 55.0, 0.5
-
-
 def tile_cost(points: int, size: Sizes) -> float:
     """Return about how many ns a tile of a group takes, with AVX-512 on one core."""
-    wide = sum(-(-channels // _LANES) * _LANES for channels in (size.c_out, size.c_in))
-    pairs = size.c_in * (-(-size.c_out // _LANES) * _LANES)
-    return (2 * points - 6) * pairs / _PRODUCTS + points * wide * _POINT
+    wide = _wide(size.c_out) + _wide(size.c_in)
+    products = (2 * points - 6) * size.c_in * _wide(size.c_out) / _PRODUCTS
+    return products + points * wide * _POINT
+
+
+def output_cost(size: Sizes) -> float:
+    """Return about how many ns an output position of a group takes in a long call."""
+    points = points_of(size)
+    return tile_cost(points, size) / (points - size.taps + 1)
+
+
+def call_cost(size: Sizes, dilation: int, l_out: int, kept: bool) -> float:
+    """Return about how many ns an item takes; without kept spectra, they are made as well."""
+    points = points_of(size)
+    phases = min(dilation, l_out)
+    rows = -(-l_out // dilation)
+    tiles = -(-rows // (points - size.taps + 1)) * phases
+    numbers = points * size.c_in * _wide(size.c_out)
+    weights = numbers * (_READ if kept else _READ + _PACKED)
+    return size.groups * (tiles * tile_cost(points, size) + weights)
+
+
+def _wide(channels: int) -> int:
+    return -(-channels // _LANES) * _LANES
 
 
 @cache
 def points_of(size: Sizes) -> int:
-    """Return the points of a layer's tiles.
+    """Return the points of a layer's tiles: of the longest kernels those of the largest.
 
     Examples
     --------
@@ -190,31 +211,23 @@ class Tiles:
     ) -> None:
         bias = None if bias is None else np.ascontiguousarray(bias, self._weight.dtype)
         steps = Steps() if steps is None else steps
-        packed = self._of(transposed)
+        packed = self._of(transposed, threads)
         packed.run(x, bias, y, residual, left, mode, steps, half_of(x.dtype), threads)
 
-    def _of(self, transposed: bool) -> SpectralLayer:
+    def _of(self, transposed: bool, threads: int) -> SpectralLayer:
         packed = self._packed.get(transposed)
         if packed is None:
-            layout = self._weight, self._groups, self._dilation, transposed, self._points
-            packed = self._packed[transposed] = _packed(*layout)
+            size = sizes(self._weight.shape, self._groups, transposed)
+            points = points_of(size) if self._points is None else self._points
+            weight = as_correlate(self._weight, size, transposed)
+            packed = SpectralLayer(weight, self._dilation, FACTORS[points], threads)
+            self._packed[transposed] = packed
         return packed
 
 
-def _packed(
-    weight: NDArray[Any], groups: int, dilation: int, transposed: bool, points: int | None
-) -> SpectralLayer:
-    size = sizes(weight.shape, groups, transposed)
-    points = points_of(size) if points is None else points
-    if transposed:
-        grouped = weight.reshape(groups, size.c_in, size.c_out, size.taps)
-        grouped = grouped.swapaxes(1, 2)[..., ::-1]
-    else:
-        grouped = weight.reshape(groups, size.c_out, size.c_in, size.taps)
-    spectra = np.empty((groups, points // 2, 2, size.c_out, size.c_in), weight.dtype)
-    for to, kernels in zip(spectra, grouped, strict=True):  # a group at a time: in float64
-        values = np.fft.rfft(kernels.astype(np.float64), points) / points
-        values = np.moveaxis(values, -1, 0)
-        to[0] = values[0].real, values[-1].real
-        to[1:, 0], to[1:, 1] = values[1:-1].real, -values[1:-1].imag
-    return SpectralLayer(spectra, size.taps, dilation, FACTORS[points])
+def as_correlate(weight: NDArray[Any], size: Sizes, transposed: bool) -> NDArray[Any]:
+    """Return the weight of a correlate (groups, C_out/groups, C_in/groups, K): a view."""
+    if not transposed:
+        return weight.reshape(size.groups, size.c_out, size.c_in, size.taps)
+    grouped = weight.reshape(size.groups, size.c_in, size.c_out, size.taps)
+    return grouped.swapaxes(1, 2)[..., ::-1]

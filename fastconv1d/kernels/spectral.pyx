@@ -8,6 +8,8 @@ cimport numpy as cnp
 
 import numpy as np
 
+from .memory import new
+
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
@@ -43,9 +45,16 @@ cdef extern from "simd/fc1d.h" nogil:
         double residual_scale
         int residual_last
 
+    ctypedef struct fc1d_spectral_weight:
+        const fc1d_spectral* layer
+        const void* w
+        void* packed
+        ptrdiff_t sg, so, si, sk, taps
+
     ctypedef struct fc1d_kernels:
         void (*spectral)(const fc1d_spectral*, ptrdiff_t, void*) noexcept nogil
-        ptrdiff_t lanes, spectral_width
+        void (*spectral_pack)(const fc1d_spectral_weight*, ptrdiff_t, void*) noexcept nogil
+        ptrdiff_t lanes
 
     ctypedef struct fc1d_isa:
         fc1d_kernels f32, f64
@@ -54,9 +63,13 @@ cdef enum:
     ROWS = 6  # tiles of a register tile, as in simd/spectral.h
 
 # Bytes of a unit's spectra, in and out: they should stay in L2.
-cdef ptrdiff_t SPECTRA_BYTES = 1 << 20
+cdef ptrdiff_t SPECTRA_BYTES = 1 << 19
 # Tiles that a unit has at the least, so that the weights' way from memory is worth while.
 cdef ptrdiff_t LEAST_TILES = 48
+
+
+# Multiply-adds that take as long as a number of the weights' spectra.
+cdef double PACKED_MACS = 40
 
 
 def tune(bytes, tiles):
@@ -73,31 +86,46 @@ cdef class SpectralLayer:
 
     Parameters
     ----------
-    spectra : ndarray of shape (groups, points/2, 2, C_out/groups, C_in/groups), float32 or float64
-        Of each slot the two parts of the weights' spectra, conjugated and divided by the points.
-    taps, dilation : int
+    weight : ndarray of shape (groups, C_out/groups, C_in/groups, K), float32 or float64
+        As a correlate has it; any strides.
+    dilation : int
     factors : sequence of int
-        Whose product is the points: 2, 4, and last of all 3.
+        Whose product is the points of a tile: 2, 4, and last of all 3.
+    n_threads : int
     """
 
     cdef fc1d_spectral q
     cdef const fc1d_kernels* kernels
-    cdef cnp.ndarray packed, twiddles
+    cdef cnp.ndarray packed, twiddles  # the first is 64-byte aligned if it is large
     cdef object dtype
-    cdef ptrdiff_t taps, itemsize
+    cdef ptrdiff_t itemsize
 
-    def __init__(self, cnp.ndarray spectra not None, ptrdiff_t taps, ptrdiff_t dilation, factors):
+    def __init__(self, cnp.ndarray weight not None, ptrdiff_t dilation, factors, int n_threads):
         cdef const fc1d_isa* isa = <const fc1d_isa*> isa_in_use()
-        self.dtype, self.itemsize = spectra.dtype, cnp.PyArray_ITEMSIZE(spectra)
-        self.kernels = &isa.f32 if cnp.PyArray_TYPE(spectra) == cnp.NPY_FLOAT32 else &isa.f64
-        self.taps = taps
+        cdef fc1d_spectral_weight p
+        cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(weight), vectors, radix
+        cdef int failed
+        self.dtype, self.itemsize = weight.dtype, size
+        self.kernels = &isa.f32 if cnp.PyArray_TYPE(weight) == cnp.NPY_FLOAT32 else &isa.f64
         memset(&self.q, 0, sizeof(self.q))
-        self.q.groups, self.q.points = spectra.shape[0], 2 * spectra.shape[1]
-        self.q.c_out, self.q.c_in = spectra.shape[3], spectra.shape[4]
-        self.q.dilation, self.q.outputs = dilation, self.q.points - taps + 1
+        self.q.groups, self.q.c_out, self.q.c_in = weight.shape[0], weight.shape[1], weight.shape[2]
+        self.q.points = 1
+        for radix in factors:
+            self.q.points *= radix
+        self.q.dilation, self.q.outputs = dilation, self.q.points - weight.shape[3] + 1
         self._set_twiddles(factors)
-        self.packed = _packed(spectra, self.kernels.spectral_width, self.kernels.lanes)
-        self.q.w = cnp.PyArray_DATA(self.packed)
+        vectors = _ceil(self.q.c_out, self.kernels.lanes)
+        self.packed = new((self.q.groups, self.q.points, self.q.c_in, vectors * self.kernels.lanes), self.dtype)
+        self.q.w = p.packed = cnp.PyArray_DATA(self.packed)
+        p.layer, p.w, p.taps = &self.q, cnp.PyArray_DATA(weight), weight.shape[3]
+        p.sg, p.so = weight.strides[0] // size, weight.strides[1] // size
+        p.si, p.sk = weight.strides[2] // size, weight.strides[3] // size
+        cdef double macs = <double> self.packed.size * PACKED_MACS
+        with nogil:
+            failed = run_job(<unit_fn> self.kernels.spectral_pack, &p, self.q.groups * vectors, macs,
+                             3 * self.q.points * self.kernels.lanes * size, n_threads if macs > SERIAL_MACS else 1)
+        if failed:
+            raise MemoryError("cannot allocate scratch")
 
     cdef void _set_twiddles(self, factors):
         """Cosines and sines of every factor, as the passes of the transforms read them."""
@@ -179,16 +207,3 @@ cdef class SpectralLayer:
         q.x_slot = (_ceil(tiles * q.x_row, line) | 1) * line
         q.y_slot = (_ceil(tiles * q.y_row, line) | 1) * line
 
-
-cdef cnp.ndarray _packed(spectra, ptrdiff_t width, ptrdiff_t lanes):
-    """Weights in panels of `width` output channels, the last one of whole vectors: in each of them, for an input
-    channel, the first parts of all and the second parts."""
-    groups, slots, _, c_out, c_in = spectra.shape
-    padded = _ceil(c_out, lanes) * lanes
-    packed = np.zeros((groups, slots, 2 * c_in * padded), spectra.dtype)
-    for first in range(0, padded, width):
-        end = min(first + width, padded)
-        panel = packed[:, :, 2 * c_in * first:2 * c_in * end].reshape(groups, slots, c_in, 2, end - first)
-        panel[..., :c_out - first] = spectra[:, :, :, first:end].transpose(0, 1, 4, 2, 3)
-        packed[:, :, 2 * c_in * first:2 * c_in * end] = panel.reshape(groups, slots, -1)
-    return packed

@@ -4,17 +4,7 @@
  * LANES (elements of a vector), NAME(x) (suffix for dtype and instruction set) and SHUFFLE(a, b, ...) with its index lists.
  */
 
-#if LANES > 1
-typedef T NAME(vec) __attribute__((vector_size(BYTES)));
-typedef T NAME(uvec) __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
-typedef TINT NAME(mask) __attribute__((vector_size(BYTES)));
-#else
-typedef T NAME(vec);
-typedef T NAME(uvec);
-#endif
-#define V NAME(vec)
-#define LOAD(p) ((V) * (const NAME(uvec) *)(p))
-#define STORE(p, v) (*(NAME(uvec) *)(p) = (v))
+#include "types.h"
 
 #include "half.h"
 
@@ -825,7 +815,6 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 
 #include "gradient.h"
 #include "minimal.h"
-#include "fourier.h"
 #include "step.h"
 #include "network.h"
 #include "product.h"

@@ -163,15 +163,18 @@ typedef struct {
 } fc1d_filter;
 
 /* Convolutions of stride 1 by tiles of short Fourier transforms; spectral.h has the formulas. */
-enum { SPECTRAL_FACTORS = 8 };
+enum { SPECTRAL_FACTORS = 8, SPECTRAL_FILTER = 6 };
 
 typedef struct {
     const void *x, *w, *bias, *residual, *twiddles;
     void *y;
     ptrdiff_t xn, xc, xl, yn, yc, yl, rn, rc, rl; /* strides in elements */
     int half;                                     /* storage of x, y and residual */
-    ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out, left, dilation; /* channels are per group */
+    ptrdiff_t n_batch, groups, l_in, l_out, left, dilation;
     int mode;
+    /* Channels of a group, each of which x_split phases of an input channel may be, or y_split of an output channel: column
+     * l of phase r reads position l*x_split + r - left, and is written to l*y_split + r - crop. */
+    ptrdiff_t c_in, c_out, x_split, y_split, crop, n_cols;
     ptrdiff_t points, outputs; /* of a tile */
     int n_factors;
     ptrdiff_t factors[SPECTRAL_FACTORS], twiddle_start[SPECTRAL_FACTORS];
@@ -188,7 +191,8 @@ typedef struct {
     const fc1d_spectral *layer;
     const void *w;
     void *packed;
-    ptrdiff_t sg, so, si, sk, taps;
+    const void *matrix; /* of minimal filtering: points rows of SPECTRAL_FILTER numbers */
+    ptrdiff_t sg, so, si, sk, kernel_size, taps; /* taps of a phase */
 } fc1d_spectral_weight;
 
 /* Bytes of a row of a panel of the right matrix of add_product. */

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -435,6 +435,30 @@ class Conv2d(Convolution):
     ) -> NDArray[Any]:
         """Return ``forward(input, residual=residual, out=out)``."""
         return self.forward(input, residual=residual, out=out)
+
+    def stream(self, n_batch: int = 1) -> NoReturn:
+        """Raise, as streams are of one dimension.
+
+        Parameters
+        ----------
+        n_batch : int, default 1
+            As `Conv1d.stream`.
+
+        Raises
+        ------
+        ValueError
+            Always.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv2d
+        >>> Conv2d(2, 3, (1, 5)).stream()
+        Traceback (most recent call last):
+        ...
+        ValueError: chunks should be (N, C, L), got a Conv2d: a kernel of (1, 5) may be a Conv1d
+        """
+        hint = f": a kernel of {self.kernel_size} may be a Conv1d" if 1 in self.kernel_size else ""
+        raise ValueError(f"chunks should be (N, C, L), got a Conv2d{hint}")
 
 
 class ConvTranspose1d(Convolution):

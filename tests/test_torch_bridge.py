@@ -213,7 +213,7 @@ def test_what_is_replaced_and_what_left():
         "complexes": "its parameters are torch.complex64",
         "elsewhere": "its parameters are on meta",
         "patched": "its forward is an attribute of the instance",
-        "planes": "a Conv2d is not one-dimensional",
+        "planes": "a Conv2d is not one-dimensional: accelerate(model",
     }
     assert str(report).splitlines()[:2] == [
         "4 replaced, 6 left",

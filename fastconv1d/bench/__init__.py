@@ -148,6 +148,8 @@ def _problem_of_options(args: argparse.Namespace, peers: Sequence[str]) -> str |
         return f"unknown peers {unknown}"
     if args.isa and args.isa not in supported_isas():
         return f"--isa {args.isa}: this CPU has {', '.join(supported_isas())}"
+    if args.algorithm == "direct" and args.dtype.startswith("complex"):
+        return f"--algorithm direct computes float32 and float64, got --dtype {args.dtype}"
     if args.json:
         try:
             check_writable(Path(args.json))
@@ -197,6 +199,7 @@ def _measure_costs(args: argparse.Namespace, peers: Sequence[str]) -> int:
     from ..config import config_info
     from . import costs
 
+    peers = [name for name in peers if name != "scipy"]  # which has none of the layers
     measured = costs.measure(["fastconv1d", *filter(find_spec, peers)], args.quick)
     versions = {name: each["version"] for name, each in measured.items()}
     about = describe_machine(args.threads, config_info()["isa"], versions.values())

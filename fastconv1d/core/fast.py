@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 # Multiply-adds a ns of the direct engine: one input channel a group; for each output channel of a
 # group; at the most. And ns of an output, and of a call.
 _ONE_RATE, _CHANNEL_RATE, _DENSE_RATE, _OUTPUT, _DIRECT_CALL = 48.0, 21.0, 78.0, 0.25, 2_000.0
+# Times the input's length that a kernel has taps which are not left out, where it is longer.
+_READ = 2
 # ns of a call of transforms, and of an element of a row that is not contiguous.
 _CALL, _STRIDED = 25_000.0, 1.0
 # ns of a call of tiles.
@@ -105,7 +107,7 @@ def direct_time(
     first, second, kernel = w_shape
     columns, per_group = (l_in, second) if transposed else (l_out, first // geometry.groups)
     if not geometry.mode:  # taps that read only zeros are left out
-        kernel = min(kernel, -(-(l_out if transposed else l_in) // geometry.dilation))
+        kernel = min(kernel, _READ * -(-(l_out if transposed else l_in) // geometry.dilation))
     rate = _ONE_RATE
     if second > 1 or (transposed and first > geometry.groups):
         rate = min(_DENSE_RATE, _CHANNEL_RATE * max(2, per_group))

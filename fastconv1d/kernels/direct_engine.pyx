@@ -74,6 +74,7 @@ cdef extern from "simd/fc1d.h" nogil:
         int by_rows, plain, staged
         ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch, total_elems, live_elems
         ptrdiff_t rows_in, rows_out, n_row_tiles, row_step, row_base
+        ptrdiff_t kernel_rows, row_dilation
         ptrdiff_t xh, yh, rh
         const fc1d_run* row_runs
         ptrdiff_t n_row_runs
@@ -1064,7 +1065,8 @@ cdef class PreparedLayer:
         if p.n_batch == 0 or p.l_out == 0:
             return 0
         if self._side_by_side(&p):
-            return self._run_positions(&p, -pad_left, threads, plan)
+            p.rows_in, p.kernel_rows = 1, 1
+            return self._run_positions(&p, 1, -pad_left, threads, plan)
         if not self.transposed:
             p.pos, p.x_base, p.n_cols = self.taps.pos, -pad_left, p.l_out
             if self._is_short(&p):
@@ -1169,6 +1171,9 @@ cdef class PreparedLayer:
             p.xl, p.yl, p.rl = p.xh, p.yh if p.rows_out > 1 else 1, p.rh if p.rows_out > 1 else 1
             p.rows_out = 0
             return self._run_line(&p, &self.down, -top, threads, plan)
+        if self._side_by_side(&p):
+            p.kernel_rows, p.row_dilation = self.rows, self.row_dilation
+            return self._run_positions(&p, p.rows_out, -left, threads, plan)
         cdef double macs = _macs(&p) * p.rows_out
         cdef int n_threads = 1
         if macs >= SERIAL_MACS:
@@ -1376,18 +1381,19 @@ cdef class PreparedLayer:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
 
-    cdef int _run_positions(self, fc1d_problem* p, ptrdiff_t base, threads, dict plan) except -1:
-        cdef double macs = <double> p.n_batch * p.groups * p.l_out * p.kernel_size
+    cdef int _run_positions(self, fc1d_problem* p, ptrdiff_t rows_out, ptrdiff_t base, threads, dict plan) except -1:
+        cdef ptrdiff_t places = rows_out * p.l_out
+        cdef double macs = <double> p.n_batch * p.groups * places * p.kernel_size
         cdef int n_threads = 1, failed
         cdef size_t scratch_bytes = self._positions_scratch()
         cdef cnp.ndarray by_tap = self._weight_by_tap()  # whose bias is that of the layer
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
-        p.w, p.pos, p.x_base, p.n_cols = cnp.PyArray_DATA(by_tap), self.taps.pos, base, p.l_out
-        p.tile_cols = max(1, min(p.l_out, <ptrdiff_t> (p.l_out * min(1., SIGNAL_MACS * p.n_batch / macs))))
-        while n_threads > 1 and p.n_batch * _ceil(p.l_out, p.tile_cols) < 4 * n_threads and p.tile_cols > 16:
+        p.w, p.pos, p.x_base, p.n_cols = cnp.PyArray_DATA(by_tap), self.taps.pos, base, places
+        p.tile_cols = max(1, min(places, <ptrdiff_t> (places * min(1., SIGNAL_MACS * p.n_batch / macs))))
+        while n_threads > 1 and p.n_batch * _ceil(places, p.tile_cols) < 4 * n_threads and p.tile_cols > 16:
             p.tile_cols = _ceil(p.tile_cols, 2)
-        p.n_tiles = _ceil(p.l_out, p.tile_cols)
+        p.n_tiles = _ceil(places, p.tile_cols)
         if plan is not None:
             plan.update(kernel="run_positions", units=p.n_batch * p.n_tiles, threads=n_threads,
                         scratch_bytes=scratch_bytes)

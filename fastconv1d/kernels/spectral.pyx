@@ -13,7 +13,8 @@ from .memory import new
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
-from fastconv1d.kernels.direct_engine cimport SERIAL_MACS, isa_in_use, run_job, set_activation
+from fastconv1d.kernels.direct_engine cimport SERIAL_MACS, run_job, set_activation
+from fastconv1d.kernels.fourier cimport transforms_in_use
 from fastconv1d.kernels.workers cimport unit_fn
 
 cnp.import_array()
@@ -53,13 +54,13 @@ cdef extern from "simd/fc1d.h" nogil:
         const void* matrix
         ptrdiff_t sg, so, si, sk, kernel_size, taps
 
-    ctypedef struct fc1d_kernels:
-        void (*spectral)(const fc1d_spectral*, ptrdiff_t, void*) noexcept nogil
-        void (*spectral_pack)(const fc1d_spectral_weight*, ptrdiff_t, void*) noexcept nogil
+    ctypedef struct fc1d_fourier_kernels:
+        void (*tiles)(const fc1d_spectral*, ptrdiff_t, void*) noexcept nogil
+        void (*pack_tiles)(const fc1d_spectral_weight*, ptrdiff_t, void*) noexcept nogil
         ptrdiff_t lanes
 
-    ctypedef struct fc1d_isa:
-        fc1d_kernels f32, f64
+    ctypedef struct fc1d_transforms:
+        fc1d_fourier_kernels f32, f64
 
 cdef enum:
     ROWS = 6  # tiles of a register tile, as in simd/spectral.h
@@ -101,14 +102,14 @@ cdef class SpectralLayer:
     """
 
     cdef fc1d_spectral q
-    cdef const fc1d_kernels* kernels
+    cdef const fc1d_fourier_kernels* kernels
     cdef cnp.ndarray packed, twiddles  # the first is 64-byte aligned if it is large
     cdef object dtype
     cdef ptrdiff_t itemsize
 
     def __init__(self, cnp.ndarray weight not None, ptrdiff_t dilation, ptrdiff_t x_split, ptrdiff_t y_split, factors,
                  matrices, int n_threads):
-        cdef const fc1d_isa* isa = <const fc1d_isa*> isa_in_use()
+        cdef const fc1d_transforms* isa = <const fc1d_transforms*> transforms_in_use()
         cdef fc1d_spectral_weight p
         cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(weight), vectors, radix
         cdef int failed
@@ -142,7 +143,7 @@ cdef class SpectralLayer:
         p.si, p.sk = weight.strides[2] // size, weight.strides[3] // size
         cdef double macs = <double> cnp.PyArray_SIZE(self.packed) * PACKED_MACS
         with nogil:
-            failed = run_job(<unit_fn> self.kernels.spectral_pack, &p, self.q.groups * vectors, macs,
+            failed = run_job(<unit_fn> self.kernels.pack_tiles, &p, self.q.groups * vectors, macs,
                              3 * self.q.points * self.kernels.lanes * size, n_threads if macs > SERIAL_MACS else 1)
         if failed:
             raise MemoryError("cannot allocate the scratch of a packing")
@@ -196,7 +197,7 @@ cdef class SpectralLayer:
                                                + q.points // 2 * (q.x_slot + q.y_slot))
         units = q.groups * q.n_item_units * q.n_tile_units * q.n_phase_units
         with nogil:
-            failed = run_job(<unit_fn> self.kernels.spectral, &q, units, macs, scratch, n_threads)
+            failed = run_job(<unit_fn> self.kernels.tiles, &q, units, macs, scratch, n_threads)
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch} bytes a thread")
 

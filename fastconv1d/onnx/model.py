@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from ..kernels.memory import enter, leave
 from .program import Program
 from .read import Graph, Type, load, read_model
 from .registry import OnnxError
-from .rest import Whole, checked
+from .rest import checked
+from .ways import ALONE, WHOLE, Ways
 
 
 class OnnxModel:
@@ -49,8 +51,8 @@ class OnnxModel:
     >>> from fastconv1d import Conv1d
     >>> from fastconv1d.onnx import from_onnx, to_onnx
     >>> model = from_onnx(to_onnx(Conv1d(4, 8, 3)))
-    >>> len(model.inputs), len(model.outputs)
-    (1, 1)
+    >>> model
+    OnnxModel(input: float32 [N, 4, L] -> output: float32 [N, 8, ?])
     """
 
     def __init__(
@@ -66,7 +68,15 @@ class OnnxModel:
         self._types = {name: graph.types.get(name, Type()) for name in self.inputs + self.outputs}
         self._program = Program(graph, rest)
         self._steps = self._program.steps
-        self._whole = None if rest is None or whole is None else Whole(whole, self._program)
+        self._ways: Ways | None = None
+        if rest is not None and whole is not None:
+            self._ways = Ways(whole, self._program, lambda: Program(read_model(whole)))
+
+    def __repr__(self) -> str:
+        def named(names: list[str]) -> str:
+            return ", ".join(f"{name}{_shown(self._types[name])}" for name in names)
+
+        return f"OnnxModel({named(self.inputs)} -> {named(self.outputs)})"
 
     def __call__(self, *inputs: ArrayLike, out: Any = None) -> Any:
         """Compute the outputs.
@@ -133,22 +143,41 @@ class OnnxModel:
         (1, 8, 7)
         """
         arrays = [values[name] for name in self.inputs]
-        program = self._program
+        program, ways = self._program, self._ways
         key = program.key(arrays)
-        new, whole = not program.knows(key), self._whole
-        if not new and whole is not None and whole.suits(key):
-            return whole.run(wanted, values)
-        if new:
+        if not program.knows(key):
             for name, array in zip(self.inputs, arrays, strict=True):
                 _check_shape(name, array, self._types[name])
+        elif ways is not None:
+            return self._by_ways(ways, key, values, arrays, wanted)
+        return self._computed(program, key, arrays, wanted)
+
+    def _by_ways(
+        self, ways: Ways, key: Any, values: dict[str, Any], arrays: list[Any], wanted: list[str]
+    ) -> list[Any]:
+        """Return the outputs by the way for these shapes, or by the next one to be tried."""
+        way, begin = ways.way(key), perf_counter()
+        if way == WHOLE:
+            try:
+                found = ways.session().run(wanted, values)
+            except Exception as error:
+                raise ValueError(f"ONNX Runtime: {str(error)[:300]}") from error
+        else:
+            program = ways.alone() if way == ALONE else self._program
+            assert program is not None
+            found = self._computed(program, program.key(arrays), arrays, wanted)
+        ways.timed(key, way, begin)
+        return found
+
+    def _computed(
+        self, program: Program, key: Any, arrays: list[Any], wanted: list[str]
+    ) -> list[Any]:
         before = enter()
         try:
             with np.errstate(all="ignore"), self._default():
                 results = program.run(arrays, key)
         finally:
             leave(before)
-        if new and whole is not None and whole.suits(key):  # as it will be from now on
-            return whole.run(wanted, values)
         if wanted != self.outputs:
             by_name = dict(zip(self.outputs, results, strict=True))
             results = [by_name[name] for name in wanted]
@@ -187,6 +216,16 @@ def as_value(value: Any) -> Any:
     if isinstance(value, list) and value and all(isinstance(v, np.ndarray) for v in value):
         return value
     return np.asarray(value)
+
+
+def _shown(known: Type) -> str:
+    """Return what is known of a value, as it follows its name."""
+    dtype = "" if known.dtype is None else f" {known.dtype}"
+    shape = ""
+    if known.shape is not None:
+        sizes = ("?" if n is None or str(n).startswith("unk__") else str(n) for n in known.shape)
+        shape = f" [{', '.join(sizes)}]"
+    return f":{dtype}{shape}" if dtype or shape else ""
 
 
 def _check_shape(name: str, value: Any, kind: Type) -> None:
@@ -238,9 +277,11 @@ def from_onnx(
         A path, or what such a file holds. Data in other files are found from a path alone.
     rest : 'onnxruntime', optional
         Compute with ONNX Runtime what does not surround a convolution: for models that are half
-        transformer, or that hold operators which this library has not. Inputs so small that the
-        convolutions do not pay for the cuts are left to it as a whole, after a first call. Its
-        sessions take the number of threads that `fastconv1d.get_num_threads` gives now.
+        transformer, or that hold operators which this library has not. After a first call, the
+        next ones of the same shapes go through that, through one session of the whole model, and
+        through this library alone, in turns; from then on they go the way that was fastest. In
+        deterministic mode a rule by sizes decides. The sessions take the number of threads that
+        `fastconv1d.get_num_threads` gives now.
     algorithm : {'auto', 'fast'}, default 'auto'
         With 'fast' the convolutions take fewer multiplications where that takes less time, as under
         ``config.algorithm("fast")``: their error and bits are those of `fastconv1d.Conv1d` with

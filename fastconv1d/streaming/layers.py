@@ -521,7 +521,7 @@ class StreamingConv1d(_LayerStream):
     """
 
     def __init__(self, module: Convolution, n_batch: int = 1) -> None:
-        if not isinstance(module, Convolution) or module.transposed:
+        if not isinstance(module, Convolution) or module.transposed or module._rank != 1:
             raise TypeError(f"module should be a Conv1d, got {type(module).__name__}")
         super().__init__(module, n_batch)
 

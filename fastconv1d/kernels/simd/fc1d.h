@@ -103,6 +103,7 @@ typedef struct {
      * output row o reads rows o*row_step + row_base + (those of its taps). Slot i of a run of rows is input row
      * start + i*row_step, `extra` slots more than output rows, from slot `offset` on. */
     ptrdiff_t rows_in, rows_out, n_row_tiles, row_step, row_base;
+    ptrdiff_t kernel_rows, row_dilation; /* of run_positions */
     ptrdiff_t xh, yh, rh; /* strides of rows */
     const fc1d_run *row_runs;
     ptrdiff_t n_row_runs;
@@ -198,6 +199,17 @@ typedef struct {
 /* Bytes of a row of a panel of the right matrix of add_product. */
 enum { FC1D_PANEL_BYTES = 256 };
 
+/* A product of rows of unsigned bytes with a packed matrix of signed bytes, see bytes.h. */
+typedef struct {
+    const uint8_t *x; /* rows of k bytes, one after the other */
+    const int8_t *w;
+    const int32_t *minus;     /* of each column: what the zero of x adds to a sum */
+    const float *scale, *bias; /* of each column; bias NULL for none */
+    float *y;
+    ptrdiff_t rows, n, k, row_unit;
+    float step, low, high; /* results are multiples of step from low to high steps; 0 for any number */
+} fc1d_bytes;
+
 /* Rows that are brought to mean 0 and variance 1; network.h has the formula. */
 typedef struct {
     const void *x, *scale, *shift; /* scale and shift may be NULL */
@@ -280,6 +292,23 @@ typedef struct {
 } fc1d_fourier;
 
 enum { FOURIER_PHASES = 16 }; /* of a unit: others write to other cache lines */
+
+typedef struct {
+    void (*weight)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*window)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*parts)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*tiles)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch);
+    void (*pack_tiles)(const fc1d_spectral_weight *p, ptrdiff_t unit, void *scratch);
+    ptrdiff_t lanes;
+} fc1d_fourier_kernels;
+
+/* Of an instruction set, by its name in fc1d_isa. */
+typedef struct {
+    const char *name;
+    fc1d_fourier_kernels f32, f64;
+} fc1d_transforms;
 
 /* Matrices (rows, columns) that become (columns, rows); elements between two of them. */
 typedef struct {
@@ -386,13 +415,6 @@ typedef struct {
     void (*gate)(const void *a, const void *b, void *y, ptrdiff_t n, int squashed);
     void (*reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last);
     void (*add_product)(const void *a, const void *b, void *c, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
-    void (*spectral)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch);
-    void (*spectral_pack)(const fc1d_spectral_weight *p, ptrdiff_t unit, void *scratch);
-    void (*fourier_weight)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
-    void (*fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
-    void (*fourier_gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
-    void (*fourier_window)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
-    void (*fourier_parts)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     ptrdiff_t product_width; /* columns of a panel of `product` */
@@ -402,16 +424,21 @@ typedef struct {
 typedef struct {
     const char *name;
     fc1d_kernels f32, f64;
+    void (*byte_product)(const fc1d_bytes *q, ptrdiff_t unit, void *scratch);
+    ptrdiff_t byte_width; /* columns of a panel of its matrix: panels of (k + 3)/4 groups of 4 bytes of each column */
 } fc1d_isa;
 
 /* The instruction sets compiled in and supported by this CPU, best first; returns how many. */
 int fc1d_supported(const fc1d_isa **list, int room);
 
 extern const fc1d_isa fc1d_isa__base;
+extern const fc1d_transforms fc1d_transforms__base;
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define FC1D_X86 1
 extern const fc1d_isa fc1d_isa__avx2;
 extern const fc1d_isa fc1d_isa__avx512;
+extern const fc1d_transforms fc1d_transforms__avx2;
+extern const fc1d_transforms fc1d_transforms__avx512;
 #endif
 
 #endif

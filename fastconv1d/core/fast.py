@@ -134,8 +134,9 @@ def fft_time(
 ) -> float:
     """Return about how many ns transforms take for an item."""
     if fft.takes_tiles(w_shape, dtype, geometry, transposed):
-        size = spectral_tiles.sizes(w_shape, geometry.groups, transposed)
-        time = spectral_tiles.call_cost(size, geometry.dilation, l_out, kept)
+        size = spectral_tiles.sizes(w_shape, geometry.groups, transposed, geometry.stride)
+        columns = -(-l_out // geometry.stride) if transposed else l_out
+        time = spectral_tiles.call_cost(size, geometry.dilation, columns, kept)
         return _TILES_CALL + time * _slower(dtype)
     made = fft.plan(w_shape, dtype, geometry, transposed, l_out)
     each = fft.block_cost(made.n, made.co, made.ci) * made.blocks * made.phases

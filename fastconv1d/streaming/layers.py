@@ -526,7 +526,7 @@ class StreamingConv1d(_LayerStream):
     def _new_ring(self) -> DepthwiseRing | None:
         module, pack = self._module, self._module._pack()
         depthwise = module.groups == module.in_channels == module.out_channels
-        if not depthwise or pack.prepared is None:
+        if not depthwise or pack.prepared is None or module.dtype.kind == "c":
             return None
         if self._spec.steps.before is not None or self._spec.stride != 1:
             return None

@@ -19,6 +19,7 @@ from primitives import (
     in_subprocess,
     integers,
     length,
+    longer,
     normals,
     scatter,
     slow_correlate,
@@ -30,7 +31,7 @@ import fastconv1d
 from fastconv1d.kernels import blas_engine, direct_engine
 from fastconv1d.kernels.direct_engine import PreparedLayer
 
-DTYPES = [np.float32, np.float64]
+DTYPES = [np.float32, np.float64, np.complex64]
 MODES = (ZEROS, REFLECT, REPLICATE, CIRCULAR)
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -372,7 +373,7 @@ def test_groups(dtype):
             w = integers(rng, groups * c_out, c_in, 5, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, np.complex128])
 def test_random_layers(dtype):
     rng = np.random.default_rng(15)
 
@@ -407,7 +408,7 @@ def test_accuracy(dtype, decades):
     rng = np.random.default_rng(16)
 
     def spread(*shape):
-        values = normals(rng, *shape, dtype=np.float64)
+        values = normals(rng, *shape, dtype=np.promote_types(dtype, np.float64))
         return (values * 10 ** rng.uniform(-decades, decades, shape)).astype(dtype)
 
     sizes = itertools.product(SPREAD_DEPTHS if decades else DEPTHS, (1, 6))
@@ -415,7 +416,7 @@ def test_accuracy(dtype, decades):
         x, b = spread(1, c_in, kernel_size + 70), spread(c_out)
         w = spread(c_out, c_in, kernel_size)
         where = (70 // stride, stride, 1, 2)
-        wide = [a.astype(np.longdouble) for a in (x, w, b)]
+        wide = [longer(a) for a in (x, w, b)]
         scale = [abs(a) for a in wide]
         assert_within(
             correlate(x, w, b, *where),
@@ -710,15 +711,16 @@ def test_prepared_layer_takes_plain_inputs():
     one = layer(PLAIN[0])
     assert one.shape == (4, 10)
     assert_same_bits(one, y[0])
-    assert_same_bits(prepared(dtype=np.float64)(PLAIN.astype(float)), y.astype(float))
+    for dtype in (np.float64, np.complex64, np.complex128):
+        assert_same_bits(prepared(dtype=dtype)(PLAIN.astype(dtype)), y.astype(dtype))
     for bad in (np.nan, np.inf):
         assert prepared(bad=bad)(PLAIN) is not None
         assert prepared(bad=bad, transposed=True)(PLAIN) is None
 
 
 def test_prepared_layer_rejects_what_it_cannot_pack():
-    with pytest.raises(TypeError, match="float32 and float64, got complex64"):
-        PreparedLayer(np.ones((1, 1, 1), np.complex64), None, window())
+    with pytest.raises(TypeError, match="float64 and, of one dimension, complex numbers, got int32"):
+        PreparedLayer(np.ones((1, 1, 1), np.int32), None, window())
     for shape in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
         with pytest.raises(ValueError, match="no dimension of the weight may be zero"):
             PreparedLayer(np.ones(shape, np.float32), None, window())

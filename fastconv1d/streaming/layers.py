@@ -493,7 +493,7 @@ class StreamingConv1d(_LayerStream):
     Notes
     -----
     The outputs of all chunks and of `flush`, one after another, are bit for bit those of one call
-    on the whole sequence; for layers of the BLAS engine, such as complex ones, those of a call in
+    on the whole sequence; for layers of the BLAS engine those of a call in
     deterministic mode (`use_deterministic_algorithms`). An output is returned with the input that
     completes its window, so padding on the right is a look-ahead, resolved by `flush`; reflection
     on the left waits for the inputs that it mirrors.
@@ -564,7 +564,7 @@ class StreamingConvTranspose1d(_LayerStream):
     Notes
     -----
     The outputs of all chunks and of `flush`, one after another, are bit for bit those of one call
-    on the whole sequence; for layers of the BLAS engine, such as complex ones, those of a call in
+    on the whole sequence; for layers of the BLAS engine those of a call in
     deterministic mode (`use_deterministic_algorithms`). An output is returned when no later input
     can add to it, ``stride`` of them with each input once those cropped on the left are past, and
     never one that may be cropped at the end. `flush` returns the rest of the last windows.

@@ -719,7 +719,9 @@ def test_prepared_layer_takes_plain_inputs():
 
 
 def test_prepared_layer_rejects_what_it_cannot_pack():
-    with pytest.raises(TypeError, match="float64 and, of one dimension, complex numbers, got int32"):
+    with pytest.raises(
+        TypeError, match="float64 and, of one dimension, complex numbers, got int32"
+    ):
         PreparedLayer(np.ones((1, 1, 1), np.int32), None, window())
     for shape in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
         with pytest.raises(ValueError, match="no dimension of the weight may be zero"):

@@ -24,11 +24,13 @@ layer = fastconv1d.Conv1d(64, 64, 7).eval()
 calls = {
     "small": lambda: fastconv1d.conv1d(x, w),
     "small complex": lambda: fastconv1d.conv1d(xc, wc),
+    "small complex blas": lambda: fastconv1d.conv1d(xc, wc, algorithm="blas"),
     "big": lambda: fastconv1d.conv1d(big, bw),
     "big transposed": lambda: fastconv1d.conv_transpose1d(big, bw, stride=2),
     "big backward": lambda: fastconv1d.conv1d_backward(big, big, bw, padding=3)[1],
     "big blas": lambda: fastconv1d.conv1d(big, bw, algorithm="blas"),
     "big complex": lambda: fastconv1d.conv1d(bigc, bwc),
+    "big complex blas": lambda: fastconv1d.conv1d(bigc, bwc, algorithm="blas"),
     "module": lambda: layer(big),
 }
 fastconv1d.set_num_threads(8)

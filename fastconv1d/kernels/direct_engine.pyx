@@ -843,40 +843,6 @@ def filter_join(cnp.ndarray m not None, cnp.ndarray y not None, cnp.ndarray matr
         run_units(<unit_fn> kernels.join_row, &q, 0, channels, NULL, 0, n_threads)
 
 
-ctypedef fused real_t:
-    float
-    double
-
-
-cdef void _turn(const real_t* w, ptrdiff_t blocks, ptrdiff_t n, real_t* out) noexcept nogil:
-    """out[b, 0, i] = w[b, i], out[b, 1, i] = the product with the imaginary unit: numbers of two parts."""
-    cdef ptrdiff_t b, i
-    for b in range(blocks):
-        for i in range(n):
-            out[2 * i], out[2 * i + 1] = w[2 * i], w[2 * i + 1]
-            out[2 * (n + i)], out[2 * (n + i) + 1] = -w[2 * i + 1], w[2 * i]
-        w += 2 * n
-        out += 4 * n
-
-
-cdef cnp.ndarray _as_real(cnp.ndarray weight, bint transposed):
-    """The real weight of two rows of each input channel: (C_out, 2*C_in, 2*K), or (2*C_in, C_out, 2*K).
-
-    Each tap is what the real and the imaginary part of the output take: re, im of an input's real part, -im, re of
-    its imaginary part.
-    """
-    cdef cnp.ndarray w = np.ascontiguousarray(weight), out
-    cdef ptrdiff_t a = w.shape[0], b = w.shape[1], k = w.shape[2]
-    cdef ptrdiff_t blocks = a if transposed else a * b, n = b * k if transposed else k
-    if cnp.PyArray_TYPE(w) == cnp.NPY_COMPLEX64:
-        out = new((2 * a, b, 2 * k) if transposed else (a, 2 * b, 2 * k), np.float32)
-        _turn[float](<const float*> cnp.PyArray_DATA(w), blocks, n, <float*> cnp.PyArray_DATA(out))
-    else:
-        out = new((2 * a, b, 2 * k) if transposed else (a, 2 * b, 2 * k), np.float64)
-        _turn[double](<const double*> cnp.PyArray_DATA(w), blocks, n, <double*> cnp.PyArray_DATA(out))
-    return out
-
-
 @cython.final
 cdef class PreparedLayer:
     """A layer's geometry and packed weights, for any number of calls.
@@ -980,7 +946,7 @@ cdef class PreparedLayer:
         p.y_step *= p.parts
         p.c_out *= p.fused
         self._prepare_taps()
-        self._pack(weight if p.parts == 1 else _as_real(weight, transposed))
+        self._pack(weight)
         if bias is not None:  # np.repeat costs a quarter of a small call
             bias = cnp.PyArray_NewCopy(bias, cnp.NPY_CORDER) if p.fused == p.parts else np.repeat(bias, p.fused // p.parts)
             self.bias = bias
@@ -1082,7 +1048,7 @@ cdef class PreparedLayer:
         p.w = self.packed
         with nogil:
             if self.transposed:
-                self.kernels.pack_weights(data, p.c_in * s0, s1, s0, sk, p, self.taps.k, self.packed)
+                self.kernels.pack_weights(data, p.c_in // p.parts * s0, s1, s0, sk, p, self.taps.k, self.packed)
                 self.finite = self.kernels.all_finite(self.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
                 self.looked_at = 1
             else:

@@ -765,16 +765,39 @@ static void NAME(pack_interleaved)(const T *w, ptrdiff_t so, ptrdiff_t n_c, ptrd
 }
 #endif
 
+/* out[(c*n_k + j)*rows + i] for the parts of complex numbers, rows ci + c of which two are a channel: the real and the
+ * imaginary part of w[row[i/2] + tap[j]*sk], or in the second row of a channel those of its product with the imaginary
+ * unit. */
+static inline __attribute__((always_inline)) void NAME(pack_parts)(const T *w, const ptrdiff_t *row, ptrdiff_t rows,
+                                                                   ptrdiff_t ci, ptrdiff_t n_c, ptrdiff_t si,
+                                                                   const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t sk,
+                                                                   T *out)
+{
+    for (ptrdiff_t c = ci; c < ci + n_c; c++)
+        for (ptrdiff_t j = 0; j < n_k; j++, out += rows) {
+            const T *from = w + c / 2 * si + tap[j] * sk;
+            if (c % 2)
+                for (ptrdiff_t i = 0; i < rows / 2; i++) {
+                    out[2 * i] = -from[row[i] + 1];
+                    out[2 * i + 1] = from[row[i]];
+                }
+            else
+                for (ptrdiff_t i = 0; i < rows / 2; i++)
+                    memcpy(out + 2 * i, from + row[i], 2 * sizeof(T));
+        }
+}
+
 /* Order of a packed weight: group, block of ci, output phase, block of taps, tile of output channels, then
- * [ci in block][tap in block][channel in tile], as run_group walks it. `tap_k` maps sorted taps to kernel positions. */
+ * [ci in block][tap in block][channel in tile], as run_group walks it. `tap_k` maps sorted taps to kernel positions.
+ * Strides are in elements, of complex numbers too, whose parts follow each other. */
 static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
                                const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed)
 {
     T *out = (T *)packed;
     const T *out_end = out + p->groups * p->c_out * p->c_in * p->kernel_size;
-    const ptrdiff_t fused = p->fused, step = fused * sk;
+    const ptrdiff_t parts = p->parts, fused = p->fused / parts, step = fused * sk;
     /* taps of a channel lie together, in order, or even those of all channels */
-    const int together = p->n_phases == 1 && step == 1 && so > 0 && si > 0 && sg > 0;
+    const int together = parts == 1 && p->n_phases == 1 && step == 1 && so > 0 && si > 0 && sg > 0;
     const T *w_end = (const T *)weight + (p->groups - 1) * sg + (p->c_out - 1) * so + (p->c_in - 1) * si + p->kernel_size;
     for (ptrdiff_t g = 0; g < p->groups; g++)
         for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
@@ -784,11 +807,19 @@ static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, p
                     const ptrdiff_t rest = p->phase_start[r + 1] - k, n_k = rest < p->k_block ? rest : p->k_block;
                     const int joined = si == n_k;
                     for (ptrdiff_t co = 0, rows; co < p->c_out; co += rows, out += rows * n_ci * n_k) {
-                        const T *w = (const T *)weight + g * sg + ci * si;
+                        const T *w = (const T *)weight + g * sg;
                         ptrdiff_t row[ROWS] = {0};
                         rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
-                        for (ptrdiff_t i = 0; i < rows; i++)
-                            row[i] = (co + i) / fused * so + (co + i) % fused * sk;
+                        for (ptrdiff_t i = 0; i < rows / parts; i++)
+                            row[i] = (co / parts + i) / fused * so + (co / parts + i) % fused * sk;
+                        if (parts == 2) {
+                            if (rows == ROWS)
+                                NAME(pack_parts)(w, row, ROWS, ci, n_ci, si, tap_k + k, n_k, step, out);
+                            else
+                                NAME(pack_parts)(w, row, rows, ci, n_ci, si, tap_k + k, n_k, step, out);
+                            continue;
+                        }
+                        w += ci * si;
 #if LANES > 1
                         /* 4 taps: below that the strided loop is as fast */
                         if (together && rows == ROWS && (joined || n_k >= 4)) {

@@ -101,8 +101,10 @@ SIMD_HEADERS = [
     f"{SIMD}/{name}.h"
     for name in (
         "across",
+        "bytes",
         "chain",
         "fc1d",
+        "fourier",
         "gradient",
         "half",
         "minimal",
@@ -110,6 +112,7 @@ SIMD_HEADERS = [
         "pointwise",
         "product",
         "rows",
+        "spectral",
         "step",
         "template",
         "totals",
@@ -151,8 +154,10 @@ NAMES = (
     "blas_engine",
     "network",
     "product",
+    "spectral",
     "chain",
     "operands",
+    "fourier",
 )
 extensions = [kernel(name) for name in NAMES]
 # NumPy's allocator hook is in all versions that run the package, not in its default API.

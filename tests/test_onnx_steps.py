@@ -8,7 +8,10 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from fastconv1d import Conv1d  # noqa: E402
 from fastconv1d.onnx import InferenceSession, from_onnx, to_onnx  # noqa: E402
+from fastconv1d.onnx import model as models  # noqa: E402
+from fastconv1d.onnx import ways  # noqa: E402
 from fastconv1d.onnx.recurrence import Recurrent  # noqa: E402
+from fastconv1d.onnx.ways import ALONE, CUT, WHOLE  # noqa: E402
 
 onnxruntime = pytest.importorskip("onnxruntime")
 
@@ -56,6 +59,21 @@ I = np.int64  # noqa: E741
 BOUND = {
     "reshape": ([node("Reshape", ["x0", "s"])], {"s": np.array([0, -1], I)}),
     "flatten": ([node("Flatten", ["x0"], axis=2)], {}),
+    "slice": (
+        [node("Slice", ["x0", "b", "e", "a", "s"])],
+        {
+            "b": np.array([-1, 1], I),
+            "e": np.array([-100, 90], I),
+            "a": np.array([-1, 1], I),
+            "s": np.array([-2, 2], I),
+        },
+    ),
+    "mean": ([node("ReduceMean", ["x0", "a"])], {"a": np.array([-1, 0], I)}),
+    "mean-dropped": (
+        [node("ReduceMean", ["x0", "a"], keepdims=0)],
+        {"a": np.array([1], I)},
+    ),
+    "mean-of-all": ([node("ReduceMean", ["x0"], keepdims=0)], {}),
     "unsqueeze": ([node("Unsqueeze", ["x0", "a"])], {"a": np.array([0, -1], I)}),
     "expand": ([node("Expand", ["x0", "s"])], {"s": np.array([1, 1, 1], I)}),
     "expand-more": ([node("Expand", ["x0", "s"])], {"s": np.array([2, 1, 1, 1], I)}),
@@ -115,8 +133,91 @@ def test_an_if_on_sizes():
     ]
     constants = {"zero": np.array(0, I), "one": np.array(1, I), "axes": np.array([0], I)}
     found = check(nodes, constants, [(1, 4, 5)], [(3, 4, 5)])
-    kinds = [call.node.op for call in next(iter(found._program._bindings.values())).calls]
-    assert kinds == ["If", "Add"]
+    kinds = [[c.node.op for c in b.calls] for b in found._program._bindings.values()]
+    assert kinds == [["Squeeze", "Add"], ["Identity", "Add"]]
+
+
+def chosen_by_number(then, other, then_outputs=("t", "u"), other_outputs=("v", "w")):
+    """Return a model of x (float) and n (int64), whose If takes the first branch where n is 1."""
+
+    def branch(nodes, outputs):
+        made = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in outputs]
+        return helper.make_graph(nodes, "branch", [], made)
+
+    nodes = [
+        node("Neg", ["x"], ["m"]),
+        node("Equal", ["n", "one"], ["first"]),
+        node(
+            *("If", ["first"], ["y", "z"]),
+            then_branch=branch(then, then_outputs),
+            else_branch=branch(other, other_outputs),
+        ),
+    ]
+    graph = helper.make_graph(
+        [*nodes, node("Add", ["m", "x"], ["zeros"])],
+        "g",
+        [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4]),
+            helper.make_tensor_value_info("n", TensorProto.INT64, []),
+        ],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in ("y", "z", "zeros")],
+        [numpy_helper.from_array(np.array(1, I), "one")],
+    )
+    return helper.make_model(graph, ir_version=9, opset_imports=[helper.make_opsetid("", 18)])
+
+
+def inner_if():
+    size = helper.make_tensor_value_info("deep", TensorProto.FLOAT, None)
+    branches = [
+        helper.make_graph([node(op, ["m"], ["deep"])], op, [], [size]) for op in ("Abs", "Neg")
+    ]
+    return [
+        node("Equal", ["n", "n"], ["same"]),
+        node("If", ["same"], ["t"], then_branch=branches[0], else_branch=branches[1]),
+        node("Add", ["t", "m"], ["u"]),
+    ]
+
+
+BRANCHES = {
+    "computed": [node("Abs", ["m"], ["t"]), node("Add", ["t", "x"], ["u"])],
+    "passed": [node("Identity", ["x"], ["t"]), node("Identity", ["m"], ["u"])],
+    "shared": [node("Abs", ["m"], ["t"]), node("Identity", ["t"], ["u"])],
+    "known": [
+        node("Shape", ["x"], ["s"]),
+        node("Cast", ["s"], ["t"], to=1),
+        node("ConstantOfShape", ["s"], ["u"]),
+    ],
+    "nested": inner_if(),
+}
+
+
+@pytest.mark.parametrize("then", BRANCHES)
+def test_an_if_on_a_number_of_the_inputs(then):
+    other = [node("Sqrt", ["t0"], ["v"]), node("Exp", ["m"], ["w"])]
+    model = chosen_by_number(BRANCHES[then], [node("Abs", ["x"], ["t0"]), *other])
+    found = from_onnx(model)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    for call, (rows, n) in enumerate([(2, 1), (2, 0), (2, 1), (3, 1), (2, 0), (3, 1), (2, 1)]):
+        feed = {"x": random(rows, 4, seed=call), "n": np.array(n, I)}
+        for a, b in zip(found(*feed.values()), session.run(None, feed), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
+    kinds = {c.node.op for b in found._program._bindings.values() for c in b.calls}
+    assert "If" not in kinds and len(found._program._bindings) == 3
+
+
+def test_a_number_that_differs_in_each_call():
+    model = chosen_by_number(BRANCHES["computed"], [node("Exp", [n], [o]) for n, o in ("xv", "mw")])
+    found = from_onnx(model)
+    x = random(2, 4)
+    for n in [*range(40), 1, 50, 1]:
+        y, z, zeros = found(x, np.array(n, I))
+        np.testing.assert_allclose(y, abs(x) if n == 1 else np.exp(x), rtol=1e-6)
+        np.testing.assert_allclose(z, abs(x) + x if n == 1 else np.exp(-x), rtol=1e-6)
+        assert not zeros.any()
+    kinds = [c.node.op for b in found._program._bindings.values() for c in b.calls]
+    assert "If" in kinds  # no longer by number
 
 
 def lstm_constants(count, scale=1.0, dtype=np.float32):
@@ -217,11 +318,12 @@ def with_rest(nodes, constants, x):
     return InferenceSession(model.SerializeToString(), rest="onnxruntime")
 
 
-def test_a_model_without_convolutions_is_a_session():
+def test_a_model_without_convolutions():
     x = random(2, 3, 4)
     session = with_rest([node("Softmax", ["x0"])], {}, x)
-    assert session._alone is not None
-    np.testing.assert_allclose(session.run(["y"], {"x0": x})[0].sum(-1), 1, rtol=1e-5)
+    for _ in range(20):  # one session, or here alone
+        np.testing.assert_allclose(session.run(["y"], {"x0": x})[0].sum(-1), 1, rtol=1e-5)
+    assert {*session._model._ways._choices.values()} <= {WHOLE, ALONE}
     np.testing.assert_allclose(session.run(None, {"x0": x.tolist()})[0].sum(-1), 1, rtol=1e-5)
     with pytest.raises(ValueError, match=r"missing are \['x0'\], unknown \['x'\]"):
         session.run(None, {"x": x})
@@ -229,15 +331,55 @@ def test_a_model_without_convolutions_is_a_session():
         session.run(None, {"x0": x[0]})
 
 
-def test_small_convolutions_are_left_to_onnx_runtime():
+@pytest.mark.parametrize("slow", [(CUT, ALONE), (WHOLE, ALONE), (CUT, WHOLE)])
+def test_the_fastest_way_is_kept(slow, monkeypatch):
+    nodes = [node("Softmax", ["x0"], ["z"]), node("Conv", ["z", "w"], pads=[1, 1])]
+    x, clock = random(1, 4, 9), [0.0]
+    monkeypatch.setattr(ways, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(models, "perf_counter", lambda: clock[0])
+    session = with_rest(nodes, {"w": random(4, 4, 3)}, x)
+    own, calls = session._model._ways, []
+    way_of = own.way
+
+    def way(key):
+        calls.append(way_of(key))
+        return calls[-1]
+
+    def timed(key, way, begin, timed=own.timed):
+        clock[0] += 1.5 if way in slow else 1.0
+        timed(key, way, begin)
+
+    monkeypatch.setattr(own, "way", way)
+    monkeypatch.setattr(own, "timed", timed)
+    first, *later = (session.run(None, {"x0": x})[0] for _ in range(30))
+    for y in later:
+        np.testing.assert_allclose(y, first, atol=1e-6)
+    (best,) = {CUT, WHOLE, ALONE} - {*slow}
+    assert {*calls} == {CUT, WHOLE, ALONE} and {*calls[9:]} == {best}
+    assert [*own._choices.values()] == [best]
+    if best == WHOLE:  # no longer asked
+        assert len(calls) < 15
+
+
+def test_a_hopeless_way_is_tried_twice():
+    trial = ways.Trial({CUT: [], WHOLE: []})
+    order = []
+    while (way := trial.next()) is not None:
+        order.append(way)
+        trial.note(way, 1e-3 if way == WHOLE else 3e-3)
+    assert order.count(CUT) == 2 and order.count(WHOLE) == 6 and trial.best() == WHOLE
+
+
+def test_small_convolutions_are_left_to_onnx_runtime_by_rule(deterministic):
     nodes = [node("Softmax", ["x0"], ["z"]), node("Conv", ["z", "w"], pads=[1, 1])]
     x = random(1, 4, 9)
     session = with_rest(nodes, {"w": random(4, 4, 3)}, x)
-    long = random(2, 4, 500000)
-    for values in (x, long):
+    found = []
+    for values in (x, random(2, 4, 500000)):
         first, second = (session.run(None, {"x0": values})[0] for _ in range(2))
-        np.testing.assert_array_equal(first, second)
-    assert [*session._model._whole._choices.values()] == [True, False]
+        np.testing.assert_allclose(first, second, atol=1e-6)
+        found.append(session._model._ways.way(session._model._program.key([values])))
+    assert found == [WHOLE, CUT]
 
 
 def test_a_session_of_sizes_that_follow_values():
@@ -257,7 +399,7 @@ def test_a_session_of_sizes_that_follow_values():
         model.SerializeToString(), providers=["CPUExecutionProvider"]
     )
     found = from_onnx(model, rest="onnxruntime")
-    found._whole = None
+    found._ways = None
     for least in (-9, 0, 1, 0):
         values = np.where(x > least, x, 0).astype(np.float32)
         (wanted,) = theirs.run(None, {"x0": values})

@@ -74,6 +74,7 @@ cdef extern from "simd/fc1d.h" nogil:
         int by_rows, plain, staged
         ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch, total_elems, live_elems
         ptrdiff_t rows_in, rows_out, n_row_tiles, row_step, row_base
+        ptrdiff_t kernel_rows, row_dilation
         ptrdiff_t xh, yh, rh
         const fc1d_run* row_runs
         ptrdiff_t n_row_runs
@@ -478,7 +479,8 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     p.items_per_unit = 1
     if p.n_cols <= cols:
         _choose_items(p, kernels, reach, min(shared, staged), min(apart, staged), units, &split)
-    if p.items_per_unit > 1:
+    if p.items_per_unit > 1 and not (p.plain and p.y_step == 1 and p.residual == NULL and p.n_cols == p.item_pitch
+                                     and p.yn == p.n_cols):  # otherwise a row of the tile is one of y
         p.staged = True
     p.n_item_units = _ceil(p.n_batch, p.items_per_unit)
 
@@ -771,8 +773,9 @@ cdef int run_job(unit_fn run, const void* job, ptrdiff_t units, double macs, siz
     return status
 
 
-cdef object _set_activation(fc1d_activation* f, activation, ptrdiff_t channels, dtype):
-    """Fill the C description of a fastconv1d.core.activations.Activation; returns the array that it points to."""
+cdef object set_activation(void* step, activation, ptrdiff_t channels, dtype):
+    """Fill an fc1d_activation by a fastconv1d.core.activations.Activation; returns the array that it points to."""
+    cdef fc1d_activation* f = <fc1d_activation*> step
     if activation is None:
         return None
     f.function, f.parameter, f.limit = activation.function, activation.parameter, activation.limit
@@ -794,7 +797,7 @@ def finish(activation, cnp.ndarray y not None, cnp.ndarray residual, double resi
     cdef void* rows = cnp.PyArray_DATA(y)
     cdef ptrdiff_t n_rows = y.shape[0] * y.shape[1], length = y.shape[2], channels = y.shape[1]
     memset(&f, 0, sizeof(f))
-    _alpha = _set_activation(&f, activation, channels, y.dtype)  # kept while the kernel reads it
+    _alpha = set_activation(&f, activation, channels, y.dtype)  # kept while the kernel reads it
     with nogil:
         kernels.finish_rows(&f, rows, more, n_rows, length, channels, residual_scale, residual_last)
 
@@ -812,7 +815,7 @@ def filter_split(cnp.ndarray x not None, cnp.ndarray d not None, cnp.ndarray mat
     q.in_, q.out, q.matrix = cnp.PyArray_DATA(x), cnp.PyArray_DATA(d), cnp.PyArray_DATA(matrix)
     q.in_channel, q.out_channel, q.out_component = x.strides[0] // size, d.strides[1] // size, d.strides[0] // size
     q.n, q.dilation, q.blocks, q.start, q.length = d.shape[0], dilation, d.shape[2] // dilation, start, x.shape[1]
-    _alpha = _set_activation(&q.step, before, x.shape[0], x.dtype)
+    _alpha = set_activation(&q.step, before, x.shape[0], x.dtype)
     cdef ptrdiff_t channels = x.shape[0]
     with nogil:
         run_units(<unit_fn> kernels.split_row, &q, 0, channels, NULL, 0, n_threads)
@@ -837,7 +840,7 @@ def filter_join(cnp.ndarray m not None, cnp.ndarray y not None, cnp.ndarray matr
     if residual is not None:
         q.residual, q.residual_channel = cnp.PyArray_DATA(residual), residual.strides[0] // size
     q.residual_scale, q.residual_last = residual_scale, residual_last
-    _alpha = _set_activation(&q.step, after, y.shape[0], y.dtype)
+    _alpha = set_activation(&q.step, after, y.shape[0], y.dtype)
     cdef ptrdiff_t channels = y.shape[0]
     with nogil:
         run_units(<unit_fn> kernels.join_row, &q, 0, channels, NULL, 0, n_threads)
@@ -983,8 +986,8 @@ cdef class PreparedLayer:
         dtype = cnp.PyArray_DescrFromType(self.typenum)
         memset(&p.before, 0, sizeof(fc1d_activation))
         memset(&p.after, 0, sizeof(fc1d_activation))
-        self.alphas = (_set_activation(&p.before, steps.before, p.groups * p.c_in, dtype),
-                       _set_activation(&p.after, steps.after, p.groups * p.c_out // p.fused, dtype))
+        self.alphas = (set_activation(&p.before, steps.before, p.groups * p.c_in, dtype),
+                       set_activation(&p.after, steps.after, p.groups * p.c_out // p.fused, dtype))
         p.residual_scale, p.residual_last = steps.residual_scale, steps.residual_last
         return 0
 
@@ -1075,7 +1078,8 @@ cdef class PreparedLayer:
         if self.parts == 2:
             self._take_parts(&p)
         if self._side_by_side(&p):
-            return self._run_positions(&p, -pad_left, threads, plan)
+            p.rows_in, p.kernel_rows = 1, 1
+            return self._run_positions(&p, 1, -pad_left, threads, plan)
         if not self.transposed:
             p.pos, p.x_base = self.taps.pos, -pad_left
             if self._is_short(&p):
@@ -1194,6 +1198,9 @@ cdef class PreparedLayer:
             p.xl, p.yl, p.rl = p.xh, p.yh if p.rows_out > 1 else 1, p.rh if p.rows_out > 1 else 1
             p.rows_out = 0
             return self._run_line(&p, &self.down, -top, threads, plan)
+        if self._side_by_side(&p):
+            p.kernel_rows, p.row_dilation = self.rows, self.row_dilation
+            return self._run_positions(&p, p.rows_out, -left, threads, plan)
         cdef double macs = _macs(&p) * p.rows_out
         cdef int n_threads = 1
         if macs >= SERIAL_MACS:
@@ -1404,18 +1411,19 @@ cdef class PreparedLayer:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
         return 0
 
-    cdef int _run_positions(self, fc1d_problem* p, ptrdiff_t base, threads, dict plan) except -1:
-        cdef double macs = <double> p.n_batch * p.groups * p.l_out * p.kernel_size
+    cdef int _run_positions(self, fc1d_problem* p, ptrdiff_t rows_out, ptrdiff_t base, threads, dict plan) except -1:
+        cdef ptrdiff_t places = rows_out * p.l_out
+        cdef double macs = <double> p.n_batch * p.groups * places * p.kernel_size
         cdef int n_threads = 1, failed
         cdef size_t scratch_bytes = self._positions_scratch()
         cdef cnp.ndarray by_tap = self._weight_by_tap()  # whose bias is that of the layer
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
-        p.w, p.pos, p.x_base, p.n_cols = cnp.PyArray_DATA(by_tap), self.taps.pos, base, p.l_out
-        p.tile_cols = max(1, min(p.l_out, <ptrdiff_t> (p.l_out * min(1., SIGNAL_MACS * p.n_batch / macs))))
-        while n_threads > 1 and p.n_batch * _ceil(p.l_out, p.tile_cols) < 4 * n_threads and p.tile_cols > 16:
+        p.w, p.pos, p.x_base, p.n_cols = cnp.PyArray_DATA(by_tap), self.taps.pos, base, places
+        p.tile_cols = max(1, min(places, <ptrdiff_t> (places * min(1., SIGNAL_MACS * p.n_batch / macs))))
+        while n_threads > 1 and p.n_batch * _ceil(places, p.tile_cols) < 4 * n_threads and p.tile_cols > 16:
             p.tile_cols = _ceil(p.tile_cols, 2)
-        p.n_tiles = _ceil(p.l_out, p.tile_cols)
+        p.n_tiles = _ceil(places, p.tile_cols)
         if plan is not None:
             plan.update(kernel="run_positions", units=p.n_batch * p.n_tiles, threads=n_threads,
                         scratch_bytes=scratch_bytes)

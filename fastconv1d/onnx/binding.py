@@ -7,6 +7,7 @@ so that a second call of the same shapes need not compute them again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,6 +100,26 @@ class Call(NamedTuple):
     others: list[int]  # further outputs
     done: list[int]
     node: Node
+    inputs: list[int]
+
+
+def call_of(
+    run: Callable[..., Any],
+    inputs: list[int],
+    output: int,
+    others: list[int],
+    done: list[int],
+    node: Node,
+) -> Call:
+    """Return a step's call; what picks its inputs follows from their places."""
+    if len(inputs) == 1:
+        return Call(run, inputs[0], None, output, others, done, node, inputs)
+    return Call(run, 0, _picker(inputs), output, others, done, node, inputs)
+
+
+def _picker(places: list[int]) -> Callable[[list[Any]], Any]:
+    """Return a function of a list that returns what is at some places."""
+    return itemgetter(*places) if places else lambda values: ()
 
 
 class Binding(NamedTuple):
@@ -108,6 +129,60 @@ class Binding(NamedTuple):
     calls: list[Call]
     macs: float  # of the convolutions
     n_own: int  # calls that are no sessions of ONNX Runtime
+
+
+class Inner(NamedTuple):
+    """The branch that an If takes."""
+
+    binding: Binding
+    sources: list[int]  # which inputs of the If its inputs are
+    inputs: list[int]  # their places among its own values
+    outputs: list[int]
+
+
+def spliced(inner: Inner, call: Call, template: list[Any]) -> list[Call]:
+    """Return the calls of a branch, in place of the If's, on the values of the graph around it.
+
+    What the branch has of its own is added to the template.
+    """
+    places = {0: 0}
+    for slot, source in zip(inner.inputs, inner.sources, strict=True):
+        places[slot] = call.inputs[source]
+    outer = {*places.values()}
+    made = {slot for c in inner.binding.calls for slot in (c.output, *c.others)}
+    passed = []  # what the branch returns as it got it, or for a second time
+    for slot, target in zip(inner.outputs, [call.output, *call.others], strict=True):
+        if target == 0:
+            continue
+        if slot in places:
+            passed.append((slot, target))
+            continue
+        places[slot] = target
+        if slot not in made:
+            template[target] = inner.binding.values[slot]
+    for slot, value in enumerate(inner.binding.values):
+        if slot not in places:
+            places[slot] = len(template)
+            template.append(value)
+
+    def moved(slots: Iterable[int]) -> list[int]:
+        return [places[slot] for slot in slots]
+
+    calls = []
+    for c in inner.binding.calls:
+        (output, *others), inputs = moved((c.output, *c.others)), moved(c.inputs)
+        done = [slot for slot in moved(c.done) if slot not in outer]
+        calls.append(call_of(c.run, inputs, output, others, done, c.node))
+    for slot, target in passed:
+        calls.append(call_of(_as_it_is, moved([slot]), target, [], [], call.node))
+    if calls:
+        last = calls[-1]
+        calls[-1] = last._replace(done=[*last.done, *call.done])
+    return calls
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
 
 
 def known_values(values: dict[str, Any]) -> dict[str, Array] | None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import config
+from .bound import in_place
 from .chains import chain_of
 from .layers import Activate, Fused
 from .norms import Affine, Rounded
@@ -68,6 +70,7 @@ class Blockwise(Fused):
             y = chain(arrays, None, config.get_num_threads())
             return by_blocks(*arrays) if y is None else y
 
+        run.shorter = partial(in_place, chain, run)  # type: ignore[attr-defined]
         return run
 
     def _by_blocks(self) -> Callable[..., Any]:

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from .. import config
+from .operators.shapes import slices_of
 from .registry import Node
 
 Array = NDArray[Any]
@@ -28,13 +30,45 @@ class Bound(NamedTuple):
 
 
 def bound(
-    node: Node, run: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
+    node: Node,
+    run: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    spare: Sequence[int] = (),
 ) -> Bound | None:
-    """Return the node for inputs of these shapes, whose outputs have these; None as it is."""
-    if node.domain or not all(isinstance(v, np.ndarray) for v in (*inputs[:1], *outputs)):
+    """Return the node for inputs of these shapes, whose outputs have these; None as it is.
+
+    `spare` are the places of inputs that nothing else reads, whose memory may take the result.
+    """
+    if not all(isinstance(v, np.ndarray) for v in (*inputs[:1], *outputs)):
         return None
-    binder = _BINDERS.get(node.op)
+    shorter = getattr(run, "shorter", None)
+    if shorter is not None:
+        own = shorter(inputs, outputs, spare)
+        return None if own is None else Bound(own, len(inputs))
+    binder = None if node.domain else _BINDERS.get(node.op)
     return None if binder is None else binder(node, run, inputs, outputs)
+
+
+def in_place(
+    chain: Callable[..., Any],
+    run: Callable[..., Any],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    spare: Sequence[int],
+) -> Callable[..., Any] | None:
+    """Return a chain that writes over an input of the result's shape; `run` where it does not."""
+    threads, y = config.get_num_threads, outputs[0]
+    for place in spare:
+        x = inputs[place]
+        if x.shape == y.shape and x.dtype == y.dtype and x.flags.c_contiguous:
+
+            def run_in_place(*arrays: Array) -> Array:
+                y = chain(arrays, arrays[place], threads())
+                return run(*arrays) if y is None else y
+
+            return run_in_place
+    return None
 
 
 def _viewed(
@@ -73,6 +107,33 @@ def _divided(
     return Bound(lambda x: tuple([x[place] for place in places]), 1)
 
 
+def _sliced(
+    node: Node, run: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
+) -> Bound | None:
+    if not 3 <= len(inputs) <= 5 or any(v is None for v in inputs[:3]):
+        return None
+    place = slices_of(inputs[0].shape, *[None if v is None else v.tolist() for v in inputs[1:]])
+    return Bound(lambda x: x[place], 1)
+
+
+def _averaged(
+    node: Node, run: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
+) -> Bound | None:
+    x, y, keep = inputs[0], outputs[0], bool(node.attributes.get("keepdims", 1))
+    if x.size == y.size or x.dtype.char not in "fd" or y.size == 0:
+        return _viewed_if_whole(node, run, inputs, outputs)
+    given = node.attributes.get("axes") if len(inputs) < 2 or inputs[1] is None else inputs[1]
+    axes = range(x.ndim) if given is None or not len(given) else given
+    chosen, count, add = tuple(map(int, axes)), x.dtype.type(x.size // y.size), np.add.reduce
+
+    def run_averaged(x: Array) -> Array:
+        y = add(x, chosen, None, None, keep)
+        y /= count
+        return y
+
+    return Bound(run_averaged, 1)
+
+
 def _padded(
     node: Node, run: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
 ) -> Bound | None:
@@ -107,9 +168,11 @@ _BINDERS: dict[str, Callable[..., Bound | None]] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _viewed),
     **dict.fromkeys(("Expand", "Identity"), _viewed_if_whole),
     **dict.fromkeys(
-        ("ReduceMean", "ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"), _viewed_if_whole
+        ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"), _viewed_if_whole
     ),
     "Concat": _joined,
     "Split": _divided,
     "Pad": _padded,
+    "ReduceMean": _averaged,
+    "Slice": _sliced,
 }

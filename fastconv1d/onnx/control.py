@@ -53,7 +53,13 @@ def _if(node: Node, graph: Graph, lower: _Lower) -> Callable[..., Any]:
             raise ValueError(f"the condition should be one value, got size {list(condition.shape)}")
         return tuple((then if condition.reshape(-1)[0] else other)([], captured))
 
+    def chosen(condition: Array) -> tuple[Any, list[int]]:
+        """Return the program of a branch, and which inputs of the node its inputs are."""
+        body = then if condition.reshape(-1)[0] else other
+        return body.program, [1 + place for place, _ in body.wanted]
+
     run.branches = then.program, other.program  # type: ignore[attr-defined]
+    run.chosen = chosen  # type: ignore[attr-defined]
     return run
 
 

@@ -128,6 +128,7 @@ class Rounded(Fused):
 
     scale: float = 1.0
     limits: tuple[int, int] = (-128, 127)
+    steps: str = ""  # the name of the quantised values
 
     def build(self) -> Callable[..., Any]:
         scale, (low, high) = self.scale, self.limits

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -12,19 +12,23 @@ from numpy.typing import NDArray
 from . import contrib as _contrib  # noqa: F401
 from . import operators as _operators  # noqa: F401  (which enters them in the table)
 from . import sequences as _sequences  # noqa: F401
-from .binding import Binding, Call, Sizes, known_values
-from .blocks import grouped
+from .binding import Binding, Call, Inner, Sizes, call_of, known_values, spliced
+from .blocks import Blockwise, grouped
 from .bound import Bound, bound
 from .control import CONTROL
 from .folding import fold
-from .layers import Convolution, Fused
+from .layers import Activate, Convolution, Fused
+from .norms import Normalize
 from .patterns import simplified
+from .quantised import QuantisedProduct
 from .read import Graph
 from .registry import OPERATORS, Node, OnnxError, find
 from .rest import Foreign, handed_over
 
 Array = NDArray[Any]
 
+# After so many sets of numbers that choose branches, those are looked at in each call.
+_MOST_DECISIONS = 32
 # So many sets of input shapes are remembered: a stream has two or three.
 _MOST_BINDINGS = 8
 # A refusal of many nodes gives so many reasons, and so many nodes for each.
@@ -39,6 +43,15 @@ class Step(NamedTuple):
     inputs: list[str]
     outputs: list[str]
     done: list[str]
+
+
+class _Plan(NamedTuple):
+    """What follows from inputs' shapes, or from those and some inputs' values."""
+
+    known: set[str]  # values that do
+    settled: set[str]  # values whose shapes do
+    needed: set[str]  # known ones that other steps read
+    steps: list[Step]  # all the others
 
 
 class Program:
@@ -66,24 +79,54 @@ class Program:
         self.steps = _steps(graph, partial(Program, rest=rest))
         used = {name for step in self.steps for name in step.inputs} | {*self.outputs}
         self.constants = {k: v for k, v in graph.constants.items() if k in used}
-        sizes = Sizes(self.inputs, graph.constants)
-        for step in self.steps:
-            sizes.add(step.node, getattr(step.run, "branches", ()))
-        self._settled = sizes.settled
-        known = sizes.known - {""}
-        varying = [s for s in self.steps if not all(n in known for n in s.outputs if n)]
-        self._dynamic = _planned(varying, {*self.constants, *self.outputs})
-        read = {name for step in self._dynamic for name in step.inputs} | {*self.outputs}
-        self._needed = {name for name in known & read if name not in self.constants}
+        self._spare = _spare(self.steps, self.outputs)
+        self._plain = self._plan()
+        self._deciding = self._deciding_inputs(graph)
+        self._decided = self._plan([self.inputs[i] for i in self._deciding])
+        self._n_decisions = 0
         self._slots, self._template = _slots(self)
         self._sources = [self._slots[name] for name in self.inputs]
         self._results = [self._slots[name] for name in self.outputs]
         self._bindings: dict[tuple[Any, ...] | None, Binding] = {}
 
+    def _plan(self, values: Sequence[str] = ()) -> _Plan:
+        """Return what is known of inputs' shapes, and of these inputs' values."""
+        sizes = Sizes(self.inputs, {**dict.fromkeys(values), **self.constants})
+        for step in self.steps:
+            sizes.add(step.node, _branches(step))
+        known = sizes.known - {""}
+        varying = [s for s in self.steps if not all(n in known for n in s.outputs if n)]
+        dynamic = _planned(varying, {*self.constants, *self.outputs})
+        read = {name for step in dynamic for name in step.inputs} | {*self.outputs}
+        needed = {n for n in known & read if n not in self.constants and n not in self.inputs}
+        return _Plan(known, sizes.settled, needed, dynamic)
+
+    def _deciding_inputs(self, graph: Graph) -> tuple[int, ...]:
+        """Return the places of whole numbers among the inputs that choose the branch of an If."""
+        kinds = [graph.types.get(name) for name in self.inputs]
+        numbers = {
+            name
+            for name, kind in zip(self.inputs, kinds, strict=True)
+            if kind is not None and kind.dtype is not None and kind.dtype.kind in "iub"
+            if kind.shape is not None and all(size == 1 for size in kind.shape)
+        }
+        chosen = self._plan([*numbers]).known - self._plain.known
+        deciding = {s.inputs[0] for s in self.steps if _branches(s)} & chosen
+        for step in reversed(self.steps):
+            if any(name in deciding for name in step.outputs):
+                deciding.update(step.inputs)
+        return tuple(i for i, name in enumerate(self.inputs) if name in numbers & deciding)
+
     def key(self, arrays: Sequence[Any]) -> tuple[Any, ...] | None:
-        """Return what calls of the same shapes have in common; None with a sequence among them."""
+        """Return what calls of the same shapes have in common; None with a sequence among them.
+
+        Values that choose branches come after the shapes.
+        """
         try:
-            return tuple([(array.shape, array.dtype) for array in arrays])
+            key = [(array.shape, array.dtype) for array in arrays]
+            if self._deciding:
+                key += [arrays[place].tobytes() for place in self._deciding]
+            return tuple(key)
         except AttributeError:  # a list
             return None
 
@@ -94,7 +137,19 @@ class Program:
     @property
     def settles(self) -> bool:
         """Whether the outputs' shapes follow from the inputs' shapes."""
-        return all(name in self._settled for name in self.outputs)
+        return all(name in self._plain.settled for name in self.outputs)
+
+    def binding(self, arrays: Sequence[Any]) -> Binding | None:
+        """Return what calls of the same shapes as this one share, after the first."""
+        return self._bindings.get(self.key(arrays))
+
+    def slots(self, names: Sequence[str]) -> list[int]:
+        """Return the places of values in the list of a call."""
+        return [self._slots[name] for name in names]
+
+    def follows(self, settled: list[bool], known: list[bool]) -> bool:
+        """Whether a call's key is the same while inputs' shapes, and some inputs, are."""
+        return all(settled) and all(known[place] for place in self._deciding)
 
     def work(self, key: tuple[Any, ...] | None) -> tuple[float, int] | None:
         """Return the multiply-adds of the convolutions and how many steps are none of ONNX Runtime.
@@ -119,47 +174,69 @@ class Program:
         return [values[slot] for slot in self._results]
 
     def _first(self, key: tuple[Any, ...] | None, values: list[Any]) -> None:
-        """Compute all steps, and note what depends on the inputs' shapes alone."""
-        known: dict[str, Any] = {}
-        slots = self._slots
-        quick: dict[int, Bound] = {}
+        """Compute all steps, and note what depends on the key alone."""
+        plan = self._plain if key is None or len(key) == len(self.inputs) else self._decided
+        kept: dict[str, Any] = {}
+        shorter: dict[int, Bound | Inner] = {}
         macs = 0.0
         for step in self.steps:
-            call = _call(step, slots, None)
-            given = [values[slots[name]] for name in step.inputs]
+            call = _call(step, self._slots, None)
+            given = [values[self._slots[name]] for name in step.inputs]
             try:
                 _enter(call.output, call.others, step.run(*given), values)
             except _REPORTED as error:
                 raise _reported(step.node, error) from error
+            made = [values[self._slots[name]] for name in step.outputs]
             if isinstance(step.node, Convolution):
-                macs += step.node.macs(given[0], values[call.output])
-            for name in step.outputs:
-                if name in self._needed:
-                    known[name] = values[slots[name]]
-            if all(name in self._settled for name in step.outputs):
-                made = [values[slots[name]] for name in step.outputs]
-                shorter = bound(step.node, step.run, given, made)
-                if shorter is not None:
-                    quick[id(step.node)] = shorter
+                macs += step.node.macs(given[0], made[0])
+            kept.update((n, v) for n, v in zip(step.outputs, made, strict=True) if n in plan.needed)
+            spare = [i for i, name in enumerate(step.inputs) if name in self._spare]
+            found = _shorter(step, plan, given, made, spare)
+            if found is not None:
+                shorter[id(step.node)] = found
             for slot in call.done:
                 values[slot] = None
-        kept = known_values(known)
-        if kept is not None and key is not None:
-            template = self._template.copy()
-            for name, value in kept.items():
-                template[slots[name]] = value
-            calls = [_call(step, slots, quick.get(id(step.node))) for step in self._dynamic]
-            n_own = sum(not isinstance(step.node, Foreign) for step in self._dynamic)
-            bindings = dict([*self._bindings.items()][1 - _MOST_BINDINGS :])
-            bindings[key] = Binding(template, calls, macs, n_own)
-            self._bindings = bindings
+        known = known_values(kept)
+        if known is not None and key is not None:
+            self._bind(key, plan, known, shorter, macs)
+
+    def _bind(
+        self,
+        key: tuple[Any, ...],
+        plan: _Plan,
+        known: dict[str, Array],
+        shorter: dict[int, Bound | Inner],
+        macs: float,
+    ) -> None:
+        """Note how calls of a key are computed from now on."""
+        if plan is not self._plain:
+            self._n_decisions += 1
+            if self._n_decisions > _MOST_DECISIONS:  # the numbers differ from call to call
+                self._deciding = ()
+        template = self._template.copy()
+        for name, value in known.items():
+            template[self._slots[name]] = value
+        calls: list[Call] = []
+        n_own = 0
+        for step in plan.steps:
+            quick = shorter.get(id(step.node))
+            if isinstance(quick, Inner):
+                calls += spliced(quick, _call(step, self._slots, None), template)
+                macs += quick.binding.macs
+                n_own += quick.binding.n_own
+            else:
+                calls.append(_call(step, self._slots, quick))
+                n_own += not isinstance(step.node, Foreign)
+        bindings = dict([*self._bindings.items()][1 - _MOST_BINDINGS :])
+        bindings[key] = Binding(template, calls, macs, n_own)
+        self._bindings = bindings
 
     def _again(self, binding: Binding, values: list[Any]) -> None:
         """Compute what depends on the inputs' values."""
         node = None
         try:
             # unpacked, and without a call for a single input: a step of a small network takes 1 us
-            for run, single, several, output, others, done, node in binding.calls:  # noqa: B007
+            for run, single, several, output, others, done, node, _ in binding.calls:  # noqa: B007
                 result = run(values[single]) if several is None else run(*several(values))
                 if others:
                     _enter(output, others, result, values)
@@ -172,6 +249,8 @@ class Program:
             raise _reported(node, error) from error
 
 
+# What makes a new array.
+_NEW = (Activate, Blockwise, Convolution, Normalize, QuantisedProduct)
 # What steps raise for inputs that they do not take.
 _REPORTED = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError)
 
@@ -184,6 +263,37 @@ def _reported(node: Node, error: Exception) -> Exception:
         if isinstance(error, kind):
             return kind(f"{node}: {error}")
     return ValueError(f"{node}: {error}")
+
+
+def _spare(steps: Sequence[Step], outputs: Sequence[str]) -> set[str]:
+    """Return the values in memory of their own that are read once."""
+    reads = Counter(name for step in steps for name in step.inputs)
+    reads.update(outputs)
+    made = (step.outputs[0] for step in steps if isinstance(step.node, _NEW))
+    return {name for name in made if reads[name] == 1}
+
+
+def _branches(step: Step) -> Sequence[Any]:
+    return getattr(step.run, "branches", ())
+
+
+def _shorter(
+    step: Step, plan: _Plan, given: list[Any], made: list[Any], spare: list[int]
+) -> Bound | Inner | None:
+    """Return what is left of a step for inputs with the shapes of these."""
+    if _branches(step):
+        if step.inputs[0] not in plan.known:
+            return None
+        body, places = step.run.chosen(given[0])  # type: ignore[attr-defined]
+        names = [step.inputs[place] for place in places]
+        same = [n in plan.settled for n in names], [n in plan.known for n in names]
+        binding = body.binding([given[place] for place in places])
+        if binding is None or not body.follows(*same):
+            return None
+        return Inner(binding, places, body.slots(body.inputs), body.slots(body.outputs))
+    if not all(name in plan.settled for name in (*step.inputs, *step.outputs)):
+        return None
+    return bound(step.node, step.run, given, made, spare)
 
 
 def _slots(program: Program) -> tuple[dict[str, int], list[Any]]:
@@ -204,13 +314,7 @@ def _call(step: Step, slots: dict[str, int], quick: Bound | None) -> Call:
     run = step.run
     if quick is not None:
         run, inputs = quick.run, inputs[: quick.n_inputs]
-    single, several = (inputs[0], None) if len(inputs) == 1 else (0, _picker(inputs))
-    return Call(run, single, several, output, others, done, step.node)
-
-
-def _picker(places: list[int]) -> Callable[[list[Any]], Any]:
-    """Return a function of a list that returns what is at some places."""
-    return itemgetter(*places) if len(places) > 1 else lambda values: ()
+    return call_of(run, inputs, output, others, done, step.node)
 
 
 def _enter(output: int, others: list[int], result: Any, values: list[Any]) -> None:

@@ -6,7 +6,7 @@ paddings, views); everything else goes to ONNX Runtime, in as few sessions as th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,14 +33,8 @@ _GLUE = ELEMENTWISE | {
 }
 
 
-# A step here costs about 3 us, a session 30 us with what its arrays take to come from other caches;
-# on a multiply-add of a convolution 1 to 2 ps are gained, a fifth of what it takes. Melspectrograms
-# of 25e6 were slower cut (0.82), texts of 358e6 faster. (One core of a Xeon with AVX-512.)
-_MACS_OF_STEP, _MACS_OF_SESSION = 3e6, 3e7
-_MOST_CHOICES = 63
-
-
-def _new_session(data: bytes) -> Any:
+def new_session(data: bytes) -> Any:
+    """Return a session of a model with the number of threads that is set now."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -60,7 +54,7 @@ class Foreign(Fused):
         data = self.model.SerializeToString()
         self.model = None
         try:
-            session = _new_session(data)
+            session = new_session(data)
         except Exception as error:
             raise self.error(f"ONNX Runtime refuses it: {str(error)[:300]}") from error
         names = self.inputs
@@ -76,64 +70,7 @@ class Foreign(Fused):
         return run
 
 
-class Whole:
-    """A model as one session of ONNX Runtime, for inputs whose convolutions are too few to gain.
-
-    Parameters
-    ----------
-    model : onnx.ModelProto
-        As the file has it.
-    program : Program
-        The same, cut to sessions and convolutions.
-    """
-
-    def __init__(self, model: Any, program: Any) -> None:
-        self._program = program
-        self._choices: dict[Any, bool] = {}
-        self._data: bytes | None = None
-        self._session: Any = None
-        if model.ByteSize() < 1 << 31:
-            self._data = model.SerializeToString()
-        # without a convolution it is clear before any input is seen
-        self.always = not any(map(_gains, (step.node for step in program.steps)))
-        if self.always:
-            self.always = self.session() is not None
-
-    def session(self) -> Any:
-        """Return the session, or None where ONNX Runtime does not take the model."""
-        if self._session is None and self._data is not None:
-            try:
-                self._session = _new_session(self._data)
-            except Exception:  # of an operator that it lacks and that is computed here
-                pass
-            self._data = None
-        return self._session
-
-    def suits(self, key: Any) -> bool:
-        """Whether inputs with this key, that were seen before, are to be computed as a whole."""
-        if self.always:
-            return True
-        if key not in self._choices:
-            found = self._program.work(key)
-            if found is None:
-                return False
-            self._choices = dict([*self._choices.items()][-_MOST_CHOICES:])
-            self._choices[key] = self._suits(*found)
-        return self._choices[key]
-
-    def _suits(self, macs: float, own: int) -> bool:
-        sessions = sum(isinstance(step.node, Foreign) for step in self._program.steps)
-        worth = macs > _MACS_OF_STEP * own + _MACS_OF_SESSION * sessions
-        return not worth and self.session() is not None
-
-    def run(self, names: Sequence[str] | None, feed: Mapping[str, Array]) -> list[Any]:
-        try:
-            return self._session.run(names, feed)
-        except Exception as error:
-            raise ValueError(f"ONNX Runtime: {str(error)[:300]}") from error
-
-
-def _gains(node: Node) -> bool:
+def gains(node: Node) -> bool:
     """Whether a step may be worth a cut: it is a convolution, or what is computed here has some."""
     return isinstance(node, Convolution) or (node.op in CONTROL and not node.domain)
 

@@ -11,6 +11,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from .model import OnnxModel, as_value, from_onnx
 from .read import Type
+from .ways import WHOLE, Ways
+
+# So many sets of shapes are known to be those of one session or not.
+_MOST_SHAPES = 64
 
 _TYPES = {
     "float32": "float",
@@ -79,8 +83,11 @@ class InferenceSession:
         **ignored: Any,
     ) -> None:
         self._model: OnnxModel = from_onnx(path_or_bytes, rest=rest)
-        whole = self._model._whole
-        self._alone = whole.session() if whole is not None and whole.always else None
+        ways = self._model._ways
+        # by inputs' names, shapes and dtypes; by None for lists of numbers
+        self._sessions: dict[Any, Any] = {}
+        if ways is not None and not ways.gains:
+            self._sessions[None] = ways.session()
         self._inputs, self._outputs = {*self._model.inputs}, {*self._model.outputs}
 
     def run(
@@ -119,14 +126,19 @@ class InferenceSession:
         (1, 8, 7)
         """
         model = self._model
-        if self._alone is not None:
-            try:
-                return self._alone.run(output_names or None, input_feed)
-            except Exception:  # what is wrong is said below
-                pass
+        if self._sessions:  # nothing but ONNX Runtime's own time where it computes a whole model
+            session = self._sessions.get(_shapes(input_feed))
+            if session is not None:
+                try:
+                    return session.run(output_names or None, input_feed)
+                except Exception:  # what is wrong is said below
+                    pass
         wanted = [*(output_names or model.outputs)]
         if input_feed.keys() == self._inputs and self._outputs.issuperset(wanted):
-            return model.compute({k: as_value(v) for k, v in input_feed.items()}, wanted)
+            found = model.compute({k: as_value(v) for k, v in input_feed.items()}, wanted)
+            if model._ways is not None:
+                self._note(model._ways, input_feed)
+            return found
         unknown = [name for name in wanted if name not in model.outputs]
         unknown += [name for name in input_feed if name not in model.inputs]
         missing = [name for name in model.inputs if name not in input_feed]
@@ -134,6 +146,17 @@ class InferenceSession:
             f"the graph has the inputs {model.inputs} and outputs {model.outputs}; "
             f"missing are {missing}, unknown {unknown}"
         )
+
+    def _note(self, ways: Ways, feed: Mapping[str, ArrayLike]) -> None:
+        """Remember the session of the whole model where inputs like these are computed by it."""
+        shapes = _shapes(feed)
+        if shapes is None or shapes in self._sessions:
+            return
+        key = self._model._program.key([feed[name] for name in self._model.inputs])
+        way = ways.chosen(key)
+        if way is not None:
+            others = [*self._sessions.items()][1 - _MOST_SHAPES :]
+            self._sessions = {**dict(others), shapes: ways.session() if way == WHOLE else None}
 
     def get_inputs(self) -> list[NodeArg]:
         """Return the inputs: their names, shapes and types.
@@ -166,6 +189,14 @@ class InferenceSession:
         ['output']
         """
         return [_argument(name, self._model._types[name]) for name in self._model.outputs]
+
+
+def _shapes(feed: Mapping[str, Any]) -> Any:
+    """Return what inputs have in common that are computed the same way; None if not all are arrays."""
+    try:
+        return tuple([(name, value.shape, value.dtype) for name, value in feed.items()])
+    except AttributeError:
+        return None
 
 
 def _argument(name: str, kind: Type) -> NodeArg:

@@ -21,6 +21,7 @@ big = rng.standard_normal((8, 64, 4096)).astype(np.float32)
 bw = rng.standard_normal((64, 64, 7)).astype(np.float32)
 bigc, bwc = big[:, :8].astype(np.complex64), bw[:8, :8].astype(np.complex64)
 layer = fastconv1d.Conv1d(64, 64, 7).eval()
+planes, wp = big.reshape(8, 64, 64, 64), rng.standard_normal((64, 64, 3, 3)).astype(np.float32)
 calls = {
     "small": lambda: fastconv1d.conv1d(x, w),
     "small complex": lambda: fastconv1d.conv1d(xc, wc),
@@ -32,6 +33,8 @@ calls = {
     "big complex": lambda: fastconv1d.conv1d(bigc, bwc),
     "big complex blas": lambda: fastconv1d.conv1d(bigc, bwc, algorithm="blas"),
     "module": lambda: layer(big),
+    "planes": lambda: fastconv1d.conv2d(planes, wp),
+    "planes backward": lambda: fastconv1d.conv2d_backward(planes, planes, wp, padding=1)[1],
 }
 fastconv1d.set_num_threads(8)
 expected = {}

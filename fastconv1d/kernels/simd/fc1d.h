@@ -109,6 +109,7 @@ typedef struct {
      * output row o reads rows o*row_step + row_base + (those of its taps). Slot i of a run of rows is input row
      * start + i*row_step, `extra` slots more than output rows, from slot `offset` on. */
     ptrdiff_t rows_in, rows_out, n_row_tiles, row_step, row_base;
+    ptrdiff_t kernel_rows, row_dilation; /* of run_positions */
     ptrdiff_t xh, yh, rh; /* strides of rows */
     const fc1d_run *row_runs;
     ptrdiff_t n_row_runs;
@@ -168,8 +169,40 @@ typedef struct {
     int residual_last;
 } fc1d_filter;
 
+/* Convolutions of stride 1 by tiles of short Fourier transforms; spectral.h has the formulas. */
+enum { SPECTRAL_FACTORS = 8 };
+
+typedef struct {
+    const void *x, *w, *bias, *residual, *twiddles;
+    void *y;
+    ptrdiff_t xn, xc, xl, yn, yc, yl, rn, rc, rl; /* strides in elements */
+    int half;                                     /* storage of x, y and residual */
+    ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out, left, dilation; /* channels are per group */
+    int mode;
+    ptrdiff_t points, outputs; /* of a tile */
+    int n_factors;
+    ptrdiff_t factors[SPECTRAL_FACTORS], twiddle_start[SPECTRAL_FACTORS];
+    /* tiles of an item and phases of the dilation, and those of a unit */
+    ptrdiff_t n_tiles, n_phases, item_unit, tile_unit, phase_unit, n_item_units, n_tile_units, n_phase_units;
+    ptrdiff_t window_elems, x_row, x_slot, y_row, y_slot; /* scratch: two transforms, a window, spectra in and out */
+    fc1d_activation before, after;
+    double residual_scale;
+    int residual_last;
+} fc1d_spectral;
+
 /* Bytes of a row of a panel of the right matrix of add_product. */
 enum { FC1D_PANEL_BYTES = 256 };
+
+/* A product of rows of unsigned bytes with a packed matrix of signed bytes, see bytes.h. */
+typedef struct {
+    const uint8_t *x; /* rows of k bytes, one after the other */
+    const int8_t *w;
+    const int32_t *minus;     /* of each column: what the zero of x adds to a sum */
+    const float *scale, *bias; /* of each column; bias NULL for none */
+    float *y;
+    ptrdiff_t rows, n, k, row_unit;
+    float step, low, high; /* results are multiples of step from low to high steps; 0 for any number */
+} fc1d_bytes;
 
 /* Rows that are brought to mean 0 and variance 1; network.h has the formula. */
 typedef struct {
@@ -232,6 +265,27 @@ typedef struct {
     double residual_scale;
     int residual_last;
 } fc1d_product;
+
+/* Correlations by transforms, see fourier.h. Strides are in elements. Blocks of a row overlap; a row is a phase of an item:
+ * element m of a block is position in_first + phase + m*in_step of the input, output m is at out_first + phase +
+ * m*out_step. An input channel may be split into in_split ones, of which the i-th begins i positions later, and an output
+ * channel likewise; `ci` and `co` count those of a group. */
+typedef struct {
+    const void *x, *bias, *residual, *nodes, *ends, *turns;
+    void *w, *spectra, *y; /* a gradient writes to w and reads y */
+    ptrdiff_t n, step;     /* complex elements of a transform; outputs of a block */
+    ptrdiff_t kernel, taps; /* of the weight, and of its longest phase */
+    ptrdiff_t co, ci, groups, first_group;
+    ptrdiff_t w_co, w_ci, w_tap;
+    ptrdiff_t x_item, x_channel, x_step, y_item, y_channel, y_step, residual_item, residual_channel, residual_step;
+    ptrdiff_t l_in, l_out, in_first, in_step, in_split, out_first, out_step, out_split;
+    ptrdiff_t phases, rows, blocks, together; /* blocks of a row; of a unit */
+    double scale, residual_scale;
+    fc1d_activation before, after;
+    int is_complex, transposed, mode, sums_kept, residual_last;
+} fc1d_fourier;
+
+enum { FOURIER_PHASES = 16 }; /* of a unit: others write to other cache lines */
 
 /* Matrices (rows, columns) that become (columns, rows); elements between two of them. */
 typedef struct {
@@ -338,15 +392,24 @@ typedef struct {
     void (*gate)(const void *a, const void *b, void *y, ptrdiff_t n, int squashed);
     void (*reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last);
     void (*add_product)(const void *a, const void *b, void *c, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
+    void (*spectral)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch);
+    void (*fourier_weight)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*fourier_gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*fourier_window)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*fourier_parts)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     ptrdiff_t product_width; /* columns of a panel of `product` */
+    ptrdiff_t spectral_width; /* output channels of a panel of `spectral` */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */
 } fc1d_kernels;
 
 typedef struct {
     const char *name;
     fc1d_kernels f32, f64;
+    void (*byte_product)(const fc1d_bytes *q, ptrdiff_t unit, void *scratch);
+    ptrdiff_t byte_width; /* columns of a panel of its matrix: panels of (k + 3)/4 groups of 4 bytes of each column */
 } fc1d_isa;
 
 /* The instruction sets compiled in and supported by this CPU, best first; returns how many. */

@@ -411,6 +411,28 @@ static inline __attribute__((always_inline)) void NAME(pool_picked)(const fc1d_p
               PUT(y, sum);)
 }
 
+/* All outputs of planes whose windows lie inside, one by one: rows of a few outputs are too short for vectors. */
+static inline __attribute__((always_inline)) void NAME(pool_few)(const fc1d_pool *q, const int largest)
+{
+    const T *x = (const T *)q->x;
+    T *y = (T *)q->y;
+    for (ptrdiff_t plane = 0; plane < q->planes; plane++, x += q->rows * q->columns)
+        for (ptrdiff_t o = 0; o < q->rows_out; o++)
+            for (ptrdiff_t i = 0; i < q->columns_out; i++) {
+                const T *window = x + o * q->row_step * q->columns + i * q->step;
+                T sum = largest ? (T)-INFINITY : 0;
+                for (ptrdiff_t t = 0; t < q->taps; t++) { /* the order of the vectors: the rows of a column first */
+                    T column = largest ? (T)-INFINITY : 0;
+                    for (ptrdiff_t r = 0; r < q->row_taps; r++) {
+                        const T next = window[r * q->row_dilation * q->columns + t * q->dilation];
+                        column = !largest ? column + next : next > column || next != next ? next : column;
+                    }
+                    sum = t == 0 ? column : !largest ? sum + column : column > sum || column != column ? column : sum;
+                }
+                *y++ = q->divisors ? sum / ((const T *)q->divisors)[i] : sum;
+            }
+}
+
 static inline __attribute__((always_inline)) void NAME(pool_planes)(const fc1d_pool *q, T *row, const int largest)
 {
     const T none = largest ? (T)-INFINITY : 0;
@@ -440,7 +462,15 @@ static inline __attribute__((always_inline)) void NAME(pool_planes)(const fc1d_p
 /* The largest or the sum of the windows of each plane; scratch has row_length elements. */
 static void NAME(pool)(const fc1d_pool *q, void *scratch)
 {
-    if (q->largest)
+    const ptrdiff_t last_row = (q->rows_out - 1) * q->row_step + (q->row_taps - 1) * q->row_dilation - q->row_before;
+    const ptrdiff_t last = (q->columns_out - 1) * q->step + (q->taps - 1) * q->dilation - q->before;
+    const int inside = q->row_before == 0 && q->before == 0 && last_row < q->rows && last < q->columns;
+    if (inside && q->columns_out * 2 <= LANES) {
+        if (q->largest)
+            NAME(pool_few)(q, 1);
+        else
+            NAME(pool_few)(q, 0);
+    } else if (q->largest)
         NAME(pool_planes)(q, (T *)scratch, 1);
     else
         NAME(pool_planes)(q, (T *)scratch, 0);

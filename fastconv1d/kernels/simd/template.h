@@ -877,10 +877,12 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 
 #include "gradient.h"
 #include "minimal.h"
+#include "fourier.h"
 #include "step.h"
 #include "network.h"
 #include "product.h"
 #include "chain.h"
+#include "spectral.h"
 
 /* An enumerator, for the table of kernels that vectors.h makes of both dtypes: LANES is gone by then. */
 enum { NAME(lanes) = LANES };

@@ -122,6 +122,60 @@
 #endif
 #include "template.h"
 
+/* Products of bytes: by the instruction for them where the CPU has it, otherwise products of pairs of 16 bits. */
+#if defined(FC1D_X86) && VECTOR_BYTES > 0
+#include <immintrin.h>
+/* Bytes 0 and 2, and bytes 1 and 3, of each lane as 16 bits. */
+#define PAIRS(bits, prefix, sum, x, w)                                                                                 \
+    ((sum) + (VI)prefix##_madd_epi16((bits)((x)&0x00ff00ff), prefix##_srai_epi16(prefix##_slli_epi16((bits)(w), 8), 8)) + \
+     (VI)prefix##_madd_epi16(prefix##_srli_epi16((bits)(x), 8), prefix##_srai_epi16((bits)(w), 8)))
+#endif
+#define BYTE_LANES (VECTOR_BYTES > 0 ? VECTOR_BYTES / 4 : 1)
+#define BYTE_TARGET
+#define BYTE_NAME(x) GLUE(x, bytes, ISA)
+#define BYTE_ROWS 3 /* by two halves of a vector of weights: what registers hold */
+#if VECTOR_BYTES == 64
+#define BYTE_VECTORS 4
+#define BYTE_DOT(sum, x, w) PAIRS(__m512i, _mm512, sum, x, w)
+#elif VECTOR_BYTES == 32
+#define BYTE_VECTORS 2
+#define BYTE_DOT(sum, x, w) PAIRS(__m256i, _mm256, sum, x, w)
+#else
+#define BYTE_VECTORS 2
+#if defined(FC1D_X86) && VECTOR_BYTES == 16
+#define BYTE_DOT(sum, x, w) PAIRS(__m128i, _mm, sum, x, w)
+#endif
+#endif
+#include "bytes.h"
+
+#if VECTOR_BYTES == 64 && !defined(FC1D_EMULATE_AVX512)
+#define BYTES_NATIVE "avx512vnni"
+#define BYTE_ROWS 6
+#define BYTE_TARGET __attribute__((target("avx512f,avx512vl,avx512bw,avx512dq,avx512vnni,avx2,fma,f16c")))
+#define BYTE_DOT(sum, x, w) ((VI)_mm512_dpbusd_epi32((__m512i)(sum), (__m512i)(x), (__m512i)(w)))
+#elif VECTOR_BYTES == 32 && defined(__GNUC__) && !defined(__clang__) && __GNUC__ > 11
+#define BYTES_NATIVE "avxvnni"
+#define BYTE_ROWS 6
+#define BYTE_TARGET __attribute__((target("avx2,avxvnni,fma,f16c")))
+#define BYTE_DOT(sum, x, w) ((VI)_mm256_dpbusd_avx_epi32((__m256i)(sum), (__m256i)(x), (__m256i)(w)))
+#endif
+#ifdef BYTES_NATIVE
+#define BYTE_NAME(x) GLUE(x, native_bytes, ISA)
+#include "bytes.h"
+#endif
+
+static void GLUE(any, bytes, ISA)(const fc1d_bytes *q, ptrdiff_t unit, void *scratch)
+{
+    (void)scratch;
+#ifdef BYTES_NATIVE
+    if (__builtin_cpu_supports(BYTES_NATIVE)) {
+        GLUE(product, native_bytes, ISA)(q, unit);
+        return;
+    }
+#endif
+    GLUE(product, bytes, ISA)(q, unit);
+}
+
 #define ISA_NAME2(isa) fc1d_isa__##isa
 #define ISA_NAME(isa) ISA_NAME2(isa)
 #define QUOTE2(isa) #isa
@@ -134,6 +188,9 @@
      GLUE(gru_rows, D, ISA), GLUE(quantize, D, ISA), GLUE(erf_rows, D, ISA), GLUE(convert, D, ISA),                    \
      GLUE(pool, D, ISA), GLUE(product, D, ISA), GLUE(pack_product, D, ISA), GLUE(transpose_planes, D, ISA),             \
      GLUE(chain, D, ISA), GLUE(affine_rows, D, ISA), GLUE(resample_rows, D, ISA), GLUE(gate, D, ISA),                   \
-     GLUE(reduce_parts, D, ISA), GLUE(add_product, D, ISA), GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS,          \
-     GLUE(product_width, D, ISA), GLUE(vectors, D, ISA)}
-const fc1d_isa ISA_NAME(ISA) = {QUOTE(ISA), KERNELS(f32), KERNELS(f64)};
+     GLUE(reduce_parts, D, ISA), GLUE(add_product, D, ISA), GLUE(spectral, D, ISA), GLUE(fourier_weight, D, ISA),      \
+     GLUE(fourier_blocks, D, ISA), GLUE(fourier_gradient, D, ISA), GLUE(fourier_window, D, ISA),           \
+     GLUE(fourier_parts, D, ISA), GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS,  \
+     GLUE(product_width, D, ISA), GLUE(spectral_width, D, ISA), GLUE(vectors, D, ISA)}
+const fc1d_isa ISA_NAME(ISA) = {QUOTE(ISA), KERNELS(f32), KERNELS(f64), GLUE(any, bytes, ISA),
+                             GLUE(width, bytes, ISA)};

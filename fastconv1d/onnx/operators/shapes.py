@@ -144,13 +144,14 @@ def _split(node: Node) -> _Run:
     return run
 
 
-def _slices(
+def slices_of(
     shape: tuple[int, ...],
     starts: Sequence[int],
     ends: Sequence[int],
-    axes: Sequence[int] | None,
-    steps: Sequence[int] | None,
+    axes: Sequence[int] | None = None,
+    steps: Sequence[int] | None = None,
 ) -> tuple[slice, ...]:
+    """Return the index that a Slice is."""
     axes = range(len(starts)) if axes is None else axes
     steps = [1] * len(starts) if steps is None else steps
     if not len(starts) == len(ends) == len(axes) == len(steps):
@@ -174,7 +175,7 @@ def _slice_by_attributes(node: Node) -> _Run:
     starts, ends, axes = (integers(node, name) for name in ("starts", "ends", "axes"))
     if starts is None or ends is None:
         raise node.error("it should have starts and ends")
-    return lambda x: x[_slices(x.shape, starts, ends, axes, None)]
+    return lambda x: x[slices_of(x.shape, starts, ends, axes)]
 
 
 @operator("Slice", since=10)
@@ -187,7 +188,7 @@ def _slice(node: Node) -> _Run:
         steps: Array | None = None,
     ) -> Array:
         return x[
-            _slices(
+            slices_of(
                 x.shape,
                 integers_of(starts, "starts"),
                 integers_of(ends, "ends"),

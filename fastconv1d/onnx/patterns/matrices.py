@@ -9,6 +9,7 @@ import numpy as np
 from ..layers import Convolution
 from ..matching import Constant, Match, Op, View, new_name
 from ..registry import Node
+from .quantised import quantised_product
 from .rules import OURS, RULES, integers, matched, pass_on, renamed, x
 
 
@@ -109,10 +110,12 @@ def _stacked(view: View, node: Node, found: Match) -> Node | None:
 def _linear(view: View, node: Node, found: Match) -> Node | None:
     """A matrix times a constant one: a convolution with a kernel of one point."""
     weight, bias = found.constants["weight"], found.constants.get("bias")
-    if weight.ndim != 2 or weight.size == 0 or weight.dtype.char not in "fd":
-        return None
     get = node.attributes.get
     if get("transA") or get("alpha", 1.0) != 1 or get("beta", 1.0) != 1:
+        return None
+    if quantised := quantised_product(view, node, found):
+        return quantised
+    if weight.ndim != 2 or weight.size == 0 or weight.dtype.char not in "fd":
         return None
     matrix = weight if get("transB") else weight.T
     if bias is not None:

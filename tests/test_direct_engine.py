@@ -28,6 +28,7 @@ from primitives import (
 )
 
 import fastconv1d
+from fastconv1d.core.activations import Steps
 from fastconv1d.kernels import blas_engine, direct_engine
 from fastconv1d.kernels.direct_engine import PreparedLayer
 
@@ -467,6 +468,32 @@ def test_layouts_do_not_change_bits(dtype):
             strided = np.repeat(b, 2)[::2]
             assert_same_bits(correlate(x, view, strided, l_out, *where, mode, 2), y, name)
             assert_same_bits(scatter(x, view[:4], None, l_in * stride, *where, 2), up, name)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 3), (5, 4, 1, 1), (2, 18, 3, 5), (1, 33, 2, 4)])
+def test_complex_results_and_residuals_of_any_strides(dtype, sizes):
+    # Both parts of an output are phases that are interleaved, pairs with a stride, or channels.
+    n_batch, channels, stride, kernel_size = sizes
+    rng = np.random.default_rng(23)
+    steps = Steps(residual_scale=0.5)
+    for l_out, dilation in itertools.product((1, 2, 35, 131), (1, 2)):
+        w = normals(rng, channels, channels, kernel_size, dtype=dtype)
+        x = normals(rng, n_batch, channels, (l_out - 1) * stride + 9, dtype=dtype)
+        b, where = normals(rng, channels, dtype=dtype), window(stride, dilation, 2)
+        short = normals(rng, n_batch, channels, l_out // stride + 1, dtype=dtype)
+        for engine, given in ((direct_engine.correlate, x), (direct_engine.scatter, short)):
+            y = np.full((n_batch, channels, l_out), np.nan, dtype)
+            residual = normals(rng, *y.shape, dtype=dtype)
+            plain = y.copy()
+            engine(given, w, b, plain, where, (1, False))
+            engine(given, w, b, y, where, (1, False), steps, residual)
+            assert_within(y, plain + residual * 0.5, abs(plain) + abs(residual), f"{sizes}", 3)
+            for (name, out), (_, more) in zip(layouts(y), layouts(residual), strict=True):
+                for r in (more, residual):
+                    out[...] = np.nan
+                    engine(given, w, b, out, where, (2, False), steps, r)
+                    assert_same_bits(out.copy(), y, f"{name} {sizes} {l_out} {dilation}")
 
 
 def test_broadcast_input_is_read_as_it_is():

@@ -18,6 +18,8 @@ FAR = 1 << 40
 
 # (dtype, weight shape, stride, dilation, pads, transposed): who computes it under 'auto'
 DIRECT = [
+    ("F", (8, 8, 3), 1, 1, (0, 0), False),
+    ("D", (8, 8, 3), 1, 1, (0, 0), True),
     ("f", (8, 8, 3), 1, 1, (0, 0), False),
     ("d", (8, 8, 3), 1, 1, (0, 0), False),
     ("f", (1, 1, 1), 1, 1, (0, 0), True),
@@ -31,8 +33,7 @@ DIRECT = [
     ("f", (8, 8, 3), 1024, 1, (0, 0), True),
 ]
 BLAS = [
-    ("F", (8, 8, 3), 1, 1, (0, 0), False),
-    ("D", (8, 8, 3), 1, 1, (0, 0), True),
+    ("F", (8, 8, 3), FAR, 1, (0, 0), False),
     ("f", (0, 8, 3), 1, 1, (0, 0), False),
     ("f", (8, 0, 3), 1, 1, (0, 0), False),
     ("f", (8, 8, 3), FAR, 1, (0, 0), False),

@@ -910,7 +910,7 @@ cdef class PreparedLayer:
 
     cdef int _pack_all(self, cnp.ndarray weight, bias, geometry, bint transposed, down) except -1:
         cdef fc1d_problem* p = &self.problem
-        cdef ptrdiff_t stride, dilation, pad_left, pad_right, groups
+        cdef ptrdiff_t stride, dilation, pad_left, pad_right, groups, fused
         cdef int mode
         memset(p, 0, sizeof(fc1d_problem))
         if down is not None:
@@ -951,8 +951,8 @@ cdef class PreparedLayer:
         self._prepare_taps()
         self._pack(weight)
         if bias is not None:  # np.repeat costs a quarter of a small call
-            bias = cnp.PyArray_NewCopy(bias, cnp.NPY_CORDER) if p.fused == p.parts else np.repeat(bias, p.fused // p.parts)
-            self.bias = bias
+            fused = p.fused // p.parts
+            self.bias = cnp.PyArray_NewCopy(bias, cnp.NPY_CORDER) if fused == 1 else np.repeat(bias, fused)
             p.bias = cnp.PyArray_DATA(self.bias)
         return 0
 
@@ -1865,8 +1865,8 @@ def prepare(weight, bias, spec):
     cdef PreparedLayer layer
     if weight.dtype.kind == "c" and (spec.steps.before or spec.steps.after):
         return None  # an error of each call
-    layer = PreparedLayer(weight, bias, spec.window, spec.transposed, spec.steps,
-                                             spec.output_padding, spec.same, spec.channels_last)
+    layer = PreparedLayer(weight, bias, spec.window, spec.transposed, spec.steps, spec.output_padding, spec.same,
+                          spec.channels_last)
     return None if layer.transposed and not layer.finite else layer
 
 
@@ -2194,7 +2194,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
 
 cdef _real_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geometry, run, db, bint only_db,
                            cnp.ndarray weight, bint transposed, int parts):
-    """`weight_gradient` of real numbers, or with ``parts`` 2 of the parts of g and x, whose rows dw and db have each."""
+    """`weight_gradient` of real numbers, or with ``parts`` 2 of the parts of g and x, each of which dw and db have."""
     cdef int typenum = cnp.PyArray_TYPE(dw)
     cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(dw), elements = cnp.PyArray_SIZE(dw)
     cdef const fc1d_kernels* kernels = &_isa.f32 if typenum == cnp.NPY_FLOAT32 else &_isa.f64

@@ -31,6 +31,7 @@ CALLS = {
     "new pages": "fastconv1d.conv1d(LONG, W[:, :, :9])",
     "new pages, blas": "fastconv1d.conv1d(LONG, W[:, :, :9], algorithm='blas')",
     "new pages, transposed": "fastconv1d.conv_transpose1d(LONG, W[:, :, :9])",
+    "complex, blas": "fastconv1d.conv1d(XC, WC, algorithm='blas')",
     "complex backward": "fastconv1d.conv1d_backward(XC, XC, WC, padding=15)",
     "planes": "fastconv1d.conv2d(P, WP)",
     "planes, backward": "fastconv1d.conv2d_backward(P, P, WP, padding=2)",

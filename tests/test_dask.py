@@ -479,7 +479,7 @@ def test_bad_input(call):
     refused(ValueError, "expected.* input", call, da.ones((1, 2, 30), dtype=np.float32), W)
     refused(ValueError, "residual should have the size", call, x, W, residual=x[..., :3])
     refused(ValueError, "layout should be 'NCL' or 'NLC'", call, x, W, layout="LNC")
-    refused(ValueError, "algorithm should be one of", call, x, W, algorithm="fft")
+    refused(ValueError, "algorithm should be one of", call, x, W, algorithm="fourier")
     refused(ValueError, "Expected 2D .unbatched. or 3D", call, x[0, 0], W)
 
 

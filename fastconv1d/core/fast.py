@@ -113,7 +113,8 @@ def direct_time(
         rate = min(_DENSE_RATE, _CHANNEL_RATE * max(2, per_group))
     time = float(columns) * first * second * kernel / rate
     time += _OUTPUT * geometry.c_out * l_out
-    return _DIRECT_CALL + time * _slower(dtype)
+    products = 2 if dtype.kind == "c" else 1  # four real ones, of half the size
+    return _DIRECT_CALL + time * products * _slower(dtype)
 
 
 def minimal_gain(w_shape: tuple[int, ...], l_out: int) -> float:
@@ -134,8 +135,9 @@ def fft_time(
 ) -> float:
     """Return about how many ns transforms take for an item."""
     if fft.takes_tiles(w_shape, dtype, geometry, transposed):
-        size = spectral_tiles.sizes(w_shape, geometry.groups, transposed)
-        time = spectral_tiles.call_cost(size, geometry.dilation, l_out, kept)
+        size = spectral_tiles.sizes(w_shape, geometry.groups, transposed, geometry.stride)
+        columns = -(-l_out // geometry.stride) if transposed else l_out
+        time = spectral_tiles.call_cost(size, geometry.dilation, columns, kept)
         return _TILES_CALL + time * _slower(dtype)
     made = fft.plan(w_shape, dtype, geometry, transposed, l_out)
     each = fft.block_cost(made.n, made.co, made.ci) * made.blocks * made.phases

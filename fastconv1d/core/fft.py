@@ -211,7 +211,7 @@ def takes_tiles(
     layer = dtype.char, w_shape, stride, dilation, left, right, transposed
     if spectral_tiles.unsuited(*layer) is not None:
         return False
-    return _tiles_win(spectral_tiles.sizes(w_shape, groups, transposed), dtype.itemsize)
+    return _tiles_win(spectral_tiles.sizes(w_shape, groups, transposed, stride), dtype.itemsize)
 
 
 @cache
@@ -229,16 +229,16 @@ class Spectra:
     ----------
     weight : ndarray
         As the primitives take it. It should not change.
-    groups, dilation : int
+    groups, dilation, stride : int
         Of the layer.
     """
 
     FUSES = FUSES
 
-    def __init__(self, weight: NDArray[Any], groups: int, dilation: int) -> None:
+    def __init__(self, weight: NDArray[Any], groups: int, dilation: int, stride: int) -> None:
         self._weight = weight
         self._kept: dict[int, NDArray[Any]] = {}
-        self._tiles = spectral_tiles.Tiles(weight, groups, dilation)
+        self._tiles = spectral_tiles.Tiles(weight, groups, dilation, stride)
 
     def of(self, w: NDArray[Any], made: Plan, first: int, last: int, threads: int) -> NDArray[Any]:
         """Return the spectra of the groups `first` to `last`, the latter excluded."""
@@ -330,7 +330,7 @@ def scatter(
 
 
 def _tiles(w: NDArray[Any], geometry: Geometry) -> spectral_tiles.Tiles:
-    return spectral_tiles.Tiles(w, geometry.groups, geometry.dilation)
+    return spectral_tiles.Tiles(w, geometry.groups, geometry.dilation, geometry.stride)
 
 
 def _scatter(kept: Spectra | None, x: Any, w: NDArray[Any], *operands: Any) -> bool:

@@ -78,6 +78,10 @@ _tables = {}
 cdef int MOST_TABLES = 8
 
 
+cdef const void* transforms_in_use() noexcept nogil:
+    return transforms_of((<const fc1d_isa*> isa_in_use()).name)
+
+
 cdef const fc1d_fourier_kernels* _kernels(int typenum) noexcept:
     cdef const fc1d_transforms* isa = transforms_of((<const fc1d_isa*> isa_in_use()).name)
     return &isa.f32 if typenum in (cnp.NPY_FLOAT32, cnp.NPY_COMPLEX64) else &isa.f64

@@ -7,7 +7,8 @@
  *     spectrum(x)[t, r] = transform of before(x)[(t*outputs + j)*dilation + r - left], j < points
  *
  * Vectors run along the channels, so that a transform needs no shuffles. Of a real transform of `points` numbers slot 0
- * holds the real components 0 and points/2, slot s the real and imaginary part of component s. All channels of a tile lie
+ * holds the real components 0 and points/2, slot s the real and imaginary part of component s. Of minimal filtering (Toom
+ * and Cook, Winograd: no factors) there are SPECTRAL_FILTER points and two real components in each slot. All channels of a tile lie
  * together in a slot: LANES real parts, then LANES imaginary ones. A unit is a group, some items, tiles and phases.
  */
 #define SPECTRAL_ROWS 6 /* tiles of a register tile: 2*6*SPECTRAL_VECTORS sums */
@@ -196,9 +197,26 @@ static NOINLINE void NAME(backward4)(ptrdiff_t ido, ptrdiff_t l1, const T *from,
 #undef TURN
 #undef TURN_BACK
 
+/* to[r] = sum over c of matrix[r][c]*x[c]: rows of a matrix times vectors that are `step` apart. */
+static inline __attribute__((always_inline)) void NAME(by_matrix)(const T *matrix, ptrdiff_t rows, const int columns,
+                                                                  const T *x, ptrdiff_t step, T *restrict to)
+{
+    V v[SPECTRAL_FILTER];
+    _Pragma("GCC unroll 6") for (int c = 0; c < columns; c++) v[c] = LOAD(x + c * step);
+    for (ptrdiff_t r = 0; r < rows; r++, matrix += columns) {
+        V sum = v[0] * matrix[0];
+        _Pragma("GCC unroll 6") for (int c = 1; c < columns; c++) sum += v[c] * matrix[c];
+        STORE(to + r * LANES, sum);
+    }
+}
+
 /* From points vectors, `step` apart, to their components, in one of two buffers, which is returned. */
 static const T *NAME(to_spectrum)(const fc1d_spectral *q, const T *x, ptrdiff_t step, T *buffer, T *other)
 {
+    if (q->n_factors == 0) {
+        NAME(by_matrix)((const T *)q->twiddles, SPECTRAL_FILTER, SPECTRAL_FILTER, x, step, buffer);
+        return buffer;
+    }
     const T *from = x;
     ptrdiff_t ido = 1;
     for (int f = q->n_factors - 1; f >= 0; f--) {
@@ -222,6 +240,11 @@ static const T *NAME(to_spectrum)(const fc1d_spectral *q, const T *x, ptrdiff_t 
 /* And back, times points; both buffers are written. */
 static const T *NAME(from_spectrum)(const fc1d_spectral *q, T *buffer, T *other)
 {
+    if (q->n_factors == 0) {
+        const T *matrix = (const T *)q->twiddles + SPECTRAL_FILTER * SPECTRAL_FILTER;
+        NAME(by_matrix)(matrix, q->outputs, SPECTRAL_FILTER, buffer, LANES, other);
+        return other;
+    }
     ptrdiff_t l1 = 1;
     for (int f = 0; f < q->n_factors; f++) {
         const ptrdiff_t radix = q->factors[f], ido = q->points / (l1 * radix);
@@ -346,59 +369,101 @@ static inline void NAME(spectral_fill)(const fc1d_spectral *q, ptrdiff_t x, ptrd
     for (ptrdiff_t i = i0; i < i1; i++) {
         row[i] = 0;
         if (q->mode != FC1D_ZEROS && q->l_in > 0) {
-            const ptrdiff_t position = NAME(resolve)(first + i, q->l_in, q->mode);
+            const ptrdiff_t position = NAME(resolve)(first + i * q->x_split, q->l_in, q->mode);
             NAME(load_row)(row + i, 1, NAME(at)(q->x, x + position * q->xl, q->half), 1, q->half);
         }
     }
 }
 
-/* Positions [start, start + n) of up to LANES channels, side by side in the window. */
+/* n elements of up to LANES rows for columns from `start` on, each of an input channel or, of a stride, a phase of one. */
+static void NAME(spectral_rows)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_t channel, ptrdiff_t m, ptrdiff_t start,
+                                ptrdiff_t n, const NAME(finish) * before, T *rows)
+{
+    const ptrdiff_t step = q->x_split;
+    for (ptrdiff_t c = 0; c < m; c++) {
+        const ptrdiff_t of = (channel + c) / step, first = start * step + (channel + c) % step - q->left;
+        const ptrdiff_t x = item * q->xn + of * q->xc;
+        T *row = rows + c * SPECTRAL_PITCH;
+        ptrdiff_t lo = first < 0 ? (-first + step - 1) / step : 0, hi = first < q->l_in ? (q->l_in - 1 - first) / step + 1 : 0;
+        lo = lo < n ? lo : n; /* elements [lo, hi) lie inside the input */
+        hi = hi < n ? hi : n;
+        hi = hi > lo ? hi : lo;
+        if (step == 1 && lo == 0 && hi == n && q->xc == 1) { /* channels side by side: all at once */
+            if (c == 0)
+                NAME(load_rows)(rows, SPECTRAL_PITCH, m, n, NAME(at)(q->x, x + first * q->xl, q->half), 1, q->xl, q->half);
+        } else {
+            if (hi > lo)
+                NAME(load_row)(row + lo, hi - lo, NAME(at)(q->x, x + (first + lo * step) * q->xl, q->half), step * q->xl,
+                               q->half);
+            NAME(spectral_fill)(q, x, first, 0, lo, row);
+            NAME(spectral_fill)(q, x, first, hi, n, row);
+        }
+        if (before) {
+            const int zeros = q->mode == FC1D_ZEROS || q->l_in == 0;
+            NAME(finish_row)(before, of, zeros ? row + lo : row, NULL, zeros ? hi - lo : n);
+        }
+    }
+}
+
+/* Columns [start, start + n) of up to LANES channels, side by side in the window. */
 static void NAME(spectral_load)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_t channel, ptrdiff_t m, ptrdiff_t start,
                                 ptrdiff_t n, T *window)
 {
-    const int zeros = q->mode == FC1D_ZEROS || q->l_in == 0;
-    const ptrdiff_t x = item * q->xn + channel * q->xc;
     NAME(finish) before;
     if (q->before.function)
         before = NAME(finish_of)(&q->before, NULL, 0, 0, 0);
     T rows[LANES * SPECTRAL_PITCH];
     memset(rows, 0, sizeof(rows));
     for (ptrdiff_t i = 0; i < n; i += SPECTRAL_PIECE) {
-        const ptrdiff_t wanted = n - i < SPECTRAL_PIECE ? n - i : SPECTRAL_PIECE, first = start + i;
-        const ptrdiff_t low = first < 0 ? (-first < wanted ? -first : wanted) : 0;
-        const ptrdiff_t end = q->l_in - first < wanted ? q->l_in - first : wanted, high = end > low ? end : low;
-        if (high > low)
-            NAME(load_rows)(rows + low, SPECTRAL_PITCH, m, high - low, NAME(at)(q->x, x + (first + low) * q->xl, q->half),
-                            q->xc, q->xl, q->half);
-        for (ptrdiff_t c = 0; c < m; c++) {
-            NAME(spectral_fill)(q, x + c * q->xc, first, 0, low, rows + c * SPECTRAL_PITCH);
-            NAME(spectral_fill)(q, x + c * q->xc, first, high, wanted, rows + c * SPECTRAL_PITCH);
-        }
-        for (ptrdiff_t c = 0; q->before.function && c < m; c++)
-            NAME(finish_row)(&before, channel + c, rows + c * SPECTRAL_PITCH + (zeros ? low : 0), NULL,
-                             zeros ? high - low : wanted);
+        const ptrdiff_t wanted = n - i < SPECTRAL_PIECE ? n - i : SPECTRAL_PIECE;
+        NAME(spectral_rows)(q, item, channel, m, start + i, wanted, q->before.function ? &before : NULL, rows);
         for (ptrdiff_t j = 0; j < wanted; j += LANES)
             NAME(transpose_square)(window + (i + j) * LANES, LANES, rows + j, SPECTRAL_PITCH);
     }
 }
 
-/* Outputs [start, start + n) of up to LANES channels, which lie side by side, with the last steps. */
+/* n finished columns from `start` on of a row, which are those of a channel or, of a stride, of a phase of one. */
+static void NAME(spectral_phase)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_t channel, ptrdiff_t start, ptrdiff_t n,
+                                 const NAME(finish) * after, T *row, T *more)
+{
+    const ptrdiff_t step = q->y_split, of = channel / step, first = start * step + channel % step - q->crop;
+    const ptrdiff_t lo = first < 0 ? (-first + step - 1) / step : 0;
+    ptrdiff_t hi = first < q->l_out ? (q->l_out - 1 - first) / step + 1 : 0;
+    hi = hi < n ? hi : n;
+    if (hi <= lo)
+        return;
+    const ptrdiff_t at = first + lo * step;
+    if (q->residual)
+        NAME(load_row)(more, hi - lo, NAME(at)(q->residual, item * q->rn + of * q->rc + at * q->rl, q->half), step * q->rl,
+                       q->half);
+    if (after)
+        NAME(finish_row)(after, of, row + lo, q->residual ? more : NULL, hi - lo);
+    NAME(store_rows)(NAME(at)(q->y, item * q->yn + of * q->yc + at * q->yl, q->half), 0, step * q->yl, row + lo, 0, 1, hi - lo,
+                     q->half);
+}
+
+/* Columns [start, start + n) of up to LANES channels, which lie side by side, with the last steps. */
 static void NAME(spectral_store)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_t channel, ptrdiff_t m, ptrdiff_t start,
                                  ptrdiff_t n, const T *stage)
 {
     const NAME(finish) after = NAME(finish_of)(&q->after, NULL, 0, q->residual_scale, q->residual_last);
-    const int any = q->residual || q->after.function;
+    const NAME(finish) *any = q->residual || q->after.function ? &after : NULL;
     T rows[LANES * SPECTRAL_PITCH], more[LANES * SPECTRAL_PITCH];
     for (ptrdiff_t i = 0; i < n; i += SPECTRAL_PIECE) {
         const ptrdiff_t here = n - i < SPECTRAL_PIECE ? n - i : SPECTRAL_PIECE, first = start + i;
         for (ptrdiff_t j = 0; j < here; j += LANES)
             NAME(transpose_square)(rows + j, SPECTRAL_PITCH, stage + (i + j) * LANES, LANES);
+        if (q->y_split > 1) {
+            for (ptrdiff_t c = 0; c < m; c++)
+                NAME(spectral_phase)(q, item, channel + c, first, here, any, rows + c * SPECTRAL_PITCH, more);
+            continue;
+        }
         if (q->residual)
             NAME(load_rows)(more, SPECTRAL_PITCH, m, here,
                             NAME(at)(q->residual, item * q->rn + channel * q->rc + first * q->rl, q->half), q->rc, q->rl,
                             q->half);
         for (ptrdiff_t c = 0; any && c < m; c++)
-            NAME(finish_row)(&after, channel + c, rows + c * SPECTRAL_PITCH, q->residual ? more + c * SPECTRAL_PITCH : NULL,
+            NAME(finish_row)(any, channel + c, rows + c * SPECTRAL_PITCH, q->residual ? more + c * SPECTRAL_PITCH : NULL,
                              here);
         NAME(store_rows)(NAME(at)(q->y, item * q->yn + channel * q->yc + first * q->yl, q->half), q->yc, q->yl, rows,
                          SPECTRAL_PITCH, m, here, q->half);
@@ -409,7 +474,7 @@ static void NAME(spectral_store)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff
 static void NAME(spectral_split)(const fc1d_spectral *q, const NAME(spectral_unit) * u, T *buffer, T *window, T *x)
 {
     const ptrdiff_t across = u->phases, reads = ((u->tiles - 1) * q->outputs + q->points) * across;
-    const ptrdiff_t first = u->tile * q->outputs * q->dilation + u->phase - q->left;
+    const ptrdiff_t first = u->tile * q->outputs * q->dilation + u->phase;
     const ptrdiff_t run = across == q->dilation ? reads : across;
     T *other = buffer + q->points * LANES;
     for (ptrdiff_t item = 0; item < u->items; item++)
@@ -443,8 +508,8 @@ static void NAME(spectral_join)(const fc1d_spectral *q, const NAME(spectral_unit
         for (ptrdiff_t c = 0; c < q->c_out; c += LANES) {
             const ptrdiff_t m = q->c_out - c < LANES ? q->c_out - c : LANES;
             T some[LANES] = {0};
-            if (q->bias)
-                memcpy(some, (const T *)q->bias + u->channel_out + c, (size_t)m * sizeof(T));
+            for (ptrdiff_t l = 0; q->bias && l < m; l++)
+                some[l] = ((const T *)q->bias)[(u->channel_out + c + l) / q->y_split];
             const V bias = LOAD(some);
             for (ptrdiff_t t = 0; t < u->tiles; t++)
                 for (ptrdiff_t r = 0; r < across; r++) {
@@ -464,7 +529,7 @@ static void NAME(spectral_join)(const fc1d_spectral *q, const NAME(spectral_unit
             const ptrdiff_t made = u->tiles * q->outputs * across, run = across == q->dilation ? made : across;
             for (ptrdiff_t i = 0; i < made; i += run) {
                 const ptrdiff_t start = first + i / across * q->dilation;
-                const ptrdiff_t n = q->l_out - start < run ? q->l_out - start : run;
+                const ptrdiff_t n = q->n_cols - start < run ? q->n_cols - start : run;
                 if (n > 0)
                     NAME(spectral_store)(q, u->item + item, u->channel_out + c, m, start, n, stage + i * LANES);
             }
@@ -491,7 +556,8 @@ static void NAME(spectral)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch
     const T *w = (const T *)q->w + group * slots * slot_size;
     NAME(spectral_split)(q, &u, buffer, window, x);
     for (ptrdiff_t s = 0; s < slots; s++)
-        NAME(spectral_slot)(q, x + s * q->x_slot, w + s * slot_size, y + s * q->y_slot, tiles, s == 0);
+        NAME(spectral_slot)(q, x + s * q->x_slot, w + s * slot_size, y + s * q->y_slot, tiles,
+                            s == 0 || q->n_factors == 0);
     NAME(spectral_join)(q, &u, buffer, window, y);
 }
 
@@ -507,20 +573,28 @@ static void NAME(spectral_pack)(const fc1d_spectral_weight *p, ptrdiff_t unit, v
     const ptrdiff_t first = v / SPECTRAL_VECTORS * SPECTRAL_VECTORS, rest = vectors - first;
     const ptrdiff_t width = (rest < SPECTRAL_VECTORS ? rest : SPECTRAL_VECTORS) * LANES;
     const ptrdiff_t m = q->c_out - co < LANES ? q->c_out - co : LANES;
-    const T *w = (const T *)p->w + group * p->sg + co * p->so, share = (T)1 / points;
+    const T *w = (const T *)p->w + group * p->sg, share = q->n_factors ? (T)1 / points : 1;
+    const T second = q->n_factors ? -share : share; /* conjugated */
     T *buffer = (T *)scratch, *other = buffer + points * LANES, *taps = other + points * LANES;
     T *to = (T *)p->packed + group * slots * slot_size + 2 * q->c_in * first * LANES + (v - first) * LANES;
     memset(taps, 0, (size_t)(points * LANES) * sizeof(T));
     for (ptrdiff_t ci = 0; ci < q->c_in; ci++, to += 2 * width) {
+        const T *row = w + ci / q->x_split * p->si;
         for (ptrdiff_t k = 0; k < p->taps; k++)
-            for (ptrdiff_t l = 0; l < m; l++)
-                taps[k * LANES + l] = w[l * p->so + ci * p->si + k * p->sk];
-        const T *s = NAME(to_spectrum)(q, taps, LANES, buffer, other);
+            for (ptrdiff_t l = 0; l < m; l++) {
+                /* a tap of a phase of the stride; of a scatter the taps are backwards */
+                const ptrdiff_t tap = q->y_split > 1 ? (p->taps - 1 - k) * q->y_split + (co + l) % q->y_split
+                                                     : k * q->x_split + ci % q->x_split;
+                taps[k * LANES + l] = tap < p->kernel_size ? row[(co + l) / q->y_split * p->so + tap * p->sk] : 0;
+            }
+        const T *s = q->n_factors ? NAME(to_spectrum)(q, taps, LANES, buffer, other) : buffer;
+        if (q->n_factors == 0)
+            NAME(by_matrix)((const T *)p->matrix, points, SPECTRAL_FILTER, taps, LANES, buffer);
         STORE(to, LOAD(s) * share);
         STORE(to + width, LOAD(s + (points - 1) * LANES) * share);
         for (ptrdiff_t i = 1; i < slots; i++) {
             STORE(to + i * slot_size, LOAD(s + (2 * i - 1) * LANES) * share);
-            STORE(to + i * slot_size + width, LOAD(s + 2 * i * LANES) * -share);
+            STORE(to + i * slot_size + width, LOAD(s + 2 * i * LANES) * second);
         }
     }
 }

@@ -1,4 +1,4 @@
-/* What the transforms of fourier.h need, written once over a vector type as template.h. */
+/* What fourier.h and spectral.h need, written once over a vector type as template.h. */
 #if defined(__GNUC__) || defined(__clang__)
 #pragma GCC diagnostic ignored "-Wunused-function" /* of what the headers have for others */
 #endif
@@ -12,6 +12,8 @@
 #include "pointwise.h"
 
 #include "fourier.h"
+
+#include "spectral.h"
 
 /* An enumerator, for the table that vectors.h makes of both dtypes: LANES is gone by then. */
 enum { NAME(lanes) = LANES };

@@ -10,3 +10,8 @@ typedef T NAME(uvec);
 #define V NAME(vec)
 #define LOAD(p) ((V) * (const NAME(uvec) *)(p))
 #define STORE(p, v) (*(NAME(uvec) *)(p) = (v))
+
+/* A statement for each accumulator of a register tile. */
+#define EACH(MR, NV, ...)                                                                                              \
+    _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                              \
+        _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) __VA_ARGS__;

@@ -71,7 +71,7 @@ def engine_of_call(
         if suited and (
             algorithm == "fft" or transforms_win(w_shape, dtype, geometry, transposed, l_in, l_out)
         ):
-            return fft  # type: ignore[return-value]
+            return fft
     pads = left, right
     return choose_engine(algorithm, dtype.char, w_shape, stride, dilation, pads, transposed)
 

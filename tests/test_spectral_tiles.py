@@ -88,7 +88,8 @@ def test_integers_against_the_reference(isa, mode):
 def test_transposed(isa):
     rng = np.random.default_rng(1)
     for c_in, c_out, groups, taps, dilation, length, crop in (
-        (16, 20, 1, 7, 1, 100, (0, 0)), (32, 32, 2, 12, 3, 50, (9, 30)), (3, 5, 1, 40, 1, 1, (30, 3)),
+        (16, 20, 1, 7, 1, 100, (0, 0)), (32, 32, 2, 12, 3, 50, (9, 30)),
+        (3, 5, 1, 40, 1, 1, (30, 3)),
     ):  # fmt: skip
         x, w = normal(rng, 3, c_in, length), normal(rng, c_in, c_out // groups, taps)
         b = normal(rng, c_out)

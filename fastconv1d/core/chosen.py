@@ -112,7 +112,7 @@ class ChosenLayer:
         self, weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec, direct: Any
     ) -> None:
         self._weight, self._bias, self._spec, self._direct = weight, bias, spec, direct
-        self._spectra = fft.Spectra(weight, spec.groups, spec.dilation)
+        self._spectra = fft.Spectra(weight, spec.groups, spec.dilation, spec.stride)
         self._minimal: MinimalLayer | None = None
         self._by_length: dict[int, str] = {}
 

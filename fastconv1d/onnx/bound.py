@@ -167,9 +167,7 @@ def _padded(
 _BINDERS: dict[str, Callable[..., Bound | None]] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _viewed),
     **dict.fromkeys(("Expand", "Identity"), _viewed_if_whole),
-    **dict.fromkeys(
-        ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"), _viewed_if_whole
-    ),
+    **dict.fromkeys(("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"), _viewed_if_whole),
     "Concat": _joined,
     "Split": _divided,
     "Pad": _padded,

@@ -233,3 +233,14 @@ static void NAME(store_rows)(void *dst, ptrdiff_t sc, ptrdiff_t sl, const T *src
                 ((T *)to)[j * sl] = row[j];
     }
 }
+
+/* The input position that padding `mode` puts at position i outside [0, n); clamped, because masked columns may ask for
+ * positions that no valid output needs. */
+static ptrdiff_t NAME(resolve)(ptrdiff_t i, ptrdiff_t n, int mode)
+{
+    if (mode == FC1D_REFLECT)
+        i = i < 0 ? -i : 2 * (n - 1) - i;
+    else if (mode == FC1D_CIRCULAR)
+        i = i < 0 ? i + n : i - n;
+    return i < 0 ? 0 : i < n ? i : n - 1;
+}

@@ -4,17 +4,7 @@
  * LANES (elements of a vector), NAME(x) (suffix for dtype and instruction set) and SHUFFLE(a, b, ...) with its index lists.
  */
 
-#if LANES > 1
-typedef T NAME(vec) __attribute__((vector_size(BYTES)));
-typedef T NAME(uvec) __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
-typedef TINT NAME(mask) __attribute__((vector_size(BYTES)));
-#else
-typedef T NAME(vec);
-typedef T NAME(uvec);
-#endif
-#define V NAME(vec)
-#define LOAD(p) ((V) * (const NAME(uvec) *)(p))
-#define STORE(p, v) (*(NAME(uvec) *)(p) = (v))
+#include "types.h"
 
 #include "half.h"
 
@@ -33,11 +23,6 @@ typedef T NAME(uvec);
  */
 typedef void (*NAME(tile_fn))(ptrdiff_t kc, const T *w, const T *x, const int32_t *tap, T *y, ptrdiff_t ldy,
                               const T *bias, int accumulate, const NAME(finish) * finish);
-
-/* A statement for each accumulator of a register tile. */
-#define EACH(MR, NV, ...)                                                                                              \
-    _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                              \
-        _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) __VA_ARGS__;
 
 #define TILE(MR, NV)                                                                                                   \
     static void NAME(tile_##MR##x##NV)(ptrdiff_t kc, const T *restrict w, const T *restrict x,                         \
@@ -121,17 +106,6 @@ static const NAME(row_fn) NAME(row)[NAME(row_terms) + 1] = {0,           NAME(ro
                                                             NAME(row_5), NAME(row_6), NAME(row_7), NAME(row_8), NAME(row_9)};
 
 /* ---- the window ---------------------------------------------------------------------------------------------- */
-
-/* The input position that padding `mode` puts at position i outside [0, n); clamped, because masked columns may ask for
- * positions that no valid output needs. */
-static ptrdiff_t NAME(resolve)(ptrdiff_t i, ptrdiff_t n, int mode)
-{
-    if (mode == FC1D_REFLECT)
-        i = i < 0 ? -i : 2 * (n - 1) - i;
-    else if (mode == FC1D_CIRCULAR)
-        i = i < 0 ? i + n : i - n;
-    return i < 0 ? 0 : i < n ? i : n - 1;
-}
 
 /* Elements [i0, i1) of a run that begins at position `start` outside the input; `x` is the channel's place in p->x. */
 static inline void NAME(fill)(const fc1d_problem *p, T *dst, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t start, ptrdiff_t x)
@@ -877,12 +851,10 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 
 #include "gradient.h"
 #include "minimal.h"
-#include "fourier.h"
 #include "step.h"
 #include "network.h"
 #include "product.h"
 #include "chain.h"
-#include "spectral.h"
 
 /* An enumerator, for the table of kernels that vectors.h makes of both dtypes: LANES is gone by then. */
 enum { NAME(lanes) = LANES };

@@ -162,9 +162,6 @@ typedef struct {
     int residual_last;
 } fc1d_filter;
 
-/* Bytes of a row of a panel of the right matrix of add_product. */
-enum { FC1D_PANEL_BYTES = 256 };
-
 /* A product of rows of unsigned bytes with a packed matrix of signed bytes, see bytes.h. */
 typedef struct {
     const uint8_t *x; /* rows of k bytes, one after the other */
@@ -342,7 +339,6 @@ typedef struct {
     void (*resample_rows)(const fc1d_resample *q, ptrdiff_t first, ptrdiff_t last);
     void (*gate)(const void *a, const void *b, void *y, ptrdiff_t n, int squashed);
     void (*reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last);
-    void (*add_product)(const void *a, const void *b, void *c, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     ptrdiff_t product_width; /* columns of a panel of `product` */

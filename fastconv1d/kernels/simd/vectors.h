@@ -188,7 +188,7 @@ static void GLUE(any, bytes, ISA)(const fc1d_bytes *q, ptrdiff_t unit, void *scr
      GLUE(gru_rows, D, ISA), GLUE(quantize, D, ISA), GLUE(erf_rows, D, ISA), GLUE(convert, D, ISA),                    \
      GLUE(pool, D, ISA), GLUE(product, D, ISA), GLUE(pack_product, D, ISA), GLUE(transpose_planes, D, ISA),             \
      GLUE(chain, D, ISA), GLUE(affine_rows, D, ISA), GLUE(resample_rows, D, ISA), GLUE(gate, D, ISA),                   \
-     GLUE(reduce_parts, D, ISA), GLUE(add_product, D, ISA), GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS,          \
+     GLUE(reduce_parts, D, ISA), GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS,          \
      GLUE(product_width, D, ISA), GLUE(vectors, D, ISA)}
 const fc1d_isa ISA_NAME(ISA) = {QUOTE(ISA), KERNELS(f32), KERNELS(f64), GLUE(any, bytes, ISA),
                              GLUE(width, bytes, ISA)};

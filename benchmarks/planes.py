@@ -1,5 +1,6 @@
 """Time layers of two dimensions beside torch, ONNX Runtime and OpenVINO, in turns.
 
+    pip install -e '.[bench]'
     python benchmarks/planes.py [--seconds 1] [NAME ...]
 
 Prints, for each layer of `layers2d.csv`, the time of one call on one thread and the time of the

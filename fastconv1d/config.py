@@ -1,4 +1,4 @@
-"""Threads, determinism, kept memory and what `show_config` prints.
+"""Threads, determinism, kept memory, the default algorithm and what `show_config` prints.
 
 What the environment may say, read once at import (but for the last three, which a build reads):
 
@@ -8,6 +8,7 @@ OMP_NUM_THREADS             The same where the one above is unset, as in OpenMP 
 FASTCONV1D_MAX_WORKERS      Worker threads of the process, 0 to 1023; as `set_max_workers`.
 FASTCONV1D_THREADING_LAYER  auto, workers or openmp; as `set_threading_layer`.
 FASTCONV1D_KEPT_MEMORY      Bytes kept for the next large results; as `set_kept_memory`.
+FASTCONV1D_ALGORITHM        auto or fast; as `set_algorithm`.
 FASTCONV1D_ISA              The instruction set: base, avx2, avx512; never one the CPU lacks.
 FASTCONV1D_DEBUG            A build: 1 for no optimisation, and bounds checks.
 FASTCONV1D_SANITIZE         A build: what to hand to the compiler's -fsanitize.
@@ -44,6 +45,7 @@ ENVIRONMENT = (
     "FASTCONV1D_MAX_WORKERS",
     "FASTCONV1D_THREADING_LAYER",
     "FASTCONV1D_KEPT_MEMORY",
+    "FASTCONV1D_ALGORITHM",
     "FASTCONV1D_ISA",
     "FASTCONV1D_DEBUG",
     "FASTCONV1D_SANITIZE",
@@ -508,6 +510,139 @@ def num_threads(n: int) -> Iterator[None]:
         _threads_here.reset(token)
 
 
+# What `algorithm="auto"` may be made to mean.
+_DEFAULTS = ("auto", "fast")
+_algorithm = "auto"
+may_be_fast = False  # whether 'fast' has ever been a default here: a call asks this first
+_algorithm_here: contextvars.ContextVar[str | None] = contextvars.ContextVar(
+    "fastconv1d_algorithm", default=None
+)
+
+
+def _checked_algorithm(function: str, name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"{function} expects a str, but got {type(name).__name__} ({shown(name)})")
+    if name not in _DEFAULTS:
+        raise ValueError(
+            f"{function} expects one of {', '.join(_DEFAULTS)}, got {shown(name)}: the others are "
+            "for single layers, which take algorithm="
+        )
+    return name
+
+
+def set_algorithm(name: str) -> None:
+    """Set what ``algorithm="auto"`` means in this process.
+
+    Parameters
+    ----------
+    name : {'auto', 'fast'}
+        'auto', the setting at start unless the environment variable ``FASTCONV1D_ALGORITHM`` has
+        the other, is the fastest engine that keeps every promise: bits that depend on neither
+        threads nor batch nor length, and the smallest error bound. 'fast' is the fastest of
+        'direct', 'winograd' and 'fft' for each layer, whatever its bits.
+
+    Raises
+    ------
+    TypeError
+        If `name` is not a str.
+    ValueError
+        If there is no such default.
+
+    See Also
+    --------
+    algorithm : The same for one block of one thread.
+
+    Notes
+    -----
+    Functions, layers, networks and their backward follow the setting that is in force when they are
+    called, unless they were given another algorithm than 'auto'. Models of torch (`accelerate`) and
+    of ONNX (`from_onnx`) take the one in force when they are made. Deterministic mode and streams
+    are never fast.
+
+    Examples
+    --------
+    >>> from fastconv1d import config
+    >>> before = config.get_algorithm()
+    >>> config.set_algorithm("fast")
+    >>> config.get_algorithm()
+    'fast'
+    >>> config.set_algorithm(before)
+    """
+    global _algorithm, may_be_fast  # noqa: PLW0603 - one setting for the process
+    _algorithm = _checked_algorithm("set_algorithm", name)
+    may_be_fast = may_be_fast or name == "fast"
+
+
+def get_algorithm() -> str:
+    """Return what ``algorithm="auto"`` means here.
+
+    Returns
+    -------
+    str
+        That of the enclosing `algorithm` block, otherwise that of `set_algorithm`.
+
+    Examples
+    --------
+    >>> from fastconv1d import config
+    >>> config.get_algorithm() in ("auto", "fast")
+    True
+    """
+    here = _algorithm_here.get()
+    return _algorithm if here is None else here
+
+
+@contextlib.contextmanager
+def algorithm(name: str) -> Iterator[None]:
+    """Set what ``algorithm="auto"`` means inside a block.
+
+    Parameters
+    ----------
+    name : {'auto', 'fast'}
+        As `set_algorithm`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `set_algorithm`.
+
+    Notes
+    -----
+    The setting belongs to the thread or task, so that others do not see it. Blocks may be nested.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d import config, conv1d
+    >>> x, taps = np.ones((1, 20_000)), np.ones((1, 1, 3_000))
+    >>> with config.algorithm("fast"):
+    ...     y = conv1d(x, taps)  # by transforms
+    >>> bool(np.allclose(y, 3_000))
+    True
+    """
+    global may_be_fast  # noqa: PLW0603
+    token = _algorithm_here.set(_checked_algorithm("algorithm", name))
+    may_be_fast = may_be_fast or name == "fast"
+    try:
+        yield
+    finally:
+        _algorithm_here.reset(token)
+
+
+def _algorithm_from_environment() -> None:
+    text = os.environ.get("FASTCONV1D_ALGORITHM", "").strip()
+    if not text:
+        return
+    try:
+        set_algorithm(text)
+    except ValueError:
+        warnings.warn(
+            f"FASTCONV1D_ALGORITHM should be one of {', '.join(_DEFAULTS)}, got {shown(text)}; "
+            "it is ignored",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+
+
 def use_deterministic_algorithms(mode: bool) -> None:
     """Choose whether results must be the same to the bit however the work is divided.
 
@@ -617,6 +752,7 @@ def config_info() -> dict[str, Any]:
         "cpus": _cpu_affinity(),
         "quota": quota,
         "deterministic": _deterministic,
+        "algorithm": get_algorithm(),
         "kept_memory": kept(),
         "kept_memory_limit": kept_limit(),
         "environment": {name: os.environ[name] for name in ENVIRONMENT if name in os.environ},
@@ -663,4 +799,5 @@ def show_config() -> None:
 
 set_limit(get_max_workers())
 _layer_from_environment()
+_algorithm_from_environment()
 set_kept_limit(_kept_memory_at_start())

@@ -22,6 +22,7 @@ from dask.task_spec import DataNode, Task, TaskRef
 
 from .core import adjoint, arrays, forward, pieces
 from .core.convolution import Convolution, Parameters
+from .core.engines import choose_engine
 from .core.geometry import shown
 from .core.pieces import BiasGradient, Convolved, Piece, Pipeline, WeightGradient
 from .core.program import Convolve, check_lines, fuse
@@ -92,7 +93,7 @@ def conv1d(
     Notes
     -----
     The result has the bits of `fastconv1d.conv1d` on the whole array, however it is chunked, on any
-    scheduler; where the BLAS engine computes, as for complex dtypes, those of a call in
+    scheduler; where the BLAS engine computes, those of a call in
     deterministic mode. A task is made for each output chunk. It takes the chunks that it reads, and
     of large ones that it reads little of only that part; chunks of channels are joined in it,
     which copies them. The weight is in the graph once, and packed once in each worker process.
@@ -413,7 +414,11 @@ def _backward(
         dummies = g.stand_in(np.float32), x.stand_in(np.float32)
     of_g, of_x, w, geometry, _ = adjoint.checked(spec.transposed, *dummies, weight, spec.geometry)
     g = g.like(x)
-    engine = adjoint.engine_of(spec.algorithm, w.dtype, w.shape, geometry)
+    _, _, stride, dilation, left, right, _, _ = geometry
+    pads = left, right
+    engine = choose_engine(
+        spec.algorithm, w.dtype.char, w.shape, stride, dilation, pads, transposed=False
+    )
     by_input = by_weight = by_bias = None
     if mask[0]:
         stage = Convolved.gradient(spec, _copied(w), geometry, engine, of_g.shape, of_x.shape)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from .config import execution
 from .core import adjoint, arrays, geometry
-from .core.engines import choose_engine
+from .core.fast import engine_of_call
 from .core.forward import convolve
 from .core.spec import Around, Spec
 from .kernels.unfold import fold, unfold
@@ -86,10 +86,13 @@ def conv1d(
         Whether the residual is added before the activation or after it.
     layout : {'NCL', 'NLC'}, default 'NCL'
         With 'NLC', input, residual and output have shape (N, L, C) or (L, C), and the same bits.
-    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
+    algorithm : {'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'}, default 'auto'
         Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
-        'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
-        'winograd' is for layers, see `fastconv1d.Conv1d`, and the same as 'auto' here.
+        'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can (or
+        is 'fast', where `fastconv1d.config.set_algorithm` says so). 'fft' takes transforms for any
+        dtype where stride or dilation is 1, 'fast' takes them where they are faster; both are
+        'auto' elsewhere and in deterministic mode, and have other bits and errors, see `Conv1d`.
+        'winograd' is for layers, and the same as 'auto' here.
     out : ndarray of the result's shape and dtype, optional
         Where to write the result. It should be writeable and share no memory with an input.
 
@@ -160,8 +163,8 @@ def conv1d(
         groups,
         padding_mode,
     )
-    c_out, l_out, stride, dilation, left, right, _, _ = plain
-    engine = choose_engine(algorithm, x.dtype.char, w.shape, stride, dilation, (left, right), False)
+    c_out, l_out = plain[:2]
+    engine = engine_of_call(algorithm, w.shape, x.dtype, plain, False, x.shape[2], l_out)
     shape = (x.shape[0], c_out, l_out)
     y = arrays.new(shape, x.dtype) if out is None else arrays.target(out, shape, batched, x, w, b)
     if y.size:
@@ -279,8 +282,8 @@ def conv_transpose1d(
         dilation,
         padding_mode,
     )
-    c_out, l_out, stride, dilation, left, right, _, _ = plain
-    engine = choose_engine(algorithm, x.dtype.char, w.shape, stride, dilation, (left, right), True)
+    c_out, l_out = plain[:2]
+    engine = engine_of_call(algorithm, w.shape, x.dtype, plain, True, x.shape[2], l_out)
     shape = (x.shape[0], c_out, l_out)
     y = arrays.new(shape, x.dtype) if out is None else arrays.target(out, shape, batched, x, w, b)
     adjoint.scatter(engine, x, w, b, y, plain)
@@ -312,10 +315,13 @@ def conv1d_backward(
         As given to `conv1d`.
     stride, padding, dilation, groups, padding_mode
         As given to `conv1d`, which has the formula of L_out.
-    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
+    algorithm : {'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'}, default 'auto'
         Which engine computes: 'direct' has the register-tile kernels for float32 and float64,
-        'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can.
-        'winograd' is for layers, see `fastconv1d.Conv1d`, and the same as 'auto' here.
+        'blas' unfolds tiles for SciPy's BLAS, 'auto' takes the direct engine wherever it can (or
+        is 'fast', where `fastconv1d.config.set_algorithm` says so). 'fft' takes transforms for any
+        dtype where stride or dilation is 1, 'fast' takes them where they are faster; both are
+        'auto' elsewhere and in deterministic mode, and have other bits and errors, see `Conv1d`.
+        'winograd' is for layers, and the same as 'auto' here.
     output_mask : sequence of three bools, default (True, True, True)
         Which of the three gradients to compute.
 

@@ -62,8 +62,8 @@ def conv2d(
     layout : {'NCHW', 'NHWC'}, default 'NCHW'
         With 'NHWC', input, residual and output have shape (N, H, W, C) or (H, W, C), and the same
         bits.
-    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
-        As `fastconv1d.conv1d`; 'winograd' is the same as 'auto'.
+    algorithm : {'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'}, default 'auto'
+        As `fastconv1d.conv1d`; 'fast', 'fft' and 'winograd' are the same as 'auto'.
     out : ndarray of the result's shape and dtype, optional
         Where to write the result. It should be writeable and share no memory with an input.
 
@@ -131,7 +131,7 @@ def conv2d_backward(
         As given to `conv2d`.
     stride, padding, dilation, groups, padding_mode
         As given to `conv2d`.
-    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
+    algorithm : {'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'}, default 'auto'
         As `conv2d`.
     output_mask : sequence of three bools, default (True, True, True)
         Which of the three gradients to compute.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Conv1d(Convolution):
         float32, float64, complex64 or complex128.
     rng : numpy.random.Generator, optional
         Where the initial parameters come from, see `reset_parameters`.
-    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
+    algorithm : {'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'}, default 'auto'
         Which engine computes, see `fastconv1d.conv1d`. With 'winograd' a layer in eval mode takes
         about half the multiplications: stride 1, one group, zero padding, 3 to 32 taps, dilation up
         to 64, a real dtype, and ``min(C_in, C_out) * K >= 192``. It is 'auto' elsewhere, and in
@@ -58,7 +58,11 @@ class Conv1d(Convolution):
         is a few times as large, and relative to the largest output rather than to each. An output's
         bits, and whether it is finite, depend on up to ``4*dilation`` inputs beside its own window,
         so an infinity reaches up to 8 outputs more; and float32 inputs or weights beyond some 1e37,
-        whose sums would still be finite, may overflow.
+        whose sums would still be finite, may overflow. With 'fft' a layer is computed by transforms
+        of blocks, whose spectra it keeps, also in train mode, if stride or dilation is 1: the error
+        is relative to the sum of the weights' sizes times the largest input of a block, bits change
+        with the last block, and what is not finite makes its blocks NaN. 'fast' is the fastest of
+        'direct', 'winograd' and 'fft' for the layer and the length.
     activation, pre_activation, residual_scale, residual_position, layout
         What happens around the sums and the layout of inputs and outputs, as in
         `fastconv1d.conv1d`; `forward` takes the residual.
@@ -267,7 +271,7 @@ class Conv2d(Convolution):
         float32, float64, complex64 or complex128.
     rng : numpy.random.Generator, optional
         Where the initial parameters come from, see `reset_parameters`.
-    algorithm : {'auto', 'blas', 'direct', 'winograd'}, default 'auto'
+    algorithm : {'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'}, default 'auto'
         Which engine computes, see `fastconv1d.conv2d`.
     activation, pre_activation, residual_scale, residual_position, layout
         What happens around the sums and the layout of inputs and outputs, as in
@@ -432,6 +436,30 @@ class Conv2d(Convolution):
         """Return ``forward(input, residual=residual, out=out)``."""
         return self.forward(input, residual=residual, out=out)
 
+    def stream(self, n_batch: int = 1) -> NoReturn:
+        """Raise, as streams are of one dimension.
+
+        Parameters
+        ----------
+        n_batch : int, default 1
+            As `Conv1d.stream`.
+
+        Raises
+        ------
+        ValueError
+            Always.
+
+        Examples
+        --------
+        >>> from fastconv1d import Conv2d
+        >>> Conv2d(2, 3, (1, 5)).stream()
+        Traceback (most recent call last):
+        ...
+        ValueError: chunks should be (N, C, L), got a Conv2d: a kernel of (1, 5) may be a Conv1d
+        """
+        hint = f": a kernel of {self.kernel_size} may be a Conv1d" if 1 in self.kernel_size else ""
+        raise ValueError(f"chunks should be (N, C, L), got a Conv2d{hint}")
+
 
 class ConvTranspose1d(Convolution):
     """A layer that applies a transposed convolution; see `fastconv1d.conv_transpose1d`.
@@ -469,7 +497,7 @@ class ConvTranspose1d(Convolution):
         float32, float64, complex64 or complex128.
     rng : numpy.random.Generator, optional
         Where the initial parameters come from, see `reset_parameters`.
-    algorithm : {'auto', 'blas', 'direct'}, default 'auto'
+    algorithm : {'auto', 'blas', 'direct', 'fast', 'fft'}, default 'auto'
         Which engine computes, see `fastconv1d.conv1d`.
     activation, pre_activation, residual_scale, residual_position, layout
         What happens around the sums and the layout of inputs and outputs, as in

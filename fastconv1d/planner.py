@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .config import get_num_threads, num_threads
-from .core import advice
+from .core import advice, chosen
 from .core.convolution import Convolution
 from .core.engines import choose_engine
-from .core.minimal import MinimalLayer
 from .core.program import Convolve, fuse, infer_shapes, rank_of
 from .core.spec2d import Spec2d
 from .kernels.direct_engine import peak_gflops
@@ -53,9 +52,9 @@ def explain(
     Returns
     -------
     dict
-        ``engine`` is 'blas', 'direct' or 'winograd'; ``flops`` of a call (two a multiply-add),
-        ``bytes`` of input, weight, bias and output, which a call moves at least; ``advice``, a
-        line, '' where there is none.
+        ``engine`` is 'blas', 'direct', 'fft' or 'winograd'; ``flops`` of a call (two a
+        multiply-add, as the direct engine needs them), ``bytes`` of input, weight, bias and output,
+        which a call moves at least; ``advice``, a line, '' where there is none.
 
         Of the direct engine there is also ``isa``;
         ``kernel``: 'run_unit', 'run_positions' for depthwise layers with channels last,
@@ -98,8 +97,8 @@ def explain(
     >>> plan = explain(Conv1d(64, 128, 3), (1, 64, 1000), threads=1)
     >>> plan["engine"], plan["units"] >= 1, plan["flops"]
     ('direct', True, 49053696)
-    >>> explain(Conv1d(1, 1, 2001), (1, 1, 100_000))["advice"]
-    'K = 2001: scipy.signal.oaconvolve takes less for single channels, from some 200 taps on'
+    >>> explain(Conv1d(1, 1, 2001), (1, 1, 100_000))["advice"][:50]
+    "K = 2001: algorithm='fft' would take about 1/"
     """
     if layer.training:
         raise ValueError("explain needs a layer in eval mode, got one in train mode: call eval()")
@@ -130,8 +129,9 @@ def _explain_layer(layer: Any, shape: tuple[int, ...], n_threads: int) -> dict[s
     weight, bias = layer._held
     window = layer._spec.geometry((n_batch, c_in, l_in), weight.shape, None)
     pack = layer._pack()
-    if isinstance(pack.run, MinimalLayer):
-        told: dict[str, Any] = {"engine": "winograd"}
+    engine = chosen.engine_of(pack.run, l_in)
+    if engine != "direct":
+        told: dict[str, Any] = {"engine": engine}
     elif pack.prepared is None:
         told = {"engine": "blas"}
     else:
@@ -141,7 +141,7 @@ def _explain_layer(layer: Any, shape: tuple[int, ...], n_threads: int) -> dict[s
     elements = n_batch * (c_in * l_in + window.c_out * window.l_out) + weight.size + size
     told["flops"] = 2 * n_batch * columns * weight.size * (4 if layer.dtype.kind == "c" else 1)
     told["bytes"] = elements * layer.dtype.itemsize
-    told["advice"] = advice.of_layer(layer, told, n_batch, window)
+    told["advice"] = advice.of_layer(layer, told, n_batch, l_in, window)
     return told
 
 

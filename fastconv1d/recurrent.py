@@ -10,7 +10,7 @@ from .core import arrays, geometry
 from .core.base import assign, number
 from .core.between import Parametric
 from .core.dense import dense_pack, multiplied
-from .core.network import gru_states, lstm_states
+from .core.network import gru_states, in_panels, lstm_states
 from .core.parameters import (
     as_size,
     check_device,
@@ -19,7 +19,6 @@ from .core.parameters import (
     parameter_dtype,
     uniform,
 )
-from .kernels.network import packed
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +50,7 @@ class _Direction:
         project = given[4]
         self.projection: Pack | None = None
         if project is None:
-            self.packed = packed(back)
+            self.panels = in_panels(back)
         else:
             self.back, self.projection = dense_pack(back, None), dense_pack(project, None)
 
@@ -402,7 +401,7 @@ class LSTM(Recurrent):
     def _walk(self, direction: _Direction, x: NDArray[Any], states: States) -> Any:
         gates = multiplied(direction.inputs, x)
         if direction.projection is None:
-            return lstm_states(gates, direction.packed, *states)
+            return lstm_states(gates, direction.panels, *states)
         return _projected_states(direction, direction.projection, gates, *states)
 
     def forward(  # type: ignore[override]
@@ -561,7 +560,7 @@ class GRU(Recurrent):
 
     def _walk(self, direction: _Direction, x: NDArray[Any], states: States) -> Any:
         gates = multiplied(direction.inputs, x)
-        return gru_states(gates, direction.packed, direction.late, states[0])
+        return gru_states(gates, direction.panels, direction.late, states[0])
 
     def forward(  # type: ignore[override]
         self,

@@ -151,18 +151,22 @@ class Target(NamedTuple):
         stored[place] = values
 
 
-def _target(path: Path, suffix: str, source: Source, shape: Any, dtype: Any, widest: int) -> Target:
+def _target(
+    path: Path, suffix: str, source: Source, layout: str, shape: Any, dtype: Any, widest: int
+) -> Target:
     """Make the file of an output (N, C, L), with nothing in it yet."""
     _, channels, length = shape
-    dims = [shape[0], length, channels] if source.channels_last else [*shape]
+    # A wav file has its channels last in any case, an array made of it as --layout says.
+    channels_last = layout == "NLC" if source.rate is not None else source.channels_last
+    dims = [shape[0], length, channels] if channels_last else [*shape]
     stored = tuple(dims[3 - max(source.ndim, 2) :])
     if source.ndim == 1 and channels == 1:
         stored = (length,)
-    target = Target(str(path), suffix, stored, np.dtype(dtype), source.channels_last)
+    target = Target(str(path), suffix, stored, np.dtype(dtype), channels_last)
     if suffix == ".zarr":
         import zarr
 
-        axis = len(stored) - 1 - (source.channels_last and len(stored) > 1)
+        axis = len(stored) - 1 - (channels_last and len(stored) > 1)
         chunks = tuple(min(n, widest) if i == axis else n for i, n in enumerate(stored))
         chunks = (1, *chunks[1:]) if len(stored) == 3 else chunks
         zarr.create_array(str(path), shape=stored, chunks=chunks, dtype=target.dtype)
@@ -170,7 +174,8 @@ def _target(path: Path, suffix: str, source: Source, shape: Any, dtype: Any, wid
     if suffix == ".npy":
         made = np.lib.format.open_memmap(path, "w+", target.dtype, stored)
         return target._replace(offset=made.offset)
-    return _wav_target(target._replace(shape=tuple(dims[1:]), channels_last=True), source)
+    frames = target._replace(shape=(length, channels), channels_last=True)
+    return _wav_target(frames, source)
 
 
 def _wav_target(target: Target, source: Source) -> Target:
@@ -333,7 +338,8 @@ class _Runner:
 
     def run(self, path: Path, target: Path) -> None:
         """Compute one output."""
-        path, target = path.absolute(), target.absolute()  # workers have folders of their own
+        # Workers have folders of their own; what a link leads to is written, and the link stays.
+        path, target = path.absolute(), Path(os.path.realpath(target))
         if not path.is_dir() and (special := what_special(path)):
             raise RunError(f"is {special}: expected a regular file")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -374,7 +380,8 @@ class _Runner:
             raise RunError(f"the output has no positions, from {length} of the input")
         bounds = pieces.follow([*range(0, length, chunk), length], step, shape[2])
         intervals = [*itertools.pairwise(bounds)]
-        target = _target(unfinished, suffix, source, shape, self._model.dtype, bounds[1])
+        given = source, self._args.layout, shape
+        target = _target(unfinished, suffix, *given, self._model.dtype, bounds[1])
         tasks = [
             (source, target, self._model.dtype, n, interval)
             for n in range(shape[0])
@@ -391,7 +398,8 @@ class _Runner:
         if y.ndim != 3:
             raise RunError(f"expected an output of 3 dimensions, got size {list(y.shape)}")
         self._bar.reset(y.shape[0] * y.shape[2])
-        target = _target(unfinished, suffix, source, y.shape, y.dtype, y.shape[2])
+        given = source, self._args.layout, y.shape
+        target = _target(unfinished, suffix, *given, y.dtype, y.shape[2])
         for n, item in enumerate(y):
             target.write(n, 0, item)
             self._bar.update(y.shape[2])

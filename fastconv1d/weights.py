@@ -58,6 +58,19 @@ _WEIGHT_NORMS = (
 )
 
 
+# What reads files of other kinds, by their names.
+_TORCH_READER = (
+    "state = torch.load(path, weights_only=True) reads a file of torch, and "
+    "save_file({key: value.numpy() for key, value in state.items()}, 'weights.npz') makes one for "
+    "load_file"
+)
+_OTHER_READERS = {
+    **dict.fromkeys((".pt", ".pth", ".ckpt", ".bin"), _TORCH_READER),
+    ".onnx": "fastconv1d.onnx.from_onnx reads an ONNX file",
+    ".npy": "numpy.load reads an array alone, and np.savez(path, weight=...) names it",
+}
+
+
 class WeightFileError(ValueError):
     """A file that does not hold a state dict: damaged, truncated, hostile or of another kind.
 
@@ -173,6 +186,7 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
     special = what_special(path)
     if special:
         raise WeightFileError(f"{path!s} is {special}: weights should be in a regular file")
+    advice = _OTHER_READERS.get(Path(os.fsdecode(path)).suffix.lower())
     with open(path, "rb") as file:
         size = os.fstat(file.fileno()).st_size
         start = file.read(4)
@@ -181,6 +195,8 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
             kind, read = "an npz file of numbers", _read_npz
         else:
             kind, read = "a safetensors file", _read_safetensors
+            if advice:
+                raise WeightFileError(f"{path!s} is no file of weights: {advice}")
             require("load_file of a safetensors file", "safetensors")
         try:
             return read(file, size)
@@ -188,7 +204,8 @@ def load_file(path: str | os.PathLike[str]) -> dict[str, NDArray[Any]]:
             raise
         except Exception as error:
             reason = " ".join(str(error).split()) or type(error).__name__
-            raise WeightFileError(f"{path!s} is not {kind}: {reason[:300]}") from error
+            text = f"{path!s} is not {kind}: {advice or reason[:300]}"
+            raise WeightFileError(text) from error
 
 
 def _saved_key(key: object, is_npz: bool) -> str:
@@ -402,9 +419,11 @@ def _normed_weight(state_dict: Mapping[str, ArrayLike], prefix: str) -> NDArray[
             g, v = (np.asarray(state_dict[prefix + name]) for name in (magnitude, direction))
             return fold_weight_norm(g, v, _norm_dim(g.shape, v.shape))
     known = ", ".join(f"'{prefix}{name}'" for name in ("weight", *_WEIGHT_NORMS[0]))
+    layers = [str(key).removesuffix("weight") for key in state_dict if str(key).endswith(".weight")]
+    hint = f": prefix={layers[0]!r} names a layer of them" if layers else ""
     raise ValueError(
         f"Missing key(s) in state_dict: none of {known}, or "
-        f"'{prefix}{_WEIGHT_NORMS[1][0]}', got {geometry.shown(sorted(state_dict))}"
+        f"'{prefix}{_WEIGHT_NORMS[1][0]}', got {geometry.shown(sorted(state_dict))}{hint}"
     )
 
 

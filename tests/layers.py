@@ -89,6 +89,14 @@ class Layer:
         return (self.l_in - 1) * self.stride - sum(self.pads) + self.span + self.output_padding
 
     @property
+    def size(self):
+        return (self.l_in,)
+
+    @property
+    def size_out(self):
+        return (self.l_out,)
+
+    @property
     def params(self):
         names = ["stride", "padding", "dilation", "groups"]
         names += ["output_padding"] if self.op == "conv_transpose1d" else []
@@ -120,11 +128,47 @@ class Layer:
                 values = values + 1j * draw(shape)
             return values.astype(self.dtype)
 
-        x = array(self.n_batch, self.c_in, self.l_in)
+        x = array(self.n_batch, self.c_in, *self.size)
         w = array(*self.weight_shape)
         b = array(self.c_out)
-        g = array(self.n_batch, self.c_out, self.l_out)
+        g = array(self.n_batch, self.c_out, *self.size_out)
         return x, w, b if self.bias else None, g
+
+
+@dataclasses.dataclass(frozen=True)
+class Planes(Layer):
+    """The same of two dimensions: rows beside the columns, and of the same groups and mode."""
+
+    op: str = "conv2d"
+    rows: Layer = Layer()
+
+    @property
+    def size(self):
+        return self.rows.l_in, self.l_in
+
+    @property
+    def size_out(self):
+        return self.rows.l_out, self.l_out
+
+    @property
+    def weight_shape(self):
+        return (
+            self.c_out, self.c_in // self.groups, self.rows.kernel_size, self.kernel_size
+        )  # fmt: skip
+
+    @property
+    def pads(self):
+        return self.padding if isinstance(self.padding, tuple) else (self.padding,) * 2
+
+    @property
+    def l_out(self):
+        return (self.l_in + sum(self.pads) - self.span) // self.stride + 1
+
+    @property
+    def params(self):
+        both = {n: (getattr(self.rows, n), getattr(self, n)) for n in ("stride", "dilation")}
+        both["padding"] = self.rows.pads, self.pads
+        return {**both, "groups": self.groups, "padding_mode": self.padding_mode}
 
 
 def draw_layer(choose, **fixed):
@@ -186,6 +230,21 @@ def random_layers(count, seed=0, **fixed):
     ]
 
 
+def random_planes(count, seed=0, **fixed):
+    """Return `count` valid layers of two dimensions: each of two of one."""
+    fixed = {"op": "conv1d", "stride": 1, "l_out": 9, **fixed}
+    rng = np.random.default_rng(seed)
+    found = []
+    for layer in random_layers(count, seed, **fixed):
+        given = {**fixed, "padding_mode": layer.padding_mode, "groups": 1}
+        given["stride"] = int(rng.integers(1, 4))
+        (rows,) = random_layers(1, int(rng.integers(2**31)), kernel_size=int(rng.integers(1, 5)),
+                                dilation=int(rng.integers(1, 4)), **given)  # fmt: skip
+        shared = {f.name: getattr(layer, f.name) for f in dataclasses.fields(layer)}
+        found.append(Planes(**shared | {"op": "conv2d", "padding": layer.pads, "rows": rows}))
+    return found
+
+
 def random_view(a, rng):
     """Return a view equal to `a` whose axes have any order, sign and step in memory."""
     order = rng.permutation(a.ndim)
@@ -225,6 +284,25 @@ REALISTIC = (
     ),
     Layer("conv_transpose1d", n_batch=1, c_in=20, c_out=1, l_in=5001, kernel_size=21, stride=10),
 )
+
+
+# And of networks over planes: square kernels, lines, depthwise, many short rows.
+REALISTIC_PLANES = tuple(
+    Planes(**columns, rows=Layer(**rows))
+    for columns, rows in (
+        ({"n_batch": 2, "c_in": 33, "c_out": 40, "l_in": 61, "kernel_size": 3, "padding": 1},
+         {"l_in": 45, "kernel_size": 3, "padding": 1}),
+        ({"n_batch": 1, "c_in": 3, "c_out": 32, "l_in": 131, "kernel_size": 7, "stride": 2},
+         {"l_in": 99, "kernel_size": 7, "stride": 2, "padding": 3}),
+        ({"n_batch": 2, "c_in": 97, "c_out": 97, "groups": 97, "l_in": 41, "kernel_size": 3,
+          "padding": 1}, {"l_in": 37, "kernel_size": 3, "padding": 1}),
+        ({"n_batch": 9, "c_in": 64, "c_out": 72, "l_in": 7, "kernel_size": 3, "padding": 1},
+         {"l_in": 7, "kernel_size": 3, "padding": 1}),
+        ({"n_batch": 1, "c_in": 48, "c_out": 40, "l_in": 1},
+         {"l_in": 700, "kernel_size": 9, "padding": 4}),
+        ({"n_batch": 2, "c_in": 40, "c_out": 61, "l_in": 55}, {"l_in": 43}),
+    )
+)  # fmt: skip
 
 
 def assert_exact(result, wide, context=""):
@@ -302,3 +380,28 @@ def assert_layer_accurate(functions, layer, arrays, units=8):
         strict=True,
     ):
         assert_within(grad, exact, scale, f"{layer} {name}", units)
+
+
+# Of algorithm='fft': what docs/fast.md says, norms of whole operands in place of those of blocks.
+TRANSFORM_BOUND = 2
+
+
+def assert_transforms_accurate(actual, expected, a, b, bias=None):
+    """Results by transforms are within their bound of the direct sums of products of a and b.
+
+    What is summed is a row of `a` times a row of `b` for each channel; the larger norm of either
+    with the largest element of the other is no less than what the bound has for a block.
+    """
+    assert actual.shape == expected.shape
+    assert actual.dtype == expected.dtype
+    if actual.size == 0:
+        return
+    wide = np.complex128 if actual.dtype.kind == "c" else np.float64
+    a, b = np.abs(a.astype(wide)), np.abs(b.astype(wide))
+    norm = np.sqrt((a**2).sum()) * np.sqrt((b**2).sum())
+    if bias is not None:
+        norm += np.abs(bias).max(initial=0)
+    unit = np.finfo(actual.dtype).eps / 2
+    levels = np.log2(max(a.shape[-1], b.shape[-1], 2)) + 8
+    error = np.abs(actual.astype(wide) - expected.astype(wide)).max()
+    assert error <= TRANSFORM_BOUND * unit * levels * norm

@@ -340,6 +340,39 @@ def test_layers_are_copied_and_checked():
         fastconv1d.conv2d(np.ones((1, 1, 2, 2), int), np.ones((1, 1, 1, 1), int))
 
 
+def test_there_is_no_stream():
+    with pytest.raises(ValueError, match=r"chunks should be \(N, C, L\), got a Conv2d$"):
+        fastconv1d.Conv2d(4, 6, 3).stream()
+    with pytest.raises(ValueError, match=r"a kernel of \(3, 1\) may be a Conv1d"):
+        fastconv1d.Conv2d(4, 6, (3, 1)).stream(2)
+    with pytest.raises(TypeError, match="module should be a Conv1d, got Conv2d"):
+        fastconv1d.StreamingConv1d(fastconv1d.Conv2d(4, 6, 3))
+
+
+@pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
+@pytest.mark.parametrize("channels", [2, 20, 67])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), ((2, 3), (1, 2))])
+def test_depthwise_layers_with_channels_last_have_the_same_bits(
+    isa, channels, mode, stride, dilation
+):
+    rng = np.random.default_rng(12)
+    x = rng.standard_normal((3, channels, 12, 9)).astype(np.float32)
+    window = {"stride": stride, "padding": (2, 1), "dilation": dilation, "padding_mode": mode}
+    more = {"activation": "gelu", "residual_scale": 0.5}
+    layer = fastconv1d.Conv2d(channels, channels, (3, 4), groups=channels, **window, **more)
+    y = layer(x)
+    residual = rng.standard_normal(y.shape).astype(np.float32)
+    expected = layer(x, residual=residual)
+    layer.layout = "NHWC"
+    last, more = (np.ascontiguousarray(np.moveaxis(a, 1, -1)) for a in (x, residual))
+    for threads in (1, 2):
+        with fastconv1d.num_threads(threads):
+            bits = layer(last, residual=more)
+            assert layer(last).tobytes() == np.moveaxis(y, 1, -1).tobytes()
+            assert layer(last[1]).tobytes() == layer(last)[1].tobytes()
+        assert bits.tobytes() == np.moveaxis(expected, 1, -1).tobytes()
+
+
 def test_16_bit_storage():
     rng = np.random.default_rng(10)
     x, w = whole(rng, (2, 4, 9, 20), np.float16), whole(rng, (6, 4, 3, 3))

@@ -22,6 +22,7 @@ from fastconv1d import (
     reference,
 )
 from fastconv1d.core import pieces
+from fastconv1d.core.engines import ALGORITHMS
 from fastconv1d.core.program import Activate, Convolve
 from fastconv1d.core.reach import Reach
 
@@ -179,6 +180,34 @@ def test_random_cases_have_the_bits_of_the_whole_call(op, deterministic, share):
 def test_random_gradients(op, deterministic, share):
     count = int(300 * share)
     assert sum(check_gradients(seed, op=op) for seed in range(count)) > 0.6 * count
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("taps", [9, 601])
+def test_every_algorithm_has_the_bits_of_deterministic_mode(algorithm, taps, deterministic):
+    x = np.random.default_rng(taps).standard_normal((2, 16, 5000), dtype=np.float32)
+    for groups in (1, 16):
+        layer = Conv1d(
+            16,
+            16,
+            taps,
+            groups=groups,
+            padding=taps // 2,
+            algorithm=algorithm,
+            rng=np.random.default_rng(0),
+        )
+        w, b = layer.state_dict().values()
+        options = {"groups": groups, "padding": taps // 2, "algorithm": algorithm}
+        whole = fastconv1d.conv1d(x, w, b, **options)
+        gradients = fastconv1d.conv1d_backward(whole, x, w, **options)
+        fastconv1d.use_deterministic_algorithms(False)  # tasks need no mode of their own
+        given = da.from_array(x, chunks=(1, 5, 700))
+        assert_same_bits(fd.conv1d(given, w, b, **options).compute(), whole)
+        assert_same_bits(fd.apply(layer, given).compute(), whole)
+        g = da.from_array(whole, chunks=(2, 16, 900))
+        [by_input, *_] = fd.conv1d_backward(g, given, w, **options)
+        assert_same_bits(by_input.compute(), gradients[0])
+        fastconv1d.use_deterministic_algorithms(True)
 
 
 def test_real_dtypes_need_no_deterministic_mode():

@@ -7,7 +7,7 @@ import pytest
 
 import fastconv1d
 from fastconv1d import Conv1d, LeakyReLU, Residual, Sequential, conv1d
-from fastconv1d.core.minimal import STEP, MinimalLayer, _matrices, suited
+from fastconv1d.core.minimal import STEP, MinimalLayer, matrices, suited
 
 # The largest error in units of u times the largest sum |w||x| + |b| of any output.
 LIMIT = 16
@@ -34,7 +34,7 @@ def _error(layer, x, y):
 @pytest.mark.parametrize("taps", [3, 4])
 def test_the_identity(taps):
     rng = np.random.default_rng(taps)
-    by_input, by_output, by_weight = _matrices(taps)
+    by_input, by_output, by_weight = matrices(taps, STEP)
     n = taps + STEP - 1
     assert by_input.shape == (n, n)
     assert by_output.shape == (STEP, n)
@@ -251,7 +251,8 @@ def test_in_a_network():
 def test_suited():
     assert suited((64, 64, 3), np.dtype(np.float32), 1, 1, 1)
     assert not suited((64, 64, 3), np.dtype(np.complex64), 1, 1, 1)
-    with pytest.raises(ValueError, match="one of 'auto', 'blas', 'direct', 'winograd', got 'fft'"):
-        Conv1d(1, 1, 1, algorithm="fft")
+    known = "'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'"
+    with pytest.raises(ValueError, match=f"one of {known}, got 'toom'"):
+        Conv1d(1, 1, 1, algorithm="toom")
     x, w = np.ones((64, 20)), np.ones((64, 64, 3))
     assert conv1d(x, w, algorithm="winograd").tobytes() == conv1d(x, w).tobytes()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from fastconv1d.core.arrays import FLOAT16
+from fastconv1d.core.network import in_panels
 from fastconv1d.kernels import network
-from fastconv1d.kernels.network import packed
 
 LENGTHS = [1, 2, 3, 7, 8, 15, 16, 17, 31, 33, 64, 100, 1025]
 DTYPES = [np.float32, np.float64]
@@ -247,30 +247,6 @@ def test_pool_of_large_steps(isa, dtype, step, taps, largest):
         np.testing.assert_array_equal(y, expected.astype(dtype))
 
 
-@pytest.mark.parametrize("largest", [True, False])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_pool_of_few_columns(isa, dtype, largest):
-    x = random(5, 7, 6, dtype=dtype)
-    x[1, 2, 3], x[2, 6, 5] = np.nan, -np.inf
-    for width in range(1, 7):
-        part = np.ascontiguousarray(x[:, :, :width])
-        for rows, columns in (((2, 2, 1, 0), (2, 2, 1, 0)), ((3, 1, 2, 0), (1, 3, 1, 0))):
-            if columns[0] > width:
-                continue
-            counts = [
-                (size - (taps - 1) * dilation - 1) // step + 1
-                for size, (taps, step, dilation, _) in zip((7, width), (rows, columns), strict=True)
-            ]
-            y = np.full((5, *counts), 7, dtype)
-            divisors = None if largest else np.full(counts[1], 2, dtype)
-            network.pool(part, y, rows, columns, largest, divisors)
-            for o, i in np.ndindex(*counts):
-                down = slice(o * rows[1], o * rows[1] + (rows[0] - 1) * rows[2] + 1, rows[2])
-                window = part[:, down, i * columns[1] : i * columns[1] + columns[0]]
-                wanted = window.max((1, 2)) if largest else window.sum((1, 2)) / 2
-                near(y[:, o, i], wanted, dtype)
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_resample(isa, dtype):
     x = random(3, 20, dtype=dtype)
@@ -285,14 +261,14 @@ def test_resample(isa, dtype):
 
 @pytest.mark.parametrize("hidden", [1, 5, 16, 70])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_recurrent_packed(isa, dtype, hidden):
+def test_recurrent_panels(isa, dtype, hidden):
     gates, back = random(4, 7, 4 * hidden, dtype=dtype), random(4 * hidden, hidden, dtype=dtype)
     state, cell = random(7, hidden, dtype=dtype, seed=2), random(7, hidden, dtype=dtype, seed=3)
     expected, found = (np.full((4, 7, hidden), np.nan, dtype) for _ in range(2))
     network.lstm(gates.copy(), back, state, cell.copy(), expected)
-    network.lstm(gates.copy(), packed(back), state, cell.copy(), found, 2)
+    network.lstm(gates.copy(), in_panels(back), state, cell.copy(), found, 2)
     near(found, expected, dtype, 30)
     alone = np.full((4, 1, hidden), np.nan, dtype)
     part = [np.ascontiguousarray(a[..., 3:4, :]) for a in (gates, state, cell)]
-    network.lstm(part[0], packed(back), part[1], part[2], alone)
+    network.lstm(part[0], in_panels(back), part[1], part[2], alone)
     np.testing.assert_array_equal(alone[:, 0], found[:, 3])

@@ -14,8 +14,9 @@ kernels
 core.geometry core.geometry2d core.arrays core.activations core.threads core.files core.machine
 core.extras
 config
-core.engines core.reach core.spec core.spec2d core.minimal core.advice core.adjoint core.forward
-core.planes core.ranges
+core.engines core.reach core.spec core.spec2d core.minimal core.spectral_tiles core.fft
+core.partitions core.fast core.advice core.adjoint core.forward
+core.planes core.ranges core.chosen
 core.flow
 folding weights
 core.base core.training core.parameters core.convolution core.sliding core.dense core.network

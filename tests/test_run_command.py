@@ -106,6 +106,29 @@ def test_sound(weights, tmp_path, width):
     assert_same_bits(np.ascontiguousarray(y.T), expected)
 
 
+@pytest.mark.parametrize("suffix", [".npy", ".zarr"])
+@pytest.mark.parametrize("layout", ["NCL", "NLC"])
+def test_an_array_of_sound(weights, tmp_path, suffix, layout):
+    samples = write_wav(tmp_path / "x.wav", RNG.uniform(-1, 1, (2, 4001)))
+    target = tmp_path / f"y{suffix}"
+    options = ["--layout", layout, "--chunk", "0.05s", *OPTIONS]
+    assert run(weights, tmp_path / "x.wav", "-o", target, *options) == 0
+    if suffix == ".zarr":
+        y = pytest.importorskip("zarr").open_array(str(target), mode="r")[:]
+    else:
+        y = np.load(target)
+    expected = LAYER(samples.astype(np.float32))
+    assert_same_bits(np.ascontiguousarray(y if layout == "NCL" else y.T), expected)
+
+
+def test_through_a_link(weights, tmp_path):
+    x = RNG.standard_normal((2, 300), dtype=np.float32)
+    (tmp_path / "y.npy").symlink_to(tmp_path / "real.npy")
+    assert run(weights, save(tmp_path / "x.npy", x), "-o", tmp_path / "y.npy", *OPTIONS) == 0
+    assert (tmp_path / "y.npy").is_symlink()
+    assert_same_bits(np.load(tmp_path / "real.npy"), LAYER(x))
+
+
 def test_upsampled_sound(tmp_path):
     layer = ConvTranspose1d(1, 1, 8, stride=4, padding=2, rng=RNG)
     fastconv1d.save_file({f"up.{k}": v for k, v in layer.state_dict().items()}, tmp_path / "w.npz")

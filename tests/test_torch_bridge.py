@@ -213,7 +213,7 @@ def test_what_is_replaced_and_what_left():
         "complexes": "its parameters are torch.complex64",
         "elsewhere": "its parameters are on meta",
         "patched": "its forward is an attribute of the instance",
-        "planes": "a Conv2d is not one-dimensional",
+        "planes": "a Conv2d is not one-dimensional: accelerate(model",
     }
     assert str(report).splitlines()[:2] == [
         "4 replaced, 6 left",
@@ -594,7 +594,7 @@ def test_winograd(calls):
         fast.train()
         close(fast[0](x), model[0](x) + 1)
         assert copy.deepcopy(fast)[0].algorithm == "winograd"
-    with pytest.raises(ValueError, match="algorithm should be one of 'auto', 'winograd', got 'x'"):
+    with pytest.raises(ValueError, match="one of 'auto', 'fast', 'fft', 'winograd', got 'x'"):
         accelerate(model, algorithm="x")
 
 

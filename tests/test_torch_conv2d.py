@@ -1,4 +1,4 @@
-"""Conv2d against torch: the grid of arguments, gradients, text and errors."""
+"""Conv2d against torch: the grid of arguments, gradients, text and errors; models that hold it."""
 
 import itertools
 
@@ -8,7 +8,9 @@ import pytest
 import fastconv1d
 
 torch = pytest.importorskip("torch")
+from fastconv1d.torch import FastConv2d, accelerate, restore  # noqa: E402
 
+nn = torch.nn
 MODES = ("zeros", "reflect", "replicate", "circular")
 
 
@@ -193,3 +195,153 @@ def test_the_examples_of_torch_documentation():
         with torch.no_grad():
             expected = theirs(torch.tensor(x)).numpy()
         np.testing.assert_allclose(own(x), expected, rtol=1e-4, atol=1e-5)
+
+
+# ---- accelerate(model, conv2d=True) --------------------------------------------------------------
+
+
+def filled(module):
+    """A module of small integers, whose sums are exact."""
+    rng = np.random.default_rng(7)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.tensor(whole(rng, tuple(parameter.shape), "float64")))
+    return module
+
+
+@pytest.fixture
+def by_torch(monkeypatch):
+    """The inputs of calls that torch computed itself."""
+    inputs, forward = [], nn.Conv2d.forward
+    monkeypatch.setattr(nn.Conv2d, "forward", lambda self, x: inputs.append(x) or forward(self, x))
+    return inputs
+
+
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("kernel", [1, 3, (1, 4), (5, 1), (2, 3)])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {}, {"stride": 2}, {"stride": (1, 3), "padding": (2, 1)}, {"padding": "same"},
+        {"padding": "same", "dilation": (2, 1)}, {"padding": "valid", "dilation": 2},
+        {"groups": 2, "bias": False}, {"groups": 4, "padding": 1, "stride": (2, 1)},
+        {"padding": (1, 2), "padding_mode": "reflect"}, {"padding": 2, "padding_mode": "circular"},
+        {"padding": "same", "padding_mode": "replicate"},
+    ],
+)  # fmt: skip
+def test_accelerated_layers(kernel, arguments, dtype, by_torch):
+    torchs = filled(nn.Conv2d(4, 8, kernel, **arguments)).to(dtype).eval()
+    fast, report = accelerate(torchs, conv2d=True)
+    assert report == ([""], {}) and type(fast) is FastConv2d
+    assert report.layers[""]["engine"] == "direct" and "inputs" not in report.layers[""]
+    rng = np.random.default_rng(8)
+    for shape in ((2, 4, 11, 13), (4, 9, 10), (3, 4, 9, 9)):
+        x = torch.tensor(whole(rng, shape, "float64")).to(dtype)
+        with torch.no_grad():
+            expected = torchs(x)
+            del by_torch[:]
+            assert torch.equal(fast(x), expected) and torch.equal(fast(x), expected)
+            assert fast(x).stride() == expected.stride() and by_torch == []
+        for training in (False, True):  # gradients are torch's
+            results = []
+            for module in (torchs.train(training), fast.train(training)):
+                given = x.clone().requires_grad_()
+                y = module(given)
+                results.append((y, *torch.autograd.grad(y.sum(), [given, *module.parameters()])))
+            assert all(map(torch.equal, *results))
+        torchs.eval(), fast.eval()
+    back = restore(fast)
+    assert type(back) is nn.Conv2d and vars(back).keys() == vars(torchs).keys()
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 5), (2, 1, 6, 5), (2, 4, 1, 1), (1, 4, 6, 1)])
+@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("which", ["input", "weight", "both", "neither"])
+def test_outputs_have_torchs_layout(shape, groups, which, by_torch):
+    c_in = shape[1]
+    if c_in % groups:
+        pytest.skip("groups divide the channels")
+    torchs = filled(nn.Conv2d(c_in, 8, 3, padding=1, groups=groups)).eval()
+    x = torch.tensor(whole(np.random.default_rng(9), shape, "float32"))
+    if which in ("input", "both"):
+        x = x.to(memory_format=torch.channels_last)
+    if which in ("weight", "both"):
+        torchs.to(memory_format=torch.channels_last)
+    fast, _ = accelerate(torchs, conv2d=True)
+    with torch.no_grad():
+        y = fast(x)
+        assert which != "neither" or by_torch == []
+        expected = torchs(x)
+    assert torch.equal(y, expected) and y.stride() == expected.stride()
+
+
+def test_inputs_of_planes_of_any_strides(by_torch):
+    torchs = filled(nn.Conv2d(4, 8, 3, padding=1)).eval()
+    fast, _ = accelerate(torchs, conv2d=True)
+    x = torch.tensor(whole(np.random.default_rng(10), (3, 8, 12, 14), "float32"))
+    here = x[:, ::2], x[:, :4, 1:, 2:], x[:1].expand(2, 8, 12, 14)[:, :4], x[1, 4:]
+    there = x[:, :4].transpose(2, 3), x[:, :4, :, ::2], x[:, :1].expand(3, 4, 12, 14)
+    with torch.no_grad():
+        for view in (*here, *there):
+            del by_torch[:]
+            y = fast(view)
+            assert by_torch == [] or any(view is other for other in there)
+            expected = torchs(view)
+            assert torch.equal(y, expected) and y.stride() == expected.stride()
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 7, 2, 3), nn.ReLU(), nn.Conv2d(16, 16, 3, 1, 1, groups=16),
+        nn.Conv2d(16, 40, (5, 1), padding=(2, 0)), nn.ReLU(), nn.Conv2d(40, 24, 3, 2),
+    ).eval()  # fmt: skip
+
+
+def test_bits_of_planes_do_not_depend_on_threads_or_batch():
+    fast, report = accelerate(network(), conv2d=True)
+    assert report.replaced == ["0", "2", "3", "5"] and report.left == {}
+    x = torch.randn(5, 3, 60, 44)
+    before = torch.get_num_threads()
+    try:
+        outputs = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            with torch.no_grad():
+                outputs += [fast(x), torch.cat([fast(part) for part in x.split(2)])]
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(outputs[0], each) for each in outputs[1:])
+
+
+def test_planes_are_opted_in():
+    model = network()
+    fast, report = accelerate(model)
+    assert report.replaced == ["3"] and report.left.keys() == {"0", "2", "5"}
+    again, report = accelerate(fast, conv2d=True)
+    assert report.replaced == ["0", "2", "3", "5"] and "inputs" not in report.layers["3"]
+    assert accelerate(again)[1].replaced == report.replaced  # once taken, they stay
+    back = restore(again)
+    assert [vars(m).keys() for m in back] == [vars(m).keys() for m in model]
+    x = torch.randn(1, 3, 60, 44)
+    with torch.no_grad():
+        assert torch.equal(back(x), model(x))
+        torch.testing.assert_close(again(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_planes_see_hooks_and_writes(norm):
+    torchs = filled(nn.Conv2d(4, 8, 3)).eval()
+    if norm:
+        torch.nn.utils.parametrizations.weight_norm(torchs)
+    fast, _ = accelerate(torchs, conv2d=True)
+    seen, x = [], torch.randn(2, 4, 9, 8)
+    fast.register_forward_hook(lambda module, args, y: seen.append(module) or y + 1)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(x), torchs(x) + 1, rtol=1e-4, atol=1e-3)
+        assert seen == [fast]
+        for module in (torchs, fast):
+            parameter = next(module.parameters())
+            parameter.data[0] = 3.0
+        torch.testing.assert_close(fast(x), torchs(x) + 1, rtol=1e-4, atol=1e-3)

@@ -29,7 +29,7 @@ def seeded():
 def settled(model):
     """In eval mode, with batch norms that have seen something."""
     for module in model.modules():
-        if isinstance(module, nn.BatchNorm1d):
+        if isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             nn.init.normal_(module.running_mean)
             nn.init.uniform_(module.running_var, 0.5, 2)
             nn.init.normal_(module.weight)
@@ -92,7 +92,32 @@ class Before(nn.Module):
         return F.gelu(F.conv1d(y, self.weight), approximate="tanh")
 
 
+class Planes(nn.Module):
+    """A block of a ResNet over planes, with a subclass and a function."""
+
+    def __init__(self, c=6):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(c, c, 3, padding=1, bias=False), nn.BatchNorm2d(c)
+        self.conv2, self.bn2 = CausalPlanes(c, c, (3, 2), groups=2), nn.BatchNorm2d(c)
+        self.conv3, self.act = nn.Conv2d(c, c, (3, 1), padding=(1, 0)), nn.LeakyReLU(0.2)
+        self.drop = nn.Dropout2d(0.5)
+        self.weight = nn.Parameter(torch.randn(c, c, 1, 1))
+
+    def forward(self, x):
+        y = F.relu(self.bn1(self.conv1(self.drop(x))))
+        y = self.act(x + self.bn2(self.conv2(y)))
+        return F.conv2d(self.conv3(F.relu(y)), self.weight)
+
+
+class CausalPlanes(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(F.pad(x, (1, 0, 2, 0)))
+
+
 MODELS = {
+    "planes": (Planes, {"conv1": ["convolution", "batch norm", "relu"],
+                        "conv2": ["convolution", "batch norm", "addition", "leaky_relu"],
+                        "conv3": ["relu", "convolution"]}),
     "block": (Block, {"conv1": ["convolution", "batch norm", "relu"],
                       "conv2": ["convolution", "batch norm", "addition", "relu"]}),
     "chomped": (Chomped, {"conv": ["convolution", "cut", "leaky_relu", "addition"]}),
@@ -113,8 +138,8 @@ MODELS = {
 def made(name):
     make, expected = MODELS[name]
     model = settled(make())
-    x = torch.randn(2, 6, 20)
-    fast, report = accelerate(model, fuse=True, example_inputs=(x,))
+    x = torch.randn(2, 6, 8, 9) if name == "planes" else torch.randn(2, 6, 20)
+    fast, report = accelerate(model, fuse=True, example_inputs=(x,), conv2d=True)
     return model, fast, report, x, expected
 
 

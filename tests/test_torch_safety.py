@@ -85,7 +85,8 @@ CONV_CHANGES = {
         f"{name}={value!r}": (lambda m, name=name, value=value: setattr(m, name, value))
         for name in ("stride", "padding", "dilation", "output_padding", "kernel_size", "groups")
         for value in (
-            2, [2], (2,), (1, 1), (), -1, (-1,), 0, np.int64(2), (np.int64(2),), 1.0, (1.0,), True,
+            2, [2], (2,), (1, 1), (2, 1), [1, 2], (1, np.int64(2)), (1, True), (-1, 1), (1, "same"),
+            (), -1, (-1,), 0, np.int64(2), (np.int64(2),), 1.0, (1.0,), True,
             (True,), "same", "valid", "x", None, 2**40, (2**62,),
         )
     },
@@ -102,13 +103,13 @@ def unaligned(values):
 
 
 @pytest.mark.parametrize("change", CONV_CHANGES)
-@pytest.mark.parametrize("make", [nn.Conv1d, nn.ConvTranspose1d])
+@pytest.mark.parametrize("make", [nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d])
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.filterwarnings("ignore:Using padding='same'", "ignore:.*beta state")
 def test_changes(make, change, training):
-    torchs = exact(make(4, 6, 3) if make is nn.Conv1d else make(6, 4, 3, stride=2))
-    fast, _ = accelerate(torchs.train(training))
-    x = whole(2, torchs.in_channels, 9)
+    torchs = exact(make(6, 4, 3, stride=2) if make is nn.ConvTranspose1d else make(4, 6, 3))
+    fast, _ = accelerate(torchs.train(training), conv2d=True)
+    x = whole(2, torchs.in_channels, 9, *((7,) if make is nn.Conv2d else ()))
     assert_as_torch(fast, torchs, x)
     state = torch.get_rng_state()
     CONV_CHANGES[change](torchs)

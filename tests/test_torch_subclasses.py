@@ -117,6 +117,37 @@ class Overlapping(nn.Module):
         return conv_transpose1d(x, self.window, stride=2, padding=1)
 
 
+class PaddedPlanes(nn.Conv2d):
+    def forward(self, x):
+        return super().forward(F.pad(x, (1, 0, 2, 1)))
+
+
+class StandardisedPlanes(nn.Conv2d):
+    """As ResNet-v2's."""
+
+    def forward(self, x):
+        mean, std = self.weight.mean((1, 2, 3), True), self.weight.std((1, 2, 3), keepdim=True)
+        return self._conv_forward(x, (self.weight - mean) / (std + 1e-5), self.bias)
+
+
+class FunctionalPlanes(nn.Conv2d):
+    def forward(self, x):
+        return F.conv2d(x, self.weight, self.bias, self.stride, 1, self.dilation, self.groups)
+
+
+class Blur(nn.Module):
+    """Functions of one and of two dimensions."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("window", torch.full((4, 1, 3, 3), 1 / 9))
+        self.taps = nn.Parameter(torch.ones(4, 4, 2))
+
+    def forward(self, x):
+        y = F.conv2d(x, self.window, stride=(2, 1), padding=1, groups=4)
+        return conv1d(y.flatten(2), self.taps)
+
+
 SUBCLASSES = {
     "causal": (lambda: Causal(4, 6, 3, dilation=2), (2, 4, 20)),
     "chomping": (lambda: Chomping(4, 6, 3), (2, 4, 20)),
@@ -129,6 +160,10 @@ SUBCLASSES = {
     "mixin": (lambda: WithMixin(4, 6, 3), (2, 4, 20)),
     "filters": (Filters, (2, 1, 40)),
     "overlapping": (Overlapping, (2, 4, 20)),
+    "padded planes": (lambda: PaddedPlanes(4, 6, 3), (2, 4, 9, 8)),
+    "standardised planes": (lambda: StandardisedPlanes(4, 6, 3, padding=1), (2, 4, 9, 8)),
+    "functional planes": (lambda: FunctionalPlanes(4, 6, 3, stride=2), (4, 9, 8)),
+    "blur": (Blur, (2, 4, 9, 8)),
 }
 
 
@@ -148,7 +183,7 @@ def rows_of(module, x):
 def test_subclasses_are_computed_here(name):
     make, shape = SUBCLASSES[name]
     model = make().eval()
-    fast, report = accelerate(model)
+    fast, report = accelerate(model, conv2d=True)
     assert "" in report.replaced and report.left == {}
     assert isinstance(fast, type(model))
     x = torch.randn(shape)
@@ -173,7 +208,7 @@ def test_subclasses_are_computed_here(name):
 def test_subclasses_are_restored(name):
     make, shape = SUBCLASSES[name]
     model = make().eval()
-    fast, _ = accelerate(model)
+    fast, _ = accelerate(model, conv2d=True)
     x = torch.randn(shape)
     with torch.no_grad():
         fast(x)
@@ -195,7 +230,7 @@ def test_subclasses_are_restored(name):
 def test_compiled_and_scripted_subclasses(name):
     make, shape = SUBCLASSES[name]
     model = make().eval()
-    fast, _ = accelerate(model)
+    fast, _ = accelerate(model, conv2d=True)
     x = torch.randn(shape)
     torch._dynamo.reset()
     with torch.no_grad():
@@ -216,7 +251,7 @@ def test_compiled_and_scripted_subclasses(name):
 def test_bound_methods_outlive_restore(name):
     make, shape = SUBCLASSES[name]
     model = make().eval()
-    fast, _ = accelerate(model)
+    fast, _ = accelerate(model, conv2d=True)
     method, x = fast.forward, torch.randn(shape)
     restore(fast, inplace=True)
     assert torch.equal(method(x), model(x))
@@ -314,27 +349,34 @@ def test_functions_are_only_taken_inside(monkeypatch):
     [
         {"stride": 0}, {"padding": -1}, {"padding": "same"}, {"padding": "same", "stride": 2},
         {"padding": "valid"}, {"padding": "x"}, {"dilation": 30}, {"groups": 2}, {"groups": 3},
-        {"stride": (1, 1)}, {"stride": (2,)}, {"bias": torch.zeros(3)}, {"bias": torch.zeros(6)},
+        {"stride": (1, 1)}, {"stride": (2,)}, {"padding": (1, 2)}, {"dilation": (2, 1)},
+        {"padding": "valid", "stride": (2, 3)}, {"padding": ("same", "same")},
+        {"bias": torch.zeros(3)}, {"bias": torch.zeros(6)},
         {"stride": np.int64(2)}, {"stride": 2**40}, {"padding": 2.0}, {"oops": 1},
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("function", ["conv1d", "conv_transpose1d"])
+@pytest.mark.filterwarnings("ignore:Using padding='same'")
+@pytest.mark.parametrize("function", ["conv1d", "conv_transpose1d", "conv2d"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.int64])
 def test_functions_as_torch(arguments, function, dtype):
     class Calls(nn.Module):
         def forward(self, x, w):
+            if function == "conv2d":
+                return F.conv2d(x, w, **arguments)
             call = conv1d if function == "conv1d" else conv_transpose1d
             return call(x, w, **arguments)
 
     model = Calls()
-    fast, report = accelerate(model)
+    fast, report = accelerate(model, conv2d=function == "conv2d")
     assert report.replaced == [""]
-    shape = (6, 4, 3) if function == "conv1d" else (4, 6, 3)
-    w = torch.randint(-3, 4, shape).to(dtype)
+    assert f"torch.nn.functional.{function}" in report.layers[""]["calls"]
+    shape = (4, 6, 3) if function == "conv_transpose1d" else (6, 4, 3)
+    more = (7,) if function == "conv2d" else ()
+    w = torch.randint(-3, 4, (*shape, 2) if more else shape).to(dtype)
     for x in (
-        torch.randint(-3, 4, (2, 4, 9)).to(dtype),
-        torch.ones(4, 9).to(dtype),
-        torch.ones(2, 4, 0).to(dtype),
+        torch.randint(-3, 4, (2, 4, 9, *more)).to(dtype),
+        torch.ones(4, 9, *more).to(dtype),
+        torch.ones(2, 4, 0, *more).to(dtype),
     ):
         outcomes = []
         for m in (model, fast):

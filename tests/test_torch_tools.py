@@ -348,8 +348,9 @@ def test_nothing_is_left_without_a_word():
         "scripted.0": "Conv1d is compiled by torch.jit",
         "traced": "Conv1d is compiled by torch.jit",
         "thicker": "a Conv3d is not one-dimensional",
-        "functional of planes": "its code calls torch.nn.functional.conv2d, not one-dimensional",
-        "square": "a Conv2d is not one-dimensional",
+        "functional of planes": "its code calls torch.nn.functional.conv2d, not one-dimensional: "
+        "accelerate(model, conv2d=True) takes it",
+        "square": "a Conv2d is not one-dimensional: accelerate(model, conv2d=True) takes it",
         "graph": "its graph calls convolutions itself (conv1d)",
         "quantised": "computes in another way than torch.nn.Conv1d",
     }

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import stat
 import struct
 import subprocess
@@ -91,6 +92,32 @@ def test_a_failed_save_leaves_the_file(path, monkeypatch):
     fastconv1d.save_file({"a": np.zeros(2)}, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     assert os.listdir(path.parent) == [path.name]
+
+
+def test_a_link_stays_and_what_it_leads_to_is_written(path):
+    real = path.with_name(f"real{path.suffix}")
+    path.symlink_to(real)
+    for value in (1.0, 2.0):  # to nothing, and to a file
+        weights.save_file({"x": np.array(value)}, path)
+        assert path.is_symlink() and not real.is_symlink()
+        assert weights.load_file(real)["x"] == weights.load_file(path)["x"] == value
+    assert sorted(real.parent.iterdir()) == sorted([path, real])
+
+
+@pytest.mark.parametrize(
+    ("name", "reader"),
+    [
+        ("a.pt", "torch.load(path, weights_only=True)"),
+        ("a.pth", "save_file({key: value.numpy()"),
+        ("A.ONNX", "fastconv1d.onnx.from_onnx"),
+        ("a.npy", "numpy.load"),
+    ],
+)
+@pytest.mark.parametrize("content", [b"PK\3\4data.pkl", b"\x08\x07"])
+def test_files_of_other_kinds_say_who_reads_them(tmp_path, name, reader, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(WeightFileError, match=re.escape(reader)):
+        weights.load_file(tmp_path / name)
 
 
 def test_bfloat16(tmp_path):

@@ -17,12 +17,15 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from ..core.extras import how_to_install
+from .filters import Scipy
 from .layers import Layer, Problem
 
 # the inputs of a model by name, in its order
 Feeds: TypeAlias = Mapping[str, np.ndarray]
 
-PEER_NAMES = ("torch", "onnxruntime", "openvino", "jax")
+PEER_NAMES = ("torch", "onnxruntime", "openvino", "jax", "scipy")
+# Those that run layers of every kind, and models.
+MODEL_PEERS = PEER_NAMES[:3]
 
 
 class Contestant(Protocol):
@@ -312,6 +315,7 @@ def make(name: str, args: argparse.Namespace, stack: ExitStack) -> Contestant:
         "onnxruntime": lambda: OnnxRuntime(args.threads),
         "openvino": lambda: OpenVino(args.threads),
         "jax": Jax,
+        "scipy": Scipy,
     }
     return makers[name]()
 

@@ -173,7 +173,18 @@ def _forward(stage: Stage, folder: Path) -> list[Block]:
         _ratios_table(rows),
         _times_table(rows),
         Code(summary(rows)),
+        *_layers(rows),
     ]
+
+
+def _layers(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """Return what the layers are."""
+    text = (
+        "N items, channels in and out, K taps, s stride, d dilation, g groups, p padding, L length."
+    )
+    layers = [layer_of(row) for row in rows]
+    lines = [[layer.name, layer.network, described(layer)] for layer in layers]
+    return [Heading("Sizes", 3), Text(text), Table(["layer", "network", "sizes"], lines)]
 
 
 def _roofline(stage: Stage, folder: Path) -> list[Block]:

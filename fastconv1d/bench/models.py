@@ -64,7 +64,9 @@ def measure(args: argparse.Namespace, peers: Sequence[str]) -> tuple[int, dict[s
     """
     with ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
-        fields, notes = contestants.build(args, [p for p in peers if p != "jax"], stack)
+        fields, notes = contestants.build(
+            args, [p for p in peers if p in contestants.MODEL_PEERS], stack
+        )
         subject = read_subject(args, folder, fields)
         from ..config import config_info
 

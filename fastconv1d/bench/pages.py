@@ -48,18 +48,17 @@ Block: TypeAlias = Heading | Text | Code | Picture | Table
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem;
-  color: #1a1a1a; background: #ffffff; }
+  color: #1a1a1a; background: #ffffff; color-scheme: light dark; }
 pre { background: #f4f4f4; padding: .6rem .8rem; overflow-x: auto; font-size: 13px; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 14px; }
 th, td { padding: .15rem .6rem; border-bottom: 1px solid #dddddd; text-align: right; }
 th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; background: #ffffff; }
+img { max-width: 100%; height: auto; }
 @media (prefers-color-scheme: dark) {
   body { color: #e6e6e6; background: #16181c; }
   pre { background: #24272d; }
   th, td { border-color: #3a3e45; }
-  img { border-radius: 4px; }
 }
 """
 

@@ -26,7 +26,7 @@ STYLE: dict[Any, Any] = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
 }
-WIDTH = 8.3  # inches: 800 pixels
+WIDTH = 5.2  # inches: 500 pixels; a phone has 358, on which 9 points are still 8 pixels
 # told apart by those who do not see all colours, too (Okabe and Ito)
 COLOURS = {
     "fastconv1d": "#000000",
@@ -34,8 +34,25 @@ COLOURS = {
     "onnxruntime": "#0072b2",
     "openvino": "#009e73",
     "jax": "#cc79a7",
+    "scipy": "#e69f00",
 }
-MARKERS = {"fastconv1d": "o", "torch": "s", "onnxruntime": "^", "openvino": "D", "jax": "v"}
+# What a dark page has in place of colours, after any property.
+DARK = {
+    "#000000": "#e6e6e6",
+    "#333333": "#b8b8b8",
+    "#999999": "#8a8f98",
+    "#dddddd": "#34383f",
+    "#e4e4e4": "#2b2f36",
+    "#0072b2": "#4aa8e0",
+}
+MARKERS = {
+    "fastconv1d": "o",
+    "torch": "s",
+    "onnxruntime": "^",
+    "openvino": "D",
+    "jax": "v",
+    "scipy": "P",
+}
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -45,9 +62,21 @@ def libraries(rows: Rows) -> list[str]:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    figure.savefig(path, format="svg", metadata={"Date": None})
-    lines = path.read_text(encoding="utf-8").splitlines()
+    figure.savefig(path, format="svg", metadata={"Date": None}, transparent=True)
+    lines = path.read_text(encoding="utf-8").replace("<defs>", f"{_dark()}<defs>", 1).splitlines()
     path.write_text("\n".join(map(str.rstrip, lines)) + "\n", encoding="utf-8")
+
+
+def _dark() -> str:
+    """Return the rules that change colours where the page around an image is dark."""
+    text = f"svg {{ fill: {DARK['#000000']} }}"  # letters are black because they say nothing
+    rules = [
+        f'[style*="{name}: {light}"] {{ {name}: {dark} !important }}'
+        for light, dark in DARK.items()
+        for name in ("fill", "stroke")
+    ]
+    inside = "\n".join([text, *rules])
+    return f"<style>@media (prefers-color-scheme: dark) {{\n{inside}\n}}</style>\n "
 
 
 def _plain(value: float, _: object = None) -> str:
@@ -114,7 +143,7 @@ def ratios(rows: Rows, path: Path) -> None:
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="x", labeltop=True)
-        axes.set_xlabel("time of the peer / time of fastconv1d: right of 1 fastconv1d is faster")
+        axes.set_xlabel("time of the peer / time of fastconv1d\nright of 1 fastconv1d is faster")
         _legend(figure, axes)
         _save(figure, path)
 
@@ -153,7 +182,7 @@ def sweep(rows: Rows, lost: float, path: Path) -> None:
 def _legend(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles:
-        figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(len(labels), 4))
 
 
 def roofline(rows: Rows, bandwidth: float, path: Path) -> None:
@@ -233,8 +262,8 @@ def _lines(axes: Axes, rows: Rows, size: str) -> None:
 def lengths(rows: Rows, path: Path) -> None:
     """Draw the time of a call over the length of its input, and the peers' over ours."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure((WIDTH, 4.0), layout="constrained")
-        times, relative = figure.subplots(1, 2)
+        figure = Figure((WIDTH, 6.6), layout="constrained")
+        times, relative = figure.subplots(2, 1, sharex=True)
         _lines(times, rows, "l_in")
         times.set_ylabel("time of a call")
         for name in libraries(rows):
@@ -251,7 +280,7 @@ def lengths(rows: Rows, path: Path) -> None:
         _log(relative.yaxis, _plain)
         for axes in (times, relative):
             _log(axes.xaxis, _power, [10**n for n in range(3, 8)])
-            axes.set_xlabel("length of the input")
+        relative.set_xlabel("length of the input")
         _legend(figure, times)
         _save(figure, path)
 
@@ -259,16 +288,15 @@ def lengths(rows: Rows, path: Path) -> None:
 def kernel_sizes(rows: Rows, path: Path) -> None:
     """Draw the time of a call over the kernel size, dense and depthwise."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure((WIDTH, 4.0), layout="constrained")
-        panels = figure.subplots(1, 2, sharey=True)
+        figure = Figure((WIDTH, 6.6), layout="constrained")
+        panels = figure.subplots(2, 1)
         for axes, title in zip(panels, ("dense", "depthwise"), strict=True):
             found = [row for row in rows if row["layer"].startswith(f"{title}_")]
             _lines(axes, found, "kernel_size")
             _log(axes.xaxis, _plain, sorted({row["sizes"]["kernel_size"] for row in found}))
-            axes.tick_params(axis="x", labelrotation=60)
-            axes.set_xlabel("kernel size")
+            axes.set_ylabel("time of a call")
             axes.set_title(title, fontsize=10)
-        panels[0].set_ylabel("time of a call")
+        panels[1].set_xlabel("kernel size")
         _legend(figure, panels[0])
         _save(figure, path)
 
@@ -276,11 +304,11 @@ def kernel_sizes(rows: Rows, path: Path) -> None:
 def threads(counts: Mapping[int, Rows], path: Path) -> None:
     """Draw the time of a call over the number of threads, a panel a layer."""
     names = [row["layer"] for row in next(iter(counts.values()))]
-    n_rows = -(-len(names) // 3)
+    n_rows = -(-len(names) // 2)
     with matplotlib.rc_context(STYLE):
         figure = Figure((WIDTH, 0.6 + 2.1 * n_rows), layout="constrained")
-        panels = figure.subplots(n_rows, 3, squeeze=False).flat
-        for axes, name in zip(panels, names, strict=False):
+        panels = figure.subplots(n_rows, 2, squeeze=False).flat
+        for name, axes in zip(names, panels, strict=False):
             found = [
                 {**row, "sizes": {"threads": n}}
                 for n, rows in counts.items()
@@ -344,12 +372,14 @@ def costs(found: Mapping[str, Any], rows: Rows, path: Path) -> None:
         "a new length /\na repeated one": lambda name: new_length_spread(found[name]),
     }
     with matplotlib.rc_context({**STYLE, "font.size": 8}):
-        figure = Figure((WIDTH, 2.3), layout="constrained")
-        columns = figure.subplots(1, len(panels), sharey=True)
-        for axes, (title, measure) in zip(columns, panels.items(), strict=True):
+        figure = Figure((WIDTH, 4.6), layout="constrained")
+        places = figure.subplots(2, 3, sharey=True)
+        for axes, (title, measure) in zip(places.flat, panels.items(), strict=False):
             form = _times if "length" in title else _seconds
             _dots(axes, {name: measure(name) for name in found}, form)
             axes.set_title(title, fontsize=8)
+        for axes in places.flat[len(panels) :]:
+            axes.axis("off")
         _save(figure, path)
 
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from ..config import execution
 from . import arrays
-from .engines import ENGINES, choose_engine, engine_of_scatter
+from .engines import ENGINES, engine_of_scatter
+from .fast import engine_of_call
 from .geometry import REFLECT, REPLICATE, ZEROS, Geometry, shown
 
 if TYPE_CHECKING:
@@ -193,11 +194,14 @@ def _sums_from(g: NDArray[Any], starts: Sequence[int]) -> NDArray[Any]:
 
 
 def engine_of(
-    algorithm: str, dtype: np.dtype[Any], w_shape: tuple[int, ...], geometry: Geometry
+    algorithm: str,
+    dtype: np.dtype[Any],
+    w_shape: tuple[int, ...],
+    geometry: Geometry,
+    l_in: int = 1,
 ) -> ModuleType:
     """Return who computes the gradients of a layer; those by inputs as `input_gradient` does."""
-    _, _, stride, dilation, left, right, _, _ = geometry
-    return choose_engine(algorithm, dtype.char, w_shape, stride, dilation, (left, right), False)
+    return engine_of_call(algorithm, w_shape, dtype, geometry, False, l_in, geometry.l_out)
 
 
 def gradients(
@@ -211,7 +215,7 @@ def gradients(
 ) -> Gradients:
     """Return the gradients by input, weight and bias that the mask asks for, None for the rest."""
     by_input, by_weight, by_bias = mask
-    engine = engine_of(algorithm, g.dtype, w.shape, geometry)
+    engine = engine_of(algorithm, g.dtype, w.shape, geometry, x.shape[2])
     grad_input = grad_weight = grad_bias = None
     if by_bias:
         grad_bias = arrays.new((geometry.c_out if transposed else w.shape[0],), g.dtype)

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import minimal
+from . import fft, minimal
+from .fast import direct_time, fft_time
 from .geometry import Geometry
 
-# scipy.signal.oaconvolve and this library take the same time at some 200 taps of one channel.
-_LONG_KERNEL = 200
+# What transforms are expected to gain before they are advised: the estimate may be half of it off.
+_GAIN = 1.5
 # Fewer operations than these take less than the call around them, 1 to 2 us at 80 GFLOP/s.
 _SMALL = 100_000
 # From here on results lie beyond the caches: their fresh pages are up to half of the time.
@@ -23,19 +24,16 @@ _CHANNELS, _COLUMNS = 128, 256
 _INTENSITY = 20
 
 
-def of_layer(layer: Any, told: Mapping[str, Any], n_batch: int, window: Geometry) -> str:
+def of_layer(layer: Any, told: Mapping[str, Any], n_batch: int, l_in: int, window: Geometry) -> str:
     """Return what would make a layer faster for inputs of a size; '' where nothing would."""
     weight, _ = layer._held
     if told["engine"] == "blas":
         return _of_blas(layer)
-    if (
-        weight.shape[1] == 1
-        and window.c_out == layer.groups
-        and layer.kernel_size[0] >= (_LONG_KERNEL)
-    ):
+    gain = _gain_of_transforms(layer, weight, window, l_in)
+    if told["engine"] == "direct" and gain >= _GAIN:
         return (
-            f"K = {layer.kernel_size[0]}: scipy.signal.oaconvolve takes less for single channels, "
-            f"from some {_LONG_KERNEL} taps on"
+            f"K = {layer.kernel_size[0]}: algorithm='fft' would take about 1/{gain:.2g}, with "
+            "other promises; algorithm='fast' takes it"
         )
     if told["flops"] < _SMALL:
         return "small: most of the time is the call itself; give many items in one call"
@@ -52,9 +50,17 @@ def of_layer(layer: Any, told: Mapping[str, Any], n_batch: int, window: Geometry
 def _of_blas(layer: Any) -> str:
     if layer.algorithm == "blas":
         return "algorithm='blas' was asked for; 'auto' takes the direct engine where it can"
-    if layer.dtype.kind == "c":
-        return f"{layer.dtype} goes through the BLAS: two real layers take less if they will do"
     return "its sizes are beyond what the direct engine computes, so the BLAS does"
+
+
+def _gain_of_transforms(layer: Any, weight: Any, window: Geometry, l_in: int) -> float:
+    """Return how many times as fast transforms would be; 0 where they do not compute the layer."""
+    spec = layer._spec
+    sizes = spec.stride, spec.dilation, window.left, window.right, spec.transposed
+    if fft.unsuited(weight.dtype.char, weight.shape, *sizes):
+        return 0.0
+    operands = weight.shape, weight.dtype, window, spec.transposed, l_in, window.l_out
+    return direct_time(*operands) / fft_time(*operands, kept=True)
 
 
 def _gains_by_winograd(layer: Any, weight_shape: tuple[int, ...], window: Geometry) -> bool:

@@ -306,6 +306,8 @@ class Layer:
             problems.append(f"Missing key(s) in state_dict: {_quoted(missing)}. ")
         if strict and unexpected:
             problems.append(f"Unexpected key(s) in state_dict: {_quoted(unexpected)}. ")
+        if problems:
+            problems += _common_prefix(state_dict, own)
         new: dict[str, dict[str, NDArray[Any]]] = {prefix: {} for prefix in leaves}
         for full, (prefix, key, parameter) in own.items():
             if full in state_dict:
@@ -438,6 +440,23 @@ def _castable(name: str, value: ArrayLike, current: NDArray[Any]) -> NDArray[Any
             f"{current.dtype}, got {type(value).__name__} of dtype {new.dtype}"
         )
     return new.astype(current.dtype)
+
+
+def _common_prefix(state_dict: Mapping[str, Any], own: Mapping[str, Any]) -> list[str]:
+    """Return how to take off what all keys begin with, where a layer's own keys are behind it."""
+    keys = [*state_dict]
+    if not keys or not all(isinstance(key, str) for key in keys):
+        return []
+    parts = keys[0].split(".")
+    for count in range(1, len(parts)):
+        prefix = ".".join(parts[:count]) + "."
+        if all(key.startswith(prefix) and key[len(prefix) :] in own for key in keys):
+            return [
+                f"All keys begin with {prefix!r}: "
+                f"{{key.removeprefix({prefix!r}): value for key, value in state_dict.items()}} "
+                "has them without it."
+            ]
+    return []
 
 
 def _quoted(keys: Sequence[object]) -> str:

@@ -9,11 +9,10 @@ import numpy as np
 
 from .. import config
 from ..weights import layer_parameters
-from . import arrays, geometry, minimal, planes, training
+from . import arrays, chosen, geometry, planes, training
 from .activations import own_activation
 from .base import Layer, assign, setting, writing
 from .engines import choose_engine
-from .minimal import MinimalLayer
 from .parameters import (
     as_size,
     check_device,
@@ -58,17 +57,21 @@ class Pack:
         none where no engine has a packed form.
     """
 
-    def __init__(self, parameters: Parameters, spec: Any) -> None:
+    def __init__(self, parameters: Parameters, spec: Any, own: _Prepared | None = None) -> None:
         self.parameters, self.spec = parameters, spec
-        self._own = _Prepared(parameters, spec)
-        if (
-            spec.algorithm == "winograd"
-            and spec.rank == 1
-            and minimal.computes(spec, parameters.weight)
-        ):
-            self.run: Any = MinimalLayer(*parameters, spec, self._own)
-        else:
+        self._own = _Prepared(parameters, spec) if own is None else own
+        self._fast: Pack | None = None
+        self.run: Any = chosen.prepare(*parameters, spec, self._own)
+        if self.run is None:
             self.run = self._own.layer
+
+    def in_force(self) -> Pack:
+        """Return the pack that the default algorithm means: this one unless that is 'fast'."""
+        if self.spec.algorithm != "auto" or config.get_algorithm() == "auto":
+            return self
+        if self._fast is None:
+            self._fast = Pack(self.parameters, self.spec._replace(algorithm="fast"), self._own)
+        return self._fast
 
     @property
     def prepared(self) -> PreparedLayer | None:
@@ -435,7 +438,7 @@ class Convolution(Layer):
         # Another thread may have replaced a parameter while the pack was being made.
         if packed is None or packed.parameters is not held or packed.spec is not spec:
             packed = self._packed = Pack(held, spec)
-        return packed
+        return packed.in_force() if config.may_be_fast else packed
 
     def _fast_forward(self, input: Any, residual: Any, out: Any) -> NDArray[Any] | None:
         """The output in eval mode for plain arrays, by compiled code alone; otherwise None."""
@@ -443,7 +446,7 @@ class Convolution(Layer):
         # as in _pack, whose call would be a tenth of a small layer's time
         if packed is None or packed.parameters is not self._held or packed.spec is not self._spec:
             packed = self._pack()
-        run = packed.run
+        run = packed.in_force().run if config.may_be_fast else packed.run
         if run is None:
             return None
         output: NDArray[Any] | None = run(input, config.get_num_threads, residual, out)

@@ -30,9 +30,10 @@ if TYPE_CHECKING:
     from .geometry import Geometry
 
 ENGINES = {"direct": direct_engine, "blas": blas_engine}
-# What `algorithm=` may be: an engine, the best of them, or minimal filtering for layers in eval
-# mode (`minimal`), which is 'auto' elsewhere.
-ALGORITHMS = ("auto", "blas", "direct", "winograd")
+# What `algorithm=` may be: an engine; the best of those that keep every promise ('auto'); minimal
+# filtering for layers in eval mode (`minimal`), transforms (`fft`), or the fastest of all, which
+# are 'auto' where they do not compute a layer.
+ALGORITHMS = ("auto", "blas", "direct", "fast", "fft", "winograd")
 
 
 def checked_algorithm(algorithm: str) -> str:
@@ -46,8 +47,7 @@ def checked_algorithm(algorithm: str) -> str:
     """
     if not isinstance(algorithm, str) or algorithm not in ALGORITHMS:
         raise ValueError(
-            "algorithm should be one of 'auto', 'blas', 'direct', 'winograd', "
-            f"got {shown(algorithm)}"
+            f"algorithm should be one of {', '.join(map(repr, ALGORITHMS))}, got {shown(algorithm)}"
         )
     return algorithm
 
@@ -61,13 +61,14 @@ def choose_engine(
     pads: tuple[int, int],
     transposed: bool,
 ) -> ModuleType:
-    """Return the engine whose primitives compute a layer.
+    """Return the engine whose primitives compute a layer with every promise.
 
     Parameters
     ----------
-    algorithm : {'auto', 'blas', 'direct', 'winograd'}
-        'auto' takes the direct engine wherever it can compute the layer: on the benchmark's 35
-        layers it was from as fast as the BLAS engine (1x1, 512 channels) to 27 times as fast.
+    algorithm : {'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'}
+        'auto', as the last three, takes the direct engine wherever it can compute the layer: on the
+        benchmark's 35 layers it was from as fast as the BLAS engine (1x1, 512 channels) to 27 times
+        as fast.
     dtype_char : str
         ``dtype.char`` of the operands.
     weight_shape : sequence of three ints
@@ -88,7 +89,7 @@ def choose_engine(
     >>> from fastconv1d.planner import choose_engine
     >>> choose_engine("auto", "f", (8, 8, 3), 1, 1, (0, 0), False).__name__
     'fastconv1d.kernels.direct_engine'
-    >>> choose_engine("auto", "F", (8, 8, 3), 1, 1, (0, 0), False).__name__
+    >>> choose_engine("auto", "F", (8, 8, 3), 1 << 41, 1, (0, 0), False).__name__
     'fastconv1d.kernels.blas_engine'
     """
     if algorithm != "auto" and checked_algorithm(algorithm) == "blas":

@@ -69,6 +69,8 @@ def check_writable(path: Path) -> None:
 def replacing(target: Path) -> Iterator[Path]:
     """Give a new path beside `target`, which it replaces unless the block raises.
 
+    Where `target` is a link, the file that it leads to is replaced, and the link stays.
+
     Examples
     --------
     >>> import tempfile
@@ -80,6 +82,7 @@ def replacing(target: Path) -> Iterator[Path]:
     >>> target.read_text()
     '42'
     """
+    target = Path(os.path.realpath(target))
     # Not of the target's name, which may be as long as a name can be.
     unfinished = target.with_name(f".fastconv1d-{secrets.token_hex(8)}")
     try:

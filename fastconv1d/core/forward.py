@@ -1,8 +1,8 @@
 """Convolutions with what happens around the sums, other layouts and 16-bit storage.
 
 The direct engine does all of it inside its windows and tiles. Where the BLAS engine computes
-(complex dtypes, extreme geometry), and where a padding mode folds a transposed convolution's ends,
-the same compiled steps run before and after it.
+(extreme geometry, `algorithm='blas'`), and where a padding mode folds a transposed convolution's
+ends, the same compiled steps run before and after it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..config import execution
 from ..kernels import direct_engine
 from . import adjoint, arrays
 from .arrays import half_of
-from .engines import choose_engine
+from .fast import engine_of_call
 from .geometry import shown
 
 if TYPE_CHECKING:
@@ -35,8 +35,12 @@ def convolve(
     bias: ArrayLike | None,
     residual: ArrayLike | None = None,
     out: NDArray[Any] | None = None,
+    engine: Any = None,
 ) -> NDArray[Any]:
-    """Return a convolution or a transposed one with all that a spec may ask for."""
+    """Return a convolution or a transposed one with all that a spec may ask for.
+
+    `engine` is who computes it, by default whoever the spec's algorithm means.
+    """
     channels_last = spec.channels_last
     if arrays.is_complex32_call(weight):
         return _complex32(spec, input, weight, bias, residual, out)
@@ -48,10 +52,10 @@ def convolve(
     view = y.swapaxes(1, 2) if channels_last else y
     if more is not None and channels_last:
         more = more.swapaxes(1, 2)
-    _, _, stride, dilation, left, right, _, _ = geometry
-    engine = choose_engine(
-        spec.algorithm, w.dtype.char, w.shape, stride, dilation, (left, right), spec.transposed
-    )
+    if engine is None:
+        engine = engine_of_call(
+            spec.algorithm, w.shape, w.dtype, geometry, spec.transposed, x.shape[2], geometry.l_out
+        )
     compute(engine, spec.transposed, x, w, b, view, geometry, steps, more)
     return arrays.delivered(y, batched, out)
 

@@ -217,13 +217,31 @@ def reduced_parts(
 # ---- recurrent layers ----------------------------------------------------------------------------
 
 
+def in_panels(matrix: NDArray[Any]) -> NDArray[Any]:
+    """Return a matrix (rows, k) as panels of its transpose, which the kernels multiply by.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d.core.network import in_panels
+    >>> in_panels(np.ones((3, 2), np.float32)).shape
+    (1, 2, 64)
+    """
+    rows, k = matrix.shape
+    columns = kernels.panel_bytes() // matrix.itemsize
+    panels = -(-rows // columns)
+    wide = np.zeros((k, panels * columns), matrix.dtype)
+    wide[:, :rows] = matrix.T
+    return np.ascontiguousarray(wide.reshape(k, panels, columns).swapaxes(0, 1))
+
+
 def lstm_states(
     gates: NDArray[Any], back: NDArray[Any], state: NDArray[Any], cell: NDArray[Any]
 ) -> tuple[NDArray[Any], list[NDArray[Any]]]:
     """Return all states of an LSTM without extras, and the last state and cell.
 
     The gates (T, N, 4H) from the inputs lie in the order input, output, forget, new, and are
-    written to; `back` is (4H, H), multiplied by BLAS, or packed by `kernels.network.packed`.
+    written to; `back` is (4H, H), multiplied by BLAS, or in panels.
     """
     y = np.empty((*gates.shape[:2], state.shape[1]), gates.dtype)
     start, cell = np.ascontiguousarray(state), np.array(cell, order="C")

@@ -68,10 +68,7 @@ def engine_of(
 
 def prepare(weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec2d) -> PreparedLayer | None:
     """Return the layer packed for any number of calls, or None where no engine has such a form."""
-    pads = spec.pads()
-    axes = [Axis(spec.stride[i], spec.dilation[i], *pads[i]) for i in range(2)]
-    mode = spec.mode
-    geometry = Geometry2d(0, 0, 0, axes[0], axes[1], spec.groups, mode)
+    geometry = spec.window
     engine = engine_of(spec.algorithm, weight.dtype.char, weight.shape, geometry)
     if engine is not direct_engine:
         return None

@@ -8,9 +8,11 @@ import numpy as np
 
 from .. import config
 from ..kernels.blas_engine import correlate, fixed_columns, scatter
-from . import arrays, geometry
+from . import arrays, chosen, fft, geometry, partitions
+from .fast import transforms_win
 from .flow import Flow, Windows
 from .forward import activate, after_sums, before_sums
+from .partitions import Partitions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +41,10 @@ def convolution(pack: Pack, spec: Spec, has_residual: bool) -> Correlate | Scatt
     (8, 10)
     """
     check_streamable(spec)
+    kernel: _Kernel
     kernel = _Packed(pack, spec) if pack.prepared is not None else _Blas(pack, spec)
+    if spec.algorithm == "fft" and chosen.taken(spec, pack.parameters.weight) == "fft":
+        kernel = _Transforms(pack, spec, kernel)
     return Scatter(spec, kernel, has_residual) if spec.transposed else Correlate(
         spec, kernel, has_residual
     )  # fmt: skip
@@ -185,6 +190,53 @@ class _Blas:
         return padded
 
 
+class _Transforms:
+    """A convolution by transforms where they are faster for the chunk: in parts of the kernel.
+
+    Where that cannot be, or the chunk is long, what there is of the input is transformed anew.
+    """
+
+    plain_run = None
+
+    def __init__(self, pack: Pack, spec: Spec, otherwise: _Packed | _Blas) -> None:
+        self._spec, (self._weight, self._bias) = spec, pack.parameters
+        self._otherwise, self.depthwise = otherwise, otherwise.depthwise
+        self._spectra = fft.Spectra(self._weight, spec.groups, spec.dilation, spec.stride)
+        self._parts: Partitions | None = None
+        if partitions.suited(spec, self._weight):
+            self._parts = Partitions(spec, self._weight, self._bias)
+
+    def __call__(
+        self,
+        x: NDArray[Any],
+        y: NDArray[Any],
+        shift: int,
+        residual: NDArray[Any] | None,
+        origin: int,
+        first: int,
+    ) -> None:
+        spec, n = self._spec, y.shape[2]
+        deterministic = config.are_deterministic_algorithms_enabled()
+        plain = x.dtype == self._weight.dtype and not deterministic
+        if plain and n >= _LEAST and self._parts is not None and self._parts.suits(n):
+            self._parts.compute(x, y, shift, residual, origin)
+            return
+        place = spec.window._replace(c_out=y.shape[1], l_out=y.shape[2], left=shift)
+        operands = self._weight.shape, self._weight.dtype, place, spec.transposed
+        if deterministic or not transforms_win(*operands, x.shape[2], y.shape[2], kept=True):
+            self._otherwise(x, y, shift, residual, origin, first)
+            return
+        primitive = self._spectra.scatter if spec.transposed else self._spectra.correlate
+        run, steps = config.execution(), spec.steps
+        if primitive(x, self._weight, self._bias, y, place, run, steps, residual) is False:
+            self._otherwise(x, y, shift, residual, origin, first)
+
+
+# Columns of a chunk that parts of a kernel are for: 2,048 taps of 16 take some 1 us directly.
+_LEAST = 16
+_Kernel = _Packed | _Blas | _Transforms
+
+
 class Correlate(Windows):
     """A `Conv1d`; the residual is its second source.
 
@@ -196,7 +248,7 @@ class Correlate(Windows):
         Whether what is before the first position is zeros.
     """
 
-    def __init__(self, spec: Spec, kernel: _Packed | _Blas, has_residual: bool) -> None:
+    def __init__(self, spec: Spec, kernel: _Kernel, has_residual: bool) -> None:
         super().__init__(spec.span, spec.stride, *spec.pads())
         self._kernel, self._has_residual = kernel, has_residual
         self._run = kernel.plain_run
@@ -259,7 +311,7 @@ class Correlate(Windows):
 class Scatter(Flow):
     """A `ConvTranspose1d`; the residual is its second source. See `Correlate`."""
 
-    def __init__(self, spec: Spec, kernel: _Packed | _Blas, has_residual: bool) -> None:
+    def __init__(self, spec: Spec, kernel: _Kernel, has_residual: bool) -> None:
         self._spec, self._kernel, self._has_residual = spec, kernel, has_residual
         self._run = kernel.plain_run
         self._left, right = spec.pads()

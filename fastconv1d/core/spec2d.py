@@ -8,7 +8,15 @@ from . import geometry, geometry2d
 from .activations import Steps, parse_steps
 from .engines import checked_algorithm
 from .geometry import as_index, shown
-from .geometry2d import Geometry2d, Pair, as_pair, axis_paddings, conv2d_geometry, resolve_pads
+from .geometry2d import (
+    Axis,
+    Geometry2d,
+    Pair,
+    as_pair,
+    axis_paddings,
+    conv2d_geometry,
+    resolve_pads,
+)
 from .spec import Around, Shape
 
 LAYOUTS = ("NCHW", "NHWC")
@@ -63,6 +71,13 @@ class Spec2d(NamedTuple):
     def pads(self) -> tuple[Pair, Pair]:
         """Return ``(top, bottom), (left, right)``."""
         return resolve_pads(self.padding, self.kernel_size, self.stride, self.dilation)
+
+    @property
+    def window(self) -> Geometry2d:
+        """The geometry without what follows from sizes."""
+        pads = self.pads()
+        rows, columns = (Axis(self.stride[i], self.dilation[i], *pads[i]) for i in range(2))
+        return Geometry2d(0, 0, 0, rows, columns, self.groups, self.mode)
 
     def geometry(self, x: Shape, weight: Shape, bias: Shape | None) -> Geometry2d:
         """Return the geometry for operands of these shapes; raises whatever does not fit."""

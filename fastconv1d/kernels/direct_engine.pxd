@@ -8,3 +8,6 @@ cdef double SERIAL_MACS
 
 cdef int run_job(unit_fn run, const void* job, ptrdiff_t units, double macs, size_t scratch_bytes,
                  int n_threads) except -2 nogil
+
+# Fills an fc1d_activation, and returns what should be kept while it is used.
+cdef object set_activation(void* step, activation, ptrdiff_t channels, dtype)

@@ -6,8 +6,6 @@ rows are shared among them, and no bit depends on who computes which.
 
 cimport numpy as cnp
 
-import numpy as np
-
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memcpy, memset
 
@@ -18,14 +16,8 @@ from fastconv1d.kernels.workers cimport unit_fn
 cnp.import_array()
 
 cdef extern from "simd/fc1d.h" nogil:
+    enum: FC1D_PANEL_BYTES
     enum: FC1D_POOL_STEPS
-
-    ctypedef struct fc1d_product:
-        const void* x
-        const void* w
-        void* y
-        ptrdiff_t rows, per_item, x_row, y_row, n, k, taps, row_unit, column_unit
-        int add
 
     ctypedef struct fc1d_norm:
         const void* x
@@ -84,9 +76,7 @@ cdef extern from "simd/fc1d.h" nogil:
         void (*resample_rows)(const fc1d_resample*, ptrdiff_t, ptrdiff_t) noexcept nogil
         void (*gate)(const void*, const void*, void*, ptrdiff_t, int) noexcept nogil
         void (*reduce_parts)(const fc1d_parts*, ptrdiff_t, ptrdiff_t) noexcept nogil
-        void (*product)(const fc1d_product*, ptrdiff_t, void*) noexcept nogil
-        void (*pack_product)(const void*, void*, ptrdiff_t, ptrdiff_t) noexcept nogil
-        ptrdiff_t lanes
+        void (*add_product)(const void*, const void*, void*, ptrdiff_t, ptrdiff_t, ptrdiff_t) noexcept nogil
 
     ctypedef struct fc1d_isa:
         fc1d_kernels f32, f64
@@ -301,15 +291,10 @@ cdef inline void _add_product(bint single, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k
 
 cdef inline void _push(const Job* job, ptrdiff_t rows, ptrdiff_t n, const char* last, char* to) noexcept nogil:
     """Add what the last states give to the n gates of some rows."""
-    cdef fc1d_product q
-    if not job.flag:
+    if job.flag:
+        job.kernels.add_product(last, job.z, to, rows, n, job.n)
+    else:
         _add_product(job.single, rows, n, job.n, last, job.z, to)
-        return
-    memset(&q, 0, sizeof(q))
-    q.x, q.w, q.y, q.add = last, job.z, to, True
-    q.rows, q.per_item, q.row_unit, q.x_row, q.y_row = rows, rows, rows, job.n, n
-    q.n, q.column_unit, q.k, q.taps = n, n, job.n, 1
-    job.kernels.product(&q, 0, NULL)
 
 
 cdef void _lstm_unit(const void* of, ptrdiff_t unit, void* scratch) noexcept nogil:
@@ -347,7 +332,7 @@ cdef void _gru_unit(const void* of, ptrdiff_t unit, void* scratch) noexcept nogi
 
 cdef int _walk(unit_fn run, Job* job, cnp.ndarray gates, cnp.ndarray back, cnp.ndarray state, cnp.ndarray y,
                ptrdiff_t n_gates, int threads) except -1:
-    """Run all steps; rows of the batch are shared among threads where `back` is packed."""
+    """Run all steps; rows of the batch are shared among threads where `back` lies in panels."""
     job.kernels, job.single = _kernels(y), cnp.PyArray_TYPE(y) == cnp.NPY_FLOAT32
     job.steps, job.items, job.n, job.size = y.shape[0], y.shape[1], y.shape[2], cnp.PyArray_ITEMSIZE(y)
     job.x, job.z = <char*> cnp.PyArray_DATA(gates), <char*> cnp.PyArray_DATA(back)
@@ -369,7 +354,7 @@ def lstm(cnp.ndarray gates not None, cnp.ndarray back not None, cnp.ndarray stat
 
     gates (T, N, 4H) from the inputs, back (4H, H), state and cell (N, H), y (T, N, H). The gates lie in the order
     input, output, forget, new. gates is scratch, cell becomes the last one. BLAS multiplies by back, and its bits
-    follow the batch; with a packed one (see `packed`) they do not.
+    follow the batch; with back in panels (see `panel_bytes`) they do not.
     """
     cdef Job job
     memset(&job, 0, sizeof(job))
@@ -381,7 +366,7 @@ def gru(cnp.ndarray gates not None, cnp.ndarray back not None, cnp.ndarray back_
         cnp.ndarray state not None, cnp.ndarray pushes not None, cnp.ndarray y not None, int threads=1):
     """All steps of one direction of a GRU, with the reset after the product.
 
-    gates (T, N, 3H) from the inputs, back (3H, H) or packed, back_bias (N, 3H), state (N, H), y (T, N, H). The gates
+    gates (T, N, 3H) from the inputs, back (3H, H) or in panels, back_bias (N, 3H), state (N, H), y (T, N, H). The gates
     lie in the order update, reset, new. pushes (N, 3H) is scratch.
     """
     cdef Job job
@@ -390,16 +375,9 @@ def gru(cnp.ndarray gates not None, cnp.ndarray back not None, cnp.ndarray back_
     _walk(<unit_fn> _gru_unit, &job, gates, back, state, y, 3, threads)
 
 
-def packed(cnp.ndarray matrix not None):
-    """Return a matrix (rows, k) as products of few rows read it: an array of three dimensions, at a cache line."""
-    cdef const fc1d_kernels* kernels = _kernels(matrix)
-    cdef ptrdiff_t rows = matrix.shape[0], k = matrix.shape[1]
-    padded = (rows + kernels.lanes - 1) // kernels.lanes * kernels.lanes
-    raw = np.empty(padded * k + 64, matrix.dtype)
-    skipped = -raw.ctypes.data % 64 // raw.itemsize
-    cdef cnp.ndarray found = raw[skipped : skipped + padded * k].reshape(1, k, padded)
-    kernels.pack_product(cnp.PyArray_DATA(cnp.PyArray_GETCONTIGUOUS(matrix)), cnp.PyArray_DATA(found), rows, k)
-    return found
+def panel_bytes():
+    """The bytes of a row of a panel: a matrix B (k, n) in panels is an array (panels, k, columns of a panel)."""
+    return FC1D_PANEL_BYTES
 
 
 # ---- numbers -------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from time import perf_counter
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 from numpy.typing import ArrayLike, NDArray
 
+from .. import config
 from ..kernels.memory import enter, leave
 from .program import Program
 from .read import Graph, Type, load, read_model
@@ -31,6 +33,8 @@ class OnnxModel:
         As `from_onnx` takes it.
     whole : onnx.ModelProto, optional
         What the graph was read from, for ONNX Runtime where that is faster.
+    algorithm : {'auto', 'fast'}
+        As `from_onnx` takes it.
 
     Attributes
     ----------
@@ -47,11 +51,19 @@ class OnnxModel:
     >>> from fastconv1d import Conv1d
     >>> from fastconv1d.onnx import from_onnx, to_onnx
     >>> model = from_onnx(to_onnx(Conv1d(4, 8, 3)))
-    >>> len(model.inputs), len(model.outputs)
-    (1, 1)
+    >>> model
+    OnnxModel(input: float32 [N, 4, L] -> output: float32 [N, 8, ?])
     """
 
-    def __init__(self, graph: Graph, rest: str | None = None, whole: Any = None) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        rest: str | None = None,
+        whole: Any = None,
+        algorithm: str = "auto",
+    ) -> None:
+        with config.algorithm(algorithm):  # which says what it may be
+            self._algorithm = algorithm
         self.inputs, self.outputs = [*graph.inputs], [*graph.outputs]
         self._types = {name: graph.types.get(name, Type()) for name in self.inputs + self.outputs}
         self._program = Program(graph, rest)
@@ -59,6 +71,12 @@ class OnnxModel:
         self._ways: Ways | None = None
         if rest is not None and whole is not None:
             self._ways = Ways(whole, self._program, lambda: Program(read_model(whole)))
+
+    def __repr__(self) -> str:
+        def named(names: list[str]) -> str:
+            return ", ".join(f"{name}{_shown(self._types[name])}" for name in names)
+
+        return f"OnnxModel({named(self.inputs)} -> {named(self.outputs)})"
 
     def __call__(self, *inputs: ArrayLike, out: Any = None) -> Any:
         """Compute the outputs.
@@ -88,6 +106,11 @@ class OnnxModel:
         if targets is not None:
             found = _written(found, [*targets], self.outputs)
         return found[0] if len(found) == 1 else tuple(found)
+
+    def _default(self) -> contextlib.AbstractContextManager[None]:
+        """What layers take for their algorithm: the default of the caller unless it is 'fast'."""
+        fast = self._algorithm == "fast"
+        return config.algorithm("fast") if fast else contextlib.nullcontext()
 
     def compute(self, values: dict[str, NDArray[Any]], wanted: list[str]) -> list[NDArray[Any]]:
         """Return some outputs for inputs under their names.
@@ -151,7 +174,7 @@ class OnnxModel:
     ) -> list[Any]:
         before = enter()
         try:
-            with np.errstate(all="ignore"):
+            with np.errstate(all="ignore"), self._default():
                 results = program.run(arrays, key)
         finally:
             leave(before)
@@ -195,6 +218,16 @@ def as_value(value: Any) -> Any:
     return np.asarray(value)
 
 
+def _shown(known: Type) -> str:
+    """Return what is known of a value, as it follows its name."""
+    dtype = "" if known.dtype is None else f" {known.dtype}"
+    shape = ""
+    if known.shape is not None:
+        sizes = ("?" if n is None or str(n).startswith("unk__") else str(n) for n in known.shape)
+        shape = f" [{', '.join(sizes)}]"
+    return f":{dtype}{shape}" if dtype or shape else ""
+
+
 def _check_shape(name: str, value: Any, kind: Type) -> None:
     """Raise if an input has not the size that the graph was lowered for."""
     shape = kind.shape
@@ -231,7 +264,10 @@ def _written(found: list[NDArray[Any]], targets: list[Any], names: list[str]) ->
 
 
 def from_onnx(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto, *, rest: str | None = None
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto,
+    *,
+    rest: str | None = None,
+    algorithm: str = "auto",
 ) -> OnnxModel:
     """Read an ONNX model of convolutions and what lies between them.
 
@@ -246,6 +282,10 @@ def from_onnx(
         through this library alone, in turns; from then on they go the way that was fastest. In
         deterministic mode a rule by sizes decides. The sessions take the number of threads that
         `fastconv1d.get_num_threads` gives now.
+    algorithm : {'auto', 'fast'}, default 'auto'
+        With 'fast' the convolutions take fewer multiplications where that takes less time, as under
+        ``config.algorithm("fast")``: their error and bits are those of `fastconv1d.Conv1d` with
+        ``algorithm="fast"``.
 
     Returns
     -------
@@ -258,7 +298,7 @@ def from_onnx(
         A ValueError: if the model is not valid, or nodes or attributes are not supported; the text
         names all of them. Or if `rest` needs a package that is not installed.
     ValueError
-        If `rest` is another value.
+        If `rest` or `algorithm` is another value.
     OSError
         If the file cannot be read.
 
@@ -286,6 +326,6 @@ def from_onnx(
     rest = checked(rest)
     proto = load(model)
     try:
-        return OnnxModel(read_model(proto), rest, proto)
+        return OnnxModel(read_model(proto), rest, proto, algorithm)
     except RecursionError as error:
         raise OnnxError("the bodies of its nodes are nested too deeply") from error

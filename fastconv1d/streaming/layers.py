@@ -493,8 +493,10 @@ class StreamingConv1d(_LayerStream):
     Notes
     -----
     The outputs of all chunks and of `flush`, one after another, are bit for bit those of one call
-    on the whole sequence; for layers of the BLAS engine, such as complex ones, those of a call in
-    deterministic mode (`use_deterministic_algorithms`). An output is returned with the input that
+    on the whole sequence; for layers of the BLAS engine and of algorithm
+    'winograd' or 'fast', those of a call in deterministic mode (`use_deterministic_algorithms`).
+    Those of ``algorithm="fft"`` are within its error, by transforms for chunks of 16 positions and
+    more where that is faster. An output is returned with the input that
     completes its window, so padding on the right is a look-ahead, resolved by `flush`; reflection
     on the left waits for the inputs that it mirrors.
 
@@ -519,14 +521,14 @@ class StreamingConv1d(_LayerStream):
     """
 
     def __init__(self, module: Convolution, n_batch: int = 1) -> None:
-        if not isinstance(module, Convolution) or module.transposed:
+        if not isinstance(module, Convolution) or module.transposed or module._rank != 1:
             raise TypeError(f"module should be a Conv1d, got {type(module).__name__}")
         super().__init__(module, n_batch)
 
     def _new_ring(self) -> DepthwiseRing | None:
         module, pack = self._module, self._module._pack()
         depthwise = module.groups == module.in_channels == module.out_channels
-        if not depthwise or pack.prepared is None:
+        if not depthwise or pack.prepared is None or module.dtype.kind == "c":
             return None
         if self._spec.steps.before is not None or self._spec.stride != 1:
             return None
@@ -564,8 +566,10 @@ class StreamingConvTranspose1d(_LayerStream):
     Notes
     -----
     The outputs of all chunks and of `flush`, one after another, are bit for bit those of one call
-    on the whole sequence; for layers of the BLAS engine, such as complex ones, those of a call in
-    deterministic mode (`use_deterministic_algorithms`). An output is returned when no later input
+    on the whole sequence; for layers of the BLAS engine and of algorithm
+    'winograd' or 'fast', those of a call in deterministic mode (`use_deterministic_algorithms`).
+    Those of ``algorithm="fft"`` are within its error, by transforms for chunks of 16 positions and
+    more where that is faster. An output is returned when no later input
     can add to it, ``stride`` of them with each input once those cropped on the left are past, and
     never one that may be cropped at the end. `flush` returns the rest of the last windows.
 

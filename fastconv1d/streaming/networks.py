@@ -109,9 +109,9 @@ class StreamingNetwork(Stream):
     -----
     The outputs of all chunks and of `flush`, one after another, are bit for bit those of one call
     on the whole sequence, in deterministic mode (`use_deterministic_algorithms`) where layers are
-    of the BLAS engine or of ``algorithm="winograd"``. An output is returned with the input that
-    completes what it depends on; where branches of different delay meet, the faster one waits in a
-    buffer.
+    of the BLAS engine or of ``algorithm="winograd"`` or "fast"; layers of "fft" are within their
+    error. An output is returned with the input that completes what it depends on; where branches
+    of different delay meet, the faster one waits in a buffer.
 
     Chunks of 16 bits are taken by float32 networks, as by a call; all chunks of a sequence have one
     dtype. Long chunks are computed in pieces, so that the memory is that of a few of them and of

@@ -61,7 +61,7 @@ def give_back(module: nn.Module) -> None:
     own = own_class(module)
     torchs = own.__dict__.get("_torchs") if isinstance(own, EqualToTorchs) else None
     if torchs is not None:
-        for name in ("algorithm", "_pack", "_program", "__module__"):
+        for name in ("algorithm", "_takes_lines", "_pack", "_program", "__module__"):
             module.__dict__.pop(name, None)
         module.__class__ = class_of(module, torchs)
 

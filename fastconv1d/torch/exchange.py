@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from .. import config
 from . import fusing
 from .classes import EqualToTorchs, class_of, derived, give_back, own_class, reason_against
 from .layers import Fast, FastConv1d, FastConvTranspose1d
@@ -30,6 +31,7 @@ from .watch import disabled
 # fewer would differ more, rounding in a hundred layers less (3e-6 over the models of the table).
 TOLERANCE = 1e-4
 CHECK = "example_inputs"
+_ALGORITHMS = ("auto", "fast", "fft", "winograd")
 _Module = TypeVar("_Module", bound=nn.Module)
 _LAYERS: tuple[Any, ...] = (FastConv1d, FastConvTranspose1d, FastConv2d)
 
@@ -41,14 +43,15 @@ def accelerate(
     algorithm: str = "auto",
     fuse: bool = False,
     example_inputs: tuple[Any, ...] | None = None,
+    conv2d: bool = False,
 ) -> tuple[_Module, Report]:
     """Let fastconv1d compute the 1-D convolutions of a model.
 
     Every `torch.nn.Conv1d` and `torch.nn.ConvTranspose1d` with float32 or float64 parameters on the
     CPU becomes a `FastConv1d` or `FastConvTranspose1d`, weight-normed and shared ones included, and
-    a `torch.nn.Conv2d` with a kernel of (K, 1) or (1, K) a `FastConv2d`. Subclasses, and modules
-    whose code calls ``F.conv1d``, get a class after their own. Only classes change: parameters,
-    state dict, hooks and names stay. Tensors are not copied.
+    a `torch.nn.Conv2d` with a kernel of (K, 1) or (1, K) a `FastConv2d`, for inputs of one column
+    or row. Subclasses, and modules whose code calls ``F.conv1d``, get a class after their own. Only
+    classes change: parameters, state dict, hooks and names stay. Tensors are not copied.
 
     Parameters
     ----------
@@ -56,15 +59,19 @@ def accelerate(
         A module, or a convolution itself.
     inplace : bool, default False
         Change the model itself instead of a deep copy.
-    algorithm : {'auto', 'winograd'}, default 'auto'
+    algorithm : {'auto', 'fast', 'fft', 'winograd'}, default 'auto'
         As for `fastconv1d.Conv1d`, for calls without gradients of layers in eval mode. 'winograd'
-        takes half the multiplications of many layers, at a few times the error.
+        takes half the multiplications of many layers, at a few times the error; 'fast' the fastest
+        of all for each layer. 'auto' is what `fastconv1d.config.get_algorithm` says now.
     fuse : bool, default False
         Compute a convolution and what stands around it (padding, cut, batch norm, activations, an
         addition) as one step, in eval mode without gradients, where nothing sees the difference.
     example_inputs : tuple, optional
         Arguments of the model, with which a fused one is compared with torch's: it is not fused
         where they differ by more than 1e-4 of the largest value. Without them it is not checked.
+    conv2d : bool, default False
+        Take every `torch.nn.Conv2d`, its subclasses, and what code asks of ``F.conv2d``, for inputs
+        of any size, without gradients.
 
     Returns
     -------
@@ -112,19 +119,22 @@ def accelerate(
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model should be a torch.nn.Module, got {type(model).__name__}")
-    if algorithm not in ("auto", "winograd"):
-        raise ValueError(f"algorithm should be one of 'auto', 'winograd', got {algorithm!r}")
+    if algorithm not in _ALGORITHMS:
+        known = ", ".join(map(repr, _ALGORITHMS))
+        raise ValueError(f"algorithm should be one of {known}, got {algorithm!r}")
+    if algorithm == "auto":
+        algorithm = config.get_algorithm()
     if not inplace:
         model = copy.deepcopy(model, _derived(model))
     fusing.unfuse(model)
     replaced, left = [], {}
     layers = {}
     for name, module in list(model.named_modules()):
-        place, reason = _place_of(module)
+        place, reason = _place_of(module, conv2d)
         if reason is not None:
             left[name] = reason
         elif place is not None:
-            _exchange_class(module, place, algorithm)
+            _exchange_class(module, place, algorithm, conv2d)
             replaced.append(name)
             layers[name] = described(module)
     report = Report(replaced, left)
@@ -235,27 +245,37 @@ def _derived(model: nn.Module) -> dict[int, Any]:
     }
 
 
-def _place_of(module: nn.Module) -> tuple[Any, str | None]:
+def _place_of(module: nn.Module, conv2d: bool) -> tuple[Any, str | None]:
     """The class that a module should get, or why it gets none, or two Nones where it needs none."""
     own = own_class(module)
     if isinstance(own, EqualToTorchs):
         return own, reason_to_leave(module) if isinstance(module, Fast) else None
     for layer in _LAYERS:
         if isinstance(module, layer._torchs):
-            return _place_of_layer(module, own, layer)
-    if called(own) and not isinstance(module, (torch.fx.GraphModule, torch.jit.ScriptModule)):
+            return _place_of_layer(module, own, layer, conv2d)
+    kinds = _kinds_of(own, conv2d)
+    if kinds and not isinstance(module, (torch.fx.GraphModule, torch.jit.ScriptModule)):
         reason = reason_against(own) or reason_of_instance(module)
-        return _derived_class(own, (), ("calls",)) if reason is None else (None, reason)
+        return _derived_class(own, (), kinds) if reason is None else (None, reason)
     return None, reason_elsewhere(module)
 
 
-def _place_of_layer(module: nn.Module, own: Any, layer: Any) -> tuple[Any, str | None]:
-    if layer is FastConv2d and (own is not nn.Conv2d or not is_line(module)):
+def _kinds_of(own: Any, conv2d: bool) -> tuple[str, ...]:
+    """What is put around the forward of a class."""
+    if conv2d and len(called(own, True)) > len(called(own, False)):
+        return ("calls of planes",)
+    return ("calls",) if called(own, False) else ()
+
+
+def _place_of_layer(
+    module: nn.Module, own: Any, layer: Any, conv2d: bool
+) -> tuple[Any, str | None]:
+    if layer is FastConv2d and not conv2d and (own is not nn.Conv2d or not is_line(module)):
         return None, reason_elsewhere(module)
     reason = reason_to_leave(module)
     if reason is None and own is layer._torchs:
         return layer, None
-    kinds = ("calls",) if called(own) else ()
+    kinds = _kinds_of(own, conv2d)
     if reason is None and not kinds and not asks_torchs_class(own):
         reason = f"{own.__module__}.{own.__qualname__} does not ask torch's forward or functions"
     reason = reason or reason_against(own)
@@ -269,7 +289,12 @@ def _derived_class(own: Any, bases: tuple[Any, ...], kinds: tuple[str, ...]) -> 
         return None, f"Python has no class after {own.__qualname__} and another: {error}"
 
 
-def _exchange_class(module: Any, place: Any, algorithm: str) -> None:
+def _exchange_class(module: Any, place: Any, algorithm: str, conv2d: bool) -> None:
+    if isinstance(module, nn.Conv2d):
+        if conv2d:
+            module.__dict__.pop("_takes_lines", None)
+        elif not isinstance(module, Fast):
+            module.__dict__["_takes_lines"] = True
     if not isinstance(own_class(module), EqualToTorchs):
         module.__class__ = class_of(module, place)
         if place in _LAYERS:

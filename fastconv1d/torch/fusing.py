@@ -21,10 +21,10 @@ from torch.autograd import profiler
 from torch.nn import functional as F
 
 from ..core.activations import Steps, parse_activation
-from .calls import _computed
+from .calls import computed, functions_in
 from .classes import AROUND, class_of, derived, give_back, own_class, reason_against
 from .layers import LONG, Fast, _Pack, _plain_array
-from .operators import check_layer, num_threads, operands
+from .operators import num_threads, operands
 from .tracing import Graph, Inner, Untraceable, Watched, layer_of, old_norm, trace
 from .watch import is_plain, profiling, torch_watches
 
@@ -190,12 +190,20 @@ class Chain:
         return before, after, dim, self.layer.bias is None, given
 
     def _computed(self, x: Tensor, residual: Any) -> Tensor | None:
-        if x.dim() != 3 or (self.adds and not is_plain(residual)) or not self.layer._is_torchs():
+        layer = self.layer
+        if x.dim() != layer._rank + 2 or not layer._is_torchs():
+            return None
+        products = self._pack.products
+        if products is not None and products.leaves(x.shape, layer._rank, True):
             return None
         parts, norm = self._parts()
+        if not layer._fits(x, parts):
+            return None
+        if self.adds and not (is_plain(residual) and layer._fits(residual, ())):
+            return None
         array, arrays, pack = _plain_array(x), tuple(map(_plain_array, parts)), self._pack
         if not (
-            self.layer._attributes_are(pack.attributes, norm)
+            layer._attributes_are(pack.attributes, norm)
             and pack.settings == self._settings()
             and pack.recognises(parts, arrays, array)
         ):
@@ -212,17 +220,15 @@ class Chain:
             hook(layer, None)  # as before each call: the attribute weight is that of g and v
         weight, bias = layer.weight, layer.bias
         _, w, b = operands(weight, weight, bias)
-        geometry = layer._geometry(w.shape[2]) if w.ndim == 3 and is_plain(weight) else None
-        if geometry is None or 0 in w.shape or geometry.mode != "zeros":
+        geometry = layer._geometry_for(weight) if layer.padding_mode == "zeros" else None
+        if geometry is None or any(array.dtype != w.dtype for array in arrays):
             return pack
-        if any(array.dtype != w.dtype for array in arrays):
-            return pack
-        left, right = geometry.left + self.left, geometry.right + self.right
-        if left < 0 or right < 0 or (self.right < 0 and geometry.stride != 1):
-            return pack
-        geometry = geometry._replace(left=left, right=right)
-        sizes = x.shape, w.shape, None if b is None else b.shape
-        check_layer(layer._is_scatter, *sizes, *(*geometry[:4], 1))
+        if self.left or self.right:
+            left, right = geometry.left + self.left, geometry.right + self.right
+            if left < 0 or right < 0 or (self.right < 0 and geometry.stride != 1):
+                return pack
+            geometry = geometry._replace(left=left, right=right)
+        layer._check(x.shape, w.shape, None if b is None else b.shape, geometry)
         if self.norm is not None:
             w, b = _folded(self.norm, w, b, geometry.groups, layer._is_scatter)
         settings = self._settings()
@@ -236,7 +242,8 @@ class Chain:
             return pack
         pack.layer = prepared if steps == Steps() else prepared.with_steps(steps)
         pack.dtype, pack.settings = w.dtype, settings
-        pack.long = LONG * geometry.stride * x.shape[1]
+        pack.products = layer._products(w.shape, geometry)
+        pack.long = LONG * layer._step(geometry) * x.shape[1]
         attributes = layer._attributes(norm)
         if not any(isinstance(value, list) for value in attributes):
             pack.attributes = attributes
@@ -265,10 +272,14 @@ def _folded(norm: Any, w: Any, b: Any, groups: int, is_scatter: bool) -> tuple[A
         factors = scale.reshape(groups, 1, -1)
         w64 = w.reshape(groups, -1, *w.shape[1:]) * factors[..., None]
         return w64.reshape(w.shape).astype(w.dtype), shift.astype(w.dtype)
-    return (w * scale[:, None, None]).astype(w.dtype), shift.astype(w.dtype)
+    return (w * scale.reshape(-1, *(1,) * (w.ndim - 1))).astype(w.dtype), shift.astype(w.dtype)
 
 
 # ---- finding chains ------------------------------------------------------------------------------
+
+
+# What does nothing in eval mode.
+_NOTHING = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.AlphaDropout)
 
 
 class _Matcher:
@@ -293,7 +304,7 @@ class _Matcher:
     def _skip(self, node: fx.Node) -> None:
         if node.op == "call_module" and len(node.args) == 1:
             module = self.root.get_submodule(str(node.target))
-            if type(module) in (nn.Identity, nn.Dropout, nn.Dropout1d, nn.AlphaDropout):
+            if type(module) in _NOTHING:
                 self.skipped.append(module)
                 node.replace_all_uses_with(_source(node))
                 self.graph.erase_node(node)
@@ -325,7 +336,8 @@ class _Matcher:
             self._drop(source)
 
     def _take_before(self, chain: Chain, source: fx.Node) -> fx.Node:
-        pads = None if chain.layer._is_scatter else _pads(source, self.root)
+        takes_pads = not chain.layer._is_scatter and chain.layer._rank == 1
+        pads = _pads(source, self.root) if takes_pads else None
         if pads is not None:
             (chain.left, chain.right), inner = pads, _source(source)
             chain.torchs.insert(0, ("", functools.partial(F.pad, pad=pads)))
@@ -363,8 +375,8 @@ class _Matcher:
         last = node
         while len(last.users) == 1:
             (after,) = last.users
-            norm = self._norm_of(after)
-            cut = _cut(after)
+            norm = self._norm_of(after, chain.layer)
+            cut = _cut(after) if chain.layer._rank == 1 else None
             function = _function_of(after, self.root)
             other = _other(after, last)
             if norm is not None and not (chain.norm or chain.after or chain.adds):
@@ -388,12 +400,12 @@ class _Matcher:
             last = after
         return last, residual
 
-    def _norm_of(self, node: fx.Node) -> Any:
+    def _norm_of(self, node: fx.Node, layer: Any) -> Any:
         if node.op != "call_module" or len(node.args) != 1:
             return None
         module = self.root.get_submodule(str(node.target))
-        known = type(module) is nn.BatchNorm1d and module.running_mean is not None
-        return module if known else None
+        norm = nn.BatchNorm1d if layer._rank == 1 else nn.BatchNorm2d
+        return module if type(module) is norm and module.running_mean is not None else None
 
 
 def _source(node: fx.Node) -> fx.Node:
@@ -569,6 +581,7 @@ class _Writer:
 
     def __init__(self, root: nn.Module) -> None:
         self.root = root
+        self.functions = functions_in(root)
         self.constants: dict[str, Any] = {}
         self.names: dict[fx.Node, str] = {}
 
@@ -612,13 +625,13 @@ class _Writer:
         function: Any = node.target
         if node.op == "call_module":
             function = self.root.get_submodule(str(node.target))
-        elif function in (torch.conv1d, torch.conv_transpose1d):
+        elif function in self.functions:
             function = functools.partial(_convolved, function)
         return f"{self.constant(function)}({', '.join(args)})"
 
 
 def _convolved(function: Any, *args: Any, **kwargs: Any) -> Any:
-    output = _computed(function, args, kwargs)
+    output = computed(function, args, kwargs)
     return function(*args, **kwargs) if output is None else output
 
 

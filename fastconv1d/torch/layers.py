@@ -1,4 +1,4 @@
-"""torch's two layers, computed here where torch need not see what happens."""
+"""torch's layers, computed here where torch need not see what happens."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from torch.nn import functional as F  # for torch.jit.script, too, as the next
 from torch.nn.modules.utils import _single  # noqa: F401
 from torch.nn.utils import parametrizations, parametrize
 
+from ..core import chosen
+from ..core.chosen import ChosenLayer
 from ..core.engines import ENGINES, choose_engine
 from ..core.geometry import PADDING_MODES
-from ..core.minimal import MinimalLayer, computes
+from ..core.minimal import MinimalLayer
 from ..core.spec import Spec
 from ..kernels.direct_engine import PreparedLayer
 from ..kernels.operands import fingerprint
@@ -28,6 +30,7 @@ from .operators import (
     KERNELS,
     OPERATORS,
     Operators,
+    Shape,
     check_dtypes,
     check_layer,
     is_worth,
@@ -35,6 +38,7 @@ from .operators import (
     num_threads,
     operands,
 )
+from .products import Products, products_of
 from .watch import is_plain, profiling, torch_exports, torch_watches
 
 _WeightNorm = getattr(parametrizations, "_WeightNorm", None)  # a pure function of its two originals
@@ -77,19 +81,26 @@ def _only(value: Any) -> int:
     return _integer(value)
 
 
+class _Direct(NamedTuple):
+    """What the direct engine made, for calls that are its own."""
+
+    layer: PreparedLayer | None
+
+
 class _Pack:
     """A packed layer and what it was packed from. Copies and pickles of it are empty.
 
     It keeps no tensor and no memory of one: when the storage of a parameter goes, the pack goes.
     """
 
-    layer: PreparedLayer | MinimalLayer | None = None  # None: torch computes
+    layer: PreparedLayer | MinimalLayer | ChosenLayer | None = None  # None: torch computes
     dtype: np.dtype[Any] | None = None
     attributes: tuple[Any, ...] = ()  # as they were read, the same objects
     settings: tuple[Any, ...] = ()  # those of a chain's other modules
     bits: int | None = None  # None: nothing is packed
     whole = True  # all bits are compared in each call
     long = 0  # or in calls of an input of so many elements
+    products: Products | None = None  # calls that torch computes as fast, or faster
     sampled = 0
     storages: tuple[weakref.ref[Any], ...] = ()
     large: tuple[tuple[int, int, weakref.ref[Any]], ...] = ()  # which, versions, storages
@@ -149,20 +160,21 @@ def _own(function: Any) -> Any:
     return function if function.__module__ == "torch.nn.modules.conv" else None
 
 
-_CONV_FORWARD = _own(nn.Conv1d._conv_forward)
-
-
 class Fast(nn.Module, metaclass=EqualToTorchs):
-    """What both layers share: who computes a call, and the pack of a layer in eval mode.
+    """What the layers share: who computes a call, and the pack of a layer in eval mode.
 
     A class of its own names torch's class (``_torchs``), the method of it that a call goes through
-    (``_asked``, with torch's function ``_asked_function``), and which primitive it is.
+    (``_asked``, and what that is, ``_asked_function``), and which primitive it is; ``_base`` is
+    torch's class whose ``_conv_forward`` is ``_below``, for layers that have one.
     """
 
     _torchs: type
     _asked: str
     _asked_function: Any
+    _base: Any = None
+    _below: Any = None
     _is_scatter: bool
+    _rank = 1  # axes of an input beside items and channels
     algorithm = "auto"
     _pack = _Pack()  # the empty one; a packed layer has its own
 
@@ -231,7 +243,7 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
         return (
             asked not in self.__dict__
             and getattr(cls, asked) is cls._asked_function is not None
-            and (self._is_scatter or nn.Conv1d._conv_forward is _CONV_FORWARD is not None)
+            and (cls._base is None or cls._base._conv_forward is cls._below is not None)
         )
 
     def _forward(self: Any, input: Tensor, output_size: Any = None) -> Tensor | None:
@@ -245,6 +257,9 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
             return self._differentiable(OPERATORS, input, weight, bias, output_size)
         if torch_watches() or not is_plain(input) or not self._is_torchs():
             return self._traced(input, output_size)
+        products = self._pack.products
+        if products is not None and products.leaves(input.shape, self._rank, False):
+            return None
         if profiling():
             name = "scatter" if self._is_scatter else "correlate"
             with profiler.record_function(f"fastconv1d::{name}"):
@@ -280,6 +295,15 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
 
     def _is_worth(self: Any, input: Tensor, weight: Tensor) -> bool:
         return is_worth(input, weight, self.groups, 1 if self._is_scatter else _only(self.stride))
+
+    def _handed(self: Any, layer: Any, input: Any, weight: Any, bias: Any) -> Tensor | None:
+        """The output that `layer`, the class whose ``_conv_forward`` this is, computes."""
+        # not for a module that was given back, and kept the bound method, and not asked again
+        if not isinstance(self, Fast) or layer._base._conv_forward is not layer._below:
+            return None
+        if type(self).forward is layer.forward and self._is_torchs():
+            return None
+        return self._of_operands(input, weight, bias)
 
     def _of_operands(self: Any, input: Any, weight: Any, bias: Any) -> Tensor | None:
         """The same for the weight and the bias that a subclass hands to the method."""
@@ -342,18 +366,17 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
     ) -> _Pack:
         """A new pack, kept in eval mode; an empty one where torch should compute or raise."""
         pack = _Pack()
-        weight = self._kernel(weight)
         _, w, b = operands(weight, weight, bias)
-        geometry = self._geometry(w.shape[2]) if w.ndim == 3 and is_plain(weight) else None
-        if geometry is None or 0 in w.shape:
+        geometry = self._geometry_for(weight)
+        if geometry is None:
             return pack
-        x = input.shape if input.dim() == 3 else (1, *input.shape)
-        sizes = x, w.shape, None if b is None else b.shape
-        check_layer(self._is_scatter, *sizes, *(*geometry[:4], 1))
+        x = input.shape if input.dim() == w.ndim else (1, *input.shape)
+        self._check(x, w.shape, None if b is None else b.shape, geometry)
         algorithm = "auto" if self.training else self.algorithm
         pack.layer = self._prepared(w, b, geometry, algorithm)
         pack.dtype = w.dtype
-        pack.long = LONG * geometry.stride * x[1]
+        pack.long = LONG * self._step(geometry) * x[1]
+        pack.products = self._products(w.shape, geometry)
         attributes = self._attributes(norm)
         if not (self.training or any(isinstance(value, list) for value in attributes)):
             pack.attributes = attributes
@@ -361,9 +384,33 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
             self.__dict__["_pack"] = pack
         return pack
 
-    def _kernel(self, weight: Tensor) -> Tensor:
-        """The weight with one axis for the taps."""
-        return weight
+    def _fits(self, input: Tensor, parts: tuple[Tensor, ...]) -> bool:
+        """Whether torch would make an output of the layout that is made here, too."""
+        return True
+
+    def _geometry(self, *kernel: Any) -> Any:
+        """The geometry for a kernel of that size; None where torch should compute or raise."""
+        raise NotImplementedError
+
+    def _geometry_for(self: Any, weight: Tensor) -> Any:
+        """The geometry for a weight; None where torch should compute or raise."""
+        if weight.dim() != self._rank + 2 or 0 in weight.shape or not is_plain(weight):
+            return None
+        return self._geometry(*weight.shape[2:])
+
+    def _check(self, x: Shape, w: Shape, b: Shape | None, geometry: Any) -> None:
+        """Raise ValueError for operands that do not fit."""
+        check_layer(self._is_scatter, x, w, b, *(*geometry[:4], 1))
+
+    def _products(self, shape: Shape, geometry: Any) -> Products | None:
+        """Which calls torch computes as fast."""
+        if self._is_scatter:
+            return None
+        return products_of(shape, self._step(geometry), geometry.dilation, geometry.groups)
+
+    def _step(self, geometry: Any) -> int:
+        """Elements of a row of the input for each of the output."""
+        return int(geometry.stride)
 
     def _attributes(self: Any, norm: Any) -> tuple[Any, ...]:
         return (
@@ -395,14 +442,17 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
             and (a[9] is None or self._margins() == a[9])
         )
 
-    def _chosen(self: Any, weight: NDArray[Any], g: _Geometry, algorithm: str) -> str:
-        """Who computes calls without gradients: 'direct', 'winograd', or 'torch'."""
+    def _chosen(self: Any, weight: NDArray[Any], g: Any, algorithm: str) -> str:
+        """Who computes calls without gradients: 'direct', 'fft', 'winograd', or 'torch'.
+
+        With 'fast' short inputs may be computed by another one.
+        """
         pads, shape = (g.left, g.right), weight.shape
         layer = weight.dtype.char, shape, g.stride, g.dilation, pads, self._is_scatter
         if choose_engine("auto", *layer) is not ENGINES["direct"]:
             return "torch"
-        spec = self._spec(shape[2], g)
-        return "winograd" if algorithm == "winograd" and computes(spec, weight) else "direct"
+        spec = self._spec(shape[2], g)._replace(algorithm=algorithm)
+        return chosen.taken(spec, weight)
 
     def _spec(self, kernel_size: int, g: _Geometry) -> Spec:
         return Spec(
@@ -417,16 +467,19 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
         )
 
     def _prepared(
-        self: Any, weight: NDArray[Any], bias: NDArray[Any] | None, g: _Geometry, algorithm: str
-    ) -> PreparedLayer | MinimalLayer | None:
+        self: Any, weight: NDArray[Any], bias: NDArray[Any] | None, g: Any, algorithm: str
+    ) -> PreparedLayer | MinimalLayer | ChosenLayer | None:
         engine = self._chosen(weight, g, algorithm)
         if engine == "torch":
             return None
         spec = self._spec(weight.shape[2], g)
-        if engine == "winograd":
+        if algorithm == "winograd" and engine == "winograd":
             return MinimalLayer(weight, None if bias is None else bias.copy(), spec)
         prepared: PreparedLayer | None = ENGINES["direct"].prepare(weight, bias, spec)
-        return prepared
+        if engine == "direct":
+            return prepared
+        parameters = weight.copy(), None if bias is None else bias.copy()
+        return ChosenLayer(*parameters, spec._replace(algorithm=algorithm), _Direct(prepared))
 
     def _differentiable(
         self: Any, ops: Operators, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any
@@ -502,8 +555,9 @@ class FastConv1d(Fast, nn.Conv1d):
     torch.Size([2, 8, 20])
     """
 
-    _torchs = nn.Conv1d
+    _torchs = _base = nn.Conv1d
     _asked = "_conv_forward"
+    _below = _own(nn.Conv1d._conv_forward)
     _is_scatter = False
 
     def forward(self, input: Tensor) -> Tensor:
@@ -535,16 +589,13 @@ class FastConv1d(Fast, nn.Conv1d):
 
     def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """What subclasses with a `_conv_forward` of their own ask for, Whisper's for one."""
-        output = None
-        # not for a module that was given back, and kept this bound method, and not asked again
-        if isinstance(self, Fast) and nn.Conv1d._conv_forward is _CONV_FORWARD is not None:
-            if type(self).forward is not FastConv1d.forward or not self._is_torchs():
-                output = self._of_operands(input, weight, bias)
+        output = Fast._handed(self, FastConv1d, input, weight, bias)
         return nn.Conv1d._conv_forward(self, input, weight, bias) if output is None else output
 
     _asked_function = _conv_forward
 
-    def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
+    def _geometry(self: Any, *kernel: Any) -> _Geometry | None:
+        (kernel_size,) = kernel
         stride, dilation = _only(self.stride), _only(self.dilation)
         groups, mode, padding = _integer(self.groups), self.padding_mode, self.padding
         if mode != "zeros":
@@ -648,7 +699,7 @@ class FastConvTranspose1d(Fast, nn.ConvTranspose1d):
             return nn.ConvTranspose1d.forward(self, input, output_size)
         return output
 
-    def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
+    def _geometry(self: Any, *kernel: Any) -> _Geometry | None:
         if self.padding_mode != "zeros" or not isinstance(self.padding, tuple):
             return None
         stride, padding, dilation, output_padding = map(

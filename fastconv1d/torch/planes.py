@@ -1,24 +1,100 @@
-"""Convolutions of two dimensions whose kernel and input have one, computed as what they are."""
+"""torch's convolution of two dimensions, computed here without gradients.
+
+Gradients are torch's: `fastconv1d.conv2d_backward` takes 1/4.6 to 2.7 times as long over the layers
+of ``benchmarks/layers2d.csv``, dense ones of 3 by 3 taps 1.2 to 1.4 times, and a call that needs
+gradients would pack its weight for itself.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor, from_numpy, nn
+from torch.nn import functional as F  # noqa: F401  for torch.jit.script, as the next
+from torch.nn.modules.utils import _pair  # noqa: F401
 
-from .layers import Fast, _Geometry, _geometry_of, _integer
+from ..core import planes
+from ..core.engines import ENGINES
+from ..core.geometry import PADDING_MODES
+from ..core.spec2d import Spec2d
+from ..kernels.direct_engine import PreparedLayer
+from .layers import Fast, Shape, _geometry_of, _integer, _only, _own
+from .operators import KERNELS, num_threads, operands
+
+
+def _two(value: Any) -> tuple[int, int]:
+    """The two ints of what torch takes for rows and columns without further ado, otherwise -1."""
+    if isinstance(value, (tuple, list)) and len(value) == 2:
+        return _integer(value[0]), _integer(value[1])
+    one = -1 if isinstance(value, (tuple, list)) else _only(value)
+    return one, one
+
+
+def spec_of(
+    kernel: tuple[int, int],
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    groups: Any,
+    mode: Any = "zeros",
+    margins: tuple[Any, ...] = (),
+) -> Spec2d | None:
+    """What the arguments of torch's function, or layer, say; None for what it may refuse.
+
+    `margins` are what a layer pads with in other modes than zeros: left, right, top, bottom.
+    """
+    strides, dilations = _two(stride), _two(dilation)
+    if mode != "zeros":
+        if not isinstance(mode, str) or mode not in PADDING_MODES or len(margins) != 4:
+            return None
+        left, right, top, bottom = map(_integer, margins)
+    elif isinstance(padding, str):
+        if padding not in ("same", "valid") or (padding == "same" and strides != (1, 1)):
+            return None
+        adds = padding == "same"
+        down, across = (dilations[i] * (kernel[i] - 1) if adds else 0 for i in range(2))
+        top, left = down // 2, across // 2
+        bottom, right = down - top, across - left
+    else:
+        (top, left) = (bottom, right) = _two(padding)
+    one = _integer(groups)
+    rows = _geometry_of(strides[0], top, dilations[0], one, bottom, mode, 0)
+    columns = _geometry_of(strides[1], left, dilations[1], one, right, mode, 0)
+    if rows is None or columns is None:
+        return None
+    return Spec2d(kernel, strides, dilations, one, ((top, bottom), (left, right)), mode)
+
+
+def is_nchw(tensor: Tensor) -> bool:
+    """Whether rows are what lies side by side: of other layouts torch makes outputs of those."""
+    *_, channels, row, column = tensor.stride()
+    return column == 1 and row >= 1 and (channels > 1 or tensor.shape[-1] * tensor.shape[-2] == 1)
+
+
+def convolved(x: Tensor, weight: Tensor, bias: Tensor | None, spec: Spec2d) -> NDArray[Any] | None:
+    """The output of a call of torch's function, or None where torch should compute or raise."""
+    a, w, b = operands(x, weight, bias)
+    shape = a.shape if a.ndim == 4 else (1, *a.shape)
+    spec.geometry(shape, w.shape, None if b is None else b.shape)
+    layer = planes.prepare(w, b, spec)
+    return None if layer is None else layer(a, num_threads)
 
 
 class FastConv2d(Fast, nn.Conv2d):
-    """`torch.nn.Conv2d` with a kernel of (K, 1) or (1, K), computed by fastconv1d over a line.
-
-    That is where the input's other axis has one element, as in models that were written for
-    libraries without convolutions of one dimension. Other inputs and gradients are torch's.
+    """`torch.nn.Conv2d` computed by fastconv1d; see `accelerate`. Gradients are torch's.
 
     Parameters
     ----------
     *args, **kwargs
         As for `torch.nn.Conv2d`.
+
+    Notes
+    -----
+    Inputs of other layouts than (N, C, H, W), ``torch.channels_last`` for one, are torch's, which
+    makes outputs of the same layout. The class is equal to `torch.nn.Conv2d`, as that of
+    `FastConv1d` to `torch.nn.Conv1d`.
 
     Examples
     --------
@@ -28,10 +104,12 @@ class FastConv2d(Fast, nn.Conv2d):
     torch.Size([2, 8, 18, 1])
     """
 
-    _torchs = nn.Conv2d
+    _torchs = _base = nn.Conv2d
     _asked = "_conv_forward"
-    _asked_function: Any = nn.Conv2d._conv_forward
+    _below = _own(nn.Conv2d._conv_forward)
     _is_scatter = False
+    _rank = 2
+    _takes_lines = False  # those inputs only whose axis beside a kernel of one row has one element
 
     def forward(self, input: Tensor) -> Tensor:
         """Apply the layer, as `torch.nn.Conv2d` does.
@@ -59,6 +137,13 @@ class FastConv2d(Fast, nn.Conv2d):
         output = self._forward(input) if isinstance(self, Fast) else None  # or was given back
         return nn.Conv2d.forward(self, input) if output is None else output
 
+    def _conv_forward(self: Any, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """What subclasses with a `_conv_forward` of their own ask for."""
+        output = Fast._handed(self, FastConv2d, input, weight, bias)
+        return nn.Conv2d._conv_forward(self, input, weight, bias) if output is None else output
+
+    _asked_function = _conv_forward
+
     def _without_gradients(
         self: Any,
         input: Tensor,
@@ -67,25 +152,25 @@ class FastConv2d(Fast, nn.Conv2d):
         norm: Any,
         bias: Tensor | None,
     ) -> Tensor | None:
-        weight = self.weight if weight is None else weight
-        axis = self._other_axis(weight)
-        if input.dim() != 4 or axis is None or input.shape[axis] != 1:
+        if not self._fits(input, parts, weight):
             return None
-        if not (input.is_contiguous() and weight.is_contiguous()):  # torch has layouts for these
-            return None
-        line = input.squeeze(axis)
-        output: Tensor | None = super()._without_gradients(line, parts, weight, norm, bias)
-        return None if output is None else output.unsqueeze(axis)
+        output: Tensor | None = super()._without_gradients(input, parts, weight, norm, bias)
+        return output
 
-    def _kernel(self: Any, weight: Tensor) -> Tensor:
-        axis = self._other_axis(weight)
-        return weight if axis is None else weight.squeeze(axis)
-
-    def _differentiable(self: Any, *_: Any) -> None:
-        return None
+    def _fits(
+        self: Any, input: Tensor, parts: tuple[Tensor, ...], weight: Tensor | None = None
+    ) -> bool:
+        """Whether torch would make an output of the layout that is made here, too."""
+        if input.dim() not in (3, 4) or not is_nchw(input):
+            return False
+        if self._takes_lines:
+            axis = self._other_axis(self.weight if weight is None else weight)
+            if axis is None or input.shape[axis - 4] != 1:
+                return False
+        return all(part.dim() != 4 or is_nchw(part) for part in parts)
 
     def _other_axis(self: Any, weight: Tensor) -> int | None:
-        """The axis along which kernel and padding do nothing."""
+        """The axis along which the kernel has one element."""
         if weight.dim() != 4:
             return None
         for axis in (3, 2):
@@ -93,28 +178,47 @@ class FastConv2d(Fast, nn.Conv2d):
                 return axis
         return None
 
-    def _geometry(self: Any, kernel_size: int) -> _Geometry | None:
-        """That of the line, if the other axis is left as it is."""
-        axis = self._other_axis(self.weight)
-        if axis is None or self.padding_mode != "zeros":
+    def _is_worth(self, input: Tensor, weight: Tensor) -> bool:
+        return False
+
+    def _geometry(self: Any, *kernel: Any) -> Spec2d | None:
+        mode = self.padding_mode
+        margins = () if isinstance(mode, str) and mode == "zeros" else self._margins()
+        rows, columns = kernel
+        return spec_of(
+            (rows, columns), self.stride, self.padding, self.dilation, self.groups, mode, margins
+        )
+
+    def _check(self, x: Shape, w: Shape, b: Shape | None, geometry: Spec2d) -> None:
+        geometry.geometry(x, w, b)
+
+    def _step(self, geometry: Spec2d) -> int:
+        return math.prod(geometry.stride)
+
+    def _chosen(self: Any, weight: NDArray[Any], g: Spec2d, algorithm: str) -> str:
+        engine = planes.engine_of("auto", weight.dtype.char, weight.shape, g.window)
+        return "direct" if engine is ENGINES["direct"] else "torch"
+
+    def _prepared(
+        self: Any, weight: NDArray[Any], bias: NDArray[Any] | None, g: Spec2d, algorithm: str
+    ) -> PreparedLayer | None:
+        return planes.prepare(weight, bias, g)
+
+    def _differentiable(
+        self: Any, ops: Any, x: Tensor, weight: Tensor, bias: Tensor | None, output_size: Any
+    ) -> Tensor | None:
+        if ops is not KERNELS or not self._fits(x, (weight,), weight):
             return None
-        stride, padding, dilation = self.stride, self.padding, self.dilation
-        if isinstance(padding, str):
-            padding = padding, padding
-        for value in (stride, padding, dilation):
-            if type(value) is not tuple or len(value) != 2:
-                return None
-        line, other = 3 - axis, axis - 2
-        if _integer(stride[other]) < 1 or padding[other] not in (0, "valid", "same"):
+        spec = self._geometry_for(weight)
+        if spec is None:
             return None
-        if type(padding[other]) not in (int, str) or _integer(dilation[other]) < 1:
-            return None
-        step, spread = _integer(stride[line]), _integer(dilation[line])
-        if padding[line] == "same":
-            if stride != (1, 1):
-                return None
-            left = spread * (kernel_size - 1) // 2
-            right = spread * (kernel_size - 1) - left
-        else:
-            left = right = 0 if padding[line] == "valid" else _integer(padding[line])
-        return _geometry_of(step, left, spread, _integer(self.groups), right, "zeros", 0)
+        output = convolved(x, weight, bias, spec)
+        return None if output is None else from_numpy(output)
+
+
+# torch.jit.script compiles the source that it finds here, torch's
+for _ours, _torchs in (
+    (FastConv2d.forward, nn.Conv2d.forward),
+    (FastConv2d._conv_forward, nn.Conv2d._conv_forward),
+):
+    setattr(_ours, "__wrapped__", _torchs)  # noqa: B010

@@ -20,12 +20,16 @@ _FUNCTIONS = {
     "torch.nn.functional.conv1d": F.conv1d,
     "torch.nn.functional.conv_transpose1d": F.conv_transpose1d,
 }
-_OF_PLANES = {
+_PLANES_FUNCTION = {"torch.nn.functional.conv2d": F.conv2d}
+_OF_MORE = _PLANES_FUNCTION | {
     f"torch.nn.functional.{function.__name__}": function
-    for function in (F.conv2d, F.conv_transpose2d, F.conv3d, F.conv_transpose3d)
+    for function in (F.conv_transpose2d, F.conv3d, F.conv_transpose3d)
 }
 _NAMES = re.compile(r"conv(olution|1d|_transpose1d)")
 _PLANES = (nn.Conv2d, nn.ConvTranspose2d, nn.Conv3d, nn.ConvTranspose3d)
+
+
+_HINT = ": accelerate(model, conv2d=True) takes it"
 
 
 class _Names(NamedTuple):
@@ -45,8 +49,9 @@ class Report(_Names):
     layers : dict of str to dict
         Of each module replaced: ``'class'``, ``'engine'`` of its calls without gradients
         (``'direct'``, ``'winograd'``, or ``'torch'``), ``'algorithm'``, and ``'unseen'``: which
-        writes to its weight go unseen in eval mode, or None. Modules whose code calls functions
-        have these as ``'calls'``.
+        writes to its weight go unseen in eval mode, or None; perhaps ``'left'``, which calls torch
+        computes as fast, and ``'inputs'``, which are taken. Modules whose code calls functions have
+        these as ``'calls'``.
     fused : dict of str to dict
         With ``fuse=True``: of each module whose forward was fused, its convolutions and what each
         takes on, in the order of computation.
@@ -114,7 +119,8 @@ class Report(_Names):
 def described(module: Any) -> dict[str, str | None]:
     """What a report says of a module whose class was exchanged."""
     own = own_class(module)
-    asked = called(own.__dict__.get("_torchs", nn.Identity))
+    *_, kinds = own.__dict__.get("_made_of", ((),))
+    asked = called(own.__dict__.get("_torchs", nn.Identity), "calls of planes" in kinds)
     told: dict[str, str | None] = {"class": type(module).__name__}
     if isinstance(module, Fast):
         told.update(_described_layer(module))
@@ -125,8 +131,8 @@ def described(module: Any) -> dict[str, str | None]:
 
 def _described_layer(layer: Any) -> dict[str, str | None]:
     with torch.no_grad():
-        weight = layer._kernel(layer.weight).numpy(force=True)
-    geometry = layer._geometry(weight.shape[2]) if weight.ndim == 3 else None
+        geometry = layer._geometry_for(layer.weight)
+        weight = layer.weight.numpy(force=True)
     fits = geometry is not None and weight.dtype.char in "fd"
     told = {
         "engine": layer._chosen(weight, geometry, layer.algorithm) if fits else "torch",
@@ -136,7 +142,10 @@ def _described_layer(layer: Any) -> dict[str, str | None]:
         else "a write through .data, a NumPy view or another process to few of its values, by "
         f"calls of fewer than {LONG} output positions: call eval() after it",
     }
-    if isinstance(layer, nn.Conv2d):
+    products = layer._products(weight.shape, geometry) if fits else None
+    if products is not None:
+        told["left"] = products.described()
+    if isinstance(layer, nn.Conv2d) and layer._takes_lines:
         told["inputs"] = "those whose axis beside the kernel has one element; others are torch's"
     return told
 
@@ -182,8 +191,10 @@ def reason_elsewhere(module: nn.Module) -> str | None:
             return (
                 f"a {type(module).__name__} with a kernel of {tuple(module.kernel_size)}, which is "
                 "one-dimensional: write it as a Conv1d over the other axis"
+                f"{', or' + _HINT[1:] if isinstance(module, nn.Conv2d) else ''}"
             )
-        return f"a {type(module).__name__} is not one-dimensional"
+        hint = _HINT if isinstance(module, nn.Conv2d) else ""
+        return f"a {type(module).__name__} is not one-dimensional{hint}"
     if isinstance(module, torch.fx.GraphModule):
         calls = [
             node.name
@@ -199,8 +210,11 @@ def reason_elsewhere(module: nn.Module) -> str | None:
     cls = type(module)
     if re.search(r"Conv(Transpose)?1d", cls.__name__) and cls.__module__.startswith("torch."):
         return f"a {cls.__module__}.{cls.__name__} computes in another way than torch.nn.Conv1d"
-    planes = sorted(set(_called(cls, _OF_PLANES)))
-    return f"its code calls {' and '.join(planes)}, not one-dimensional" if planes else None
+    more = sorted(set(_called(cls, _OF_MORE)))
+    if not more:
+        return None
+    hint = _HINT if set(more) <= set(_PLANES_FUNCTION) else ""
+    return f"its code calls {' and '.join(more)}, not one-dimensional{hint}"
 
 
 def _reason_in_script(module: Any) -> str | None:
@@ -217,9 +231,10 @@ def _reason_in_script(module: Any) -> str | None:
     return None
 
 
-def called(cls: type) -> list[str]:
-    """The functions of torch that convolve over one dimension and that a class's code calls."""
-    return sorted(set(_called(cls, _FUNCTIONS)))
+def called(cls: type, conv2d: bool) -> list[str]:
+    """The functions of torch that are computed here and that a class's code calls."""
+    functions = _FUNCTIONS | _PLANES_FUNCTION if conv2d else _FUNCTIONS
+    return sorted(set(_called(cls, functions)))
 
 
 def asks_torchs_class(cls: type) -> bool:

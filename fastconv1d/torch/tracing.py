@@ -23,11 +23,13 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from .classes import own_class
 from .layers import Fast, FastConv1d, FastConvTranspose1d
+from .planes import FastConv2d
 
 _SETS = {"STORE_ATTR", "DELETE_ATTR", "STORE_GLOBAL", "DELETE_GLOBAL", "STORE_SUBSCR"}
 _CHANGING = {"random", "time", "datetime", "uuid", "secrets", "print", "open"}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 _MISSING = object()
+_LAYERS = (FastConv1d, FastConvTranspose1d, FastConv2d)
 _lock = threading.Lock()
 
 
@@ -40,8 +42,7 @@ class Inner:
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
-        base = FastConvTranspose1d if isinstance(layer, FastConvTranspose1d) else FastConv1d
-        self.forward = base.forward
+        self.forward = next(base for base in _LAYERS if isinstance(layer, base)).forward
         self.__name__ = self.__qualname__ = "inner"
 
     def __call__(self, x: Any) -> Any:
@@ -66,7 +67,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: Any, module_qualified_name: str) -> bool:
         own = own_class(m)
-        if own in (FastConv1d, FastConvTranspose1d) or has_hooks(m) or "forward" in m.__dict__:
+        if own in _LAYERS or has_hooks(m) or "forward" in m.__dict__:
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -225,8 +226,10 @@ _WITH_INPLACE = {
     "hardsigmoid", "threshold", "rrelu", "dropout", "alpha_dropout", "dropout1d",
     "feature_alpha_dropout",
 }  # fmt: skip
-_FRESH = (nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.Linear,
-          nn.GroupNorm, nn.LayerNorm, nn.MaxPool1d, nn.AvgPool1d)  # fmt: skip
+_FRESH = (
+    nn.Conv1d, nn.ConvTranspose1d, nn.Conv2d, nn.BatchNorm1d, nn.BatchNorm2d, nn.Linear,
+    nn.GroupNorm, nn.LayerNorm, nn.MaxPool1d, nn.AvgPool1d, nn.MaxPool2d, nn.AvgPool2d,
+)  # fmt: skip
 
 
 def is_in_place(node: fx.Node, module: nn.Module) -> bool:
@@ -261,6 +264,7 @@ def _is_fresh(node: fx.Node, module: nn.Module) -> bool:
         return isinstance(made, _FRESH) or (is_in_place(node, module))
     return isinstance(node.target, Inner) or node.target in (
         operator.add, operator.iadd, operator.mul, torch.add, torch.conv1d, torch.conv_transpose1d,
+        torch.conv2d,
     )  # fmt: skip
 
 
@@ -351,4 +355,4 @@ def layer_of(node: Any, module: nn.Module) -> Any:
         return None
     made = module.get_submodule(str(node.target))
     own = own_class(made)
-    return made if own in (FastConv1d, FastConvTranspose1d) and isinstance(made, Fast) else None
+    return made if own in _LAYERS and isinstance(made, Fast) else None

@@ -84,6 +84,7 @@ def torch_watches() -> Any:
         or _dispatch_modes()
         or F.conv1d is not torch.conv1d  # somebody counts or replaces the functions
         or F.conv_transpose1d is not torch.conv_transpose1d
+        or F.conv2d is not torch.conv2d
         or (_function_modes() and _modes_see_convolutions())
         or (anywhere_disabled and _disabled.get())
     )

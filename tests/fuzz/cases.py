@@ -8,6 +8,7 @@ from layers import (
     assert_layer_accurate,
     assert_layer_exact,
     assert_same_bits,
+    assert_transforms_accurate,
     draw_layer,
     random_view,
 )
@@ -88,8 +89,52 @@ def planes(rng):
         assert left == np.vdot(change.astype(wide), gradient.astype(wide))
 
 
+def transforms(rng):
+    """A random layer by transforms: within its bound of the direct sums, forward and gradients."""
+    pick, numbers = rng.choice, np.random.default_rng(rng.randrange(2**32))
+    dtype = pick((np.float32, np.float32, np.float64, np.complex64, np.complex128))
+    groups, transposed = pick((1, 1, 2, 5)), pick((False, True))
+    c_in, c_out = groups * pick((1, 1, 2, 5)), groups * pick((1, 1, 2, 5))
+    kernel = pick((1, 2, 3, 30, 127, 256, 257, 511, 512, 513, 900))
+    stride, dilation = pick(((1, 1), (1, 1), (1, 2), (1, 7), (1, 300), (2, 1), (5, 1), (700, 1)))
+    mode = pick(("zeros", "zeros", "reflect", "replicate", "circular"))
+    length = pick((1, 2, 17, 255, 256, 257, 1023, 1024, 1025, 3000))
+    if not transposed:
+        length = max(length, dilation * (kernel - 1) + 1 if pick((True, False)) else 1)
+    most = length - 1 if mode in ("reflect", "circular") else dilation * kernel
+    padding = rng.randint(0, most), rng.randint(0, most)
+    if not transposed and length + sum(padding) < dilation * (kernel - 1) + 1:
+        return
+    if transposed:
+        whole = (length - 1) * stride + dilation * (kernel - 1) + 1
+        padding = tuple(min(p, (whole - 1) // 3) for p in padding)
+
+    def normal(*shape):
+        a = numbers.standard_normal(shape)
+        a = a + 1j * numbers.standard_normal(shape) if np.dtype(dtype).kind == "c" else a
+        return random_view(a.astype(dtype), numbers)
+
+    x, b = normal(pick((0, 1, 1, 3)), c_in, length), pick((None, normal(c_out)))
+    first, second = (c_in, c_out // groups) if transposed else (c_out, c_in // groups)
+    w = normal(first, second, kernel)
+    window = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
+    window["padding_mode"] = mode
+    name = "conv_transpose1d" if transposed else "conv1d"
+    forward, backward = getattr(fastconv1d, name), getattr(fastconv1d, f"{name}_backward")
+    with fastconv1d.num_threads(pick((1, 2, 3))):
+        y = forward(x, w, b, **window, algorithm="fft")
+        expected = forward(x, w, b, **window)
+        assert_transforms_accurate(y, expected, x, w, b)
+        g = normal(*y.shape)
+        gradients = backward(g, x, w, **window, algorithm="fft")
+        exact = backward(g, x, w, **window)
+    assert_transforms_accurate(gradients[0], exact[0], g, w)
+    assert_transforms_accurate(gradients[1], exact[1], g, x)
+    np.testing.assert_array_equal(gradients[2], exact[2])
+
+
 KINDS = {"hostile": hostile.run, "files": files.run, "layers": layers, "layouts": layouts}
-KINDS["planes"] = planes
+KINDS["planes"], KINDS["transforms"] = planes, transforms
 if mutated.torch is not None:  # an extra
     KINDS["mutated"] = mutated.run
 

@@ -49,6 +49,19 @@ else:
                 x, self.weight, self.bias, self.stride, self.padding, groups=self.groups
             )
 
+    class PaddingPlanes(nn.Conv2d):
+        def forward(self, x):
+            return super().forward(F.pad(x, (2, 0, 0, 1)))
+
+    class HandingPlanes(nn.Conv2d):
+        def _conv_forward(self, x, weight, bias):
+            return super()._conv_forward(x, weight * 2, bias)
+
+    class CallingPlanes(nn.Conv2d):
+        def forward(self, x):
+            geometry = self.stride, self.padding, self.dilation, self.groups
+            return F.conv2d(x, self.weight, self.bias, *geometry)
+
     class Surrounded(nn.Module):
         """A convolution among others; `fuse=True` takes what it can of it."""
 
@@ -58,7 +71,8 @@ else:
             c_out = layer.out_channels
             self.layer, self.other = layer, copy.deepcopy(layer)
             self.before = rng.choice((None, nn.ReLU(), nn.Tanh(), nn.LeakyReLU(0.2)))
-            self.norm = nn.BatchNorm1d(c_out) if rng.random() < 0.5 else None
+            norm = nn.BatchNorm2d if isinstance(layer, nn.Conv2d) else nn.BatchNorm1d
+            self.norm = norm(c_out) if rng.random() < 0.5 else None
             self.after = rng.choice(
                 (None, nn.ReLU(inplace=True), nn.GELU(), nn.PReLU(), nn.ELU(), nn.SiLU())
             )
@@ -96,7 +110,8 @@ else:
 NUMBERS = (
     0, 1, 2, 3, -1, 7, (1,), (2,), (3,), (0,), (-1,), [1], [2], (1, 1), (), None, True, (True,),
     2.0, (2.0,), "same", "valid", "x", np.int64(1), np.int64(2), (np.int64(2),), [np.int8(1)],
-    (64,), 2**62, (2**62,), 2**63 - 1,
+    (64,), (2, 1), (0, 2), [1, 2], (1, np.int64(2)), (1, True), (1, "same"), 2**62, (2**62,),
+    2**63 - 1,
 )  # fmt: skip
 CONTEXTS = (
     "grad", "grad", "no_grad", "no_grad", "inference", "autocast", "disabled", "device",
@@ -116,7 +131,11 @@ def draw_layer(rng):
     given = {"stride": stride, "dilation": dilation, "groups": groups}
     given["bias"] = rng.random() < 0.7
     given["dtype"] = rng.choice((torch.float32, torch.float32, torch.float64))
-    if rng.random() < 0.4:
+    planes = rng.random() < 0.25
+    if planes:
+        del given["stride"], given["dilation"]
+        layer = draw_planes(rng, c_in, c_out, given)
+    elif rng.random() < 0.4:
         given["output_padding"] = rng.randrange(max(stride, dilation))
         given["padding"] = rng.choice((0, 0, 1, 2))
         layer = nn.ConvTranspose1d(c_in, c_out, kernel, **given)
@@ -133,12 +152,30 @@ def draw_layer(rng):
         classes = (Cutting, CallingTransposed)
         if isinstance(layer, nn.Conv1d):
             classes = Padding, Handing, Calling
+        elif planes:
+            classes = PaddingPlanes, HandingPlanes, CallingPlanes
         layer.__class__ = rng.choice(classes)
     if rng.random() < 0.15:
         layer = torch.nn.utils.parametrizations.weight_norm(layer, dim=rng.choice((0, 2)))
     length = rng.choice((1, 4, 9, 20, 20, 40, 1200 if c_in < 4 else 30))
     batch = () if rng.random() < 0.2 else (rng.choice((0, 1, 1, 2, 3)),)
-    return layer.train(rng.random() < 0.3), (*batch, c_in, length)
+    size = (rng.choice((1, 4, 9, 20)), min(length, 40)) if planes else (length,)
+    return layer.train(rng.random() < 0.3), (*batch, c_in, *size)
+
+
+def draw_planes(rng, c_in, c_out, given):
+    """Return a small Conv2d."""
+
+    def pair(*values):
+        return rng.choice((rng.choice(values), (rng.choice(values), rng.choice(values))))
+
+    stride, dilation = pair(1, 1, 2, 3), pair(1, 1, 2)
+    unit = stride in (1, (1, 1))
+    padding = "same" if unit and rng.random() < 0.2 else pair(0, 1, 2)
+    mode = rng.choice(("zeros", "zeros", "zeros", "reflect", "replicate", "circular"))
+    return nn.Conv2d(
+        c_in, c_out, pair(1, 2, 3, 5), stride, padding, dilation, padding_mode=mode, **given
+    )
 
 
 def integers(rng, shape):
@@ -158,7 +195,9 @@ def draw_tensor(rng, like, shape=None):
     elif kind == 5:
         shape = [*shape, 1]
     values = torch.from_numpy(integers(rng, shape)).to(like.dtype)
-    kind = rng.randrange(16)
+    kind = rng.randrange(17)
+    if kind == 16 and values.dim() == 4:
+        return values.to(memory_format=torch.channels_last)
     if kind == 0:
         return values.to(rng.choice((torch.float16, torch.bfloat16, torch.float64, torch.float32)))
     if kind == 1:
@@ -196,7 +235,10 @@ def set_number(rng):
 
 
 def set_mode(rng):
-    mode, margins = rng.choice(MODES), rng.choice(([0, 0], (1, 2), [-1, 0], (1,), None, (2, 2)))
+    mode, margins = (
+        rng.choice(MODES),
+        rng.choice(([0, 0], (1, 2), [-1, 0], (1,), None, (2, 2), (1, 0, 2, 1), [1, 1, 0, 1])),
+    )
 
     def change(module):
         module.padding_mode = mode
@@ -215,7 +257,7 @@ def set_parameter(rng):
 
         old = getattr(module, name)
         if old is None:
-            old = module.weight[:, 0, 0]
+            old = module.weight.flatten(1)[:, 0]
         new = draw_tensor(random.Random(seed), old.detach())
         if way == 0 and name in module._parameters and module._parameters[name] is not None:
             module._parameters[name].data = new
@@ -285,11 +327,15 @@ def add_hook(rng):
 
 
 def convert(rng):
-    way = rng.choice(("half", "double", "bfloat16", "to_meta", "train", "eval", "frozen", "prune"))
+    way = rng.choice(
+        ("half", "double", "bfloat16", "to_meta", "train", "eval", "frozen", "prune", "last")
+    )
 
     def change(module):
         if way == "to_meta":
             module.to("meta")
+        elif way == "last":
+            module.to(memory_format=torch.channels_last)
         elif way == "frozen":
             module.requires_grad_(False)
         elif way == "prune":
@@ -418,6 +464,8 @@ def assert_same(ours, torchs, values, exact=True):
         if i and not exact:
             continue  # gradients at a corner of an activation, where sums are rounded
         if values and a.device.type == "cpu" and a.numel():
+            if i == 0 and a.dim() == 4:
+                assert a.stride() == b.stride()
             assert_close(dense(a), dense(b))
 
 
@@ -453,13 +501,13 @@ def run(rng):
 
 def _run(rng):
     torchs, shape = draw_layer(rng)
-    fused = rng.random() < 0.3 and len(shape) == 3
+    fused = rng.random() < 0.3 and len(shape) == torchs.weight.dim()
     if fused:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # weight_norm is old
             torchs = Surrounded(rng, torchs)
             torchs.train(rng.random() < 0.2)
-    fast, report = accelerate(torchs, fuse=fused)
+    fast, report = accelerate(torchs, fuse=fused, conv2d=True)
     assert report.left == {} and report.replaced[0] == ("layer" if fused else ""), report
     for _ in range(rng.choice((1, 2, 3))):
         call(rng, fast, torchs, shape)

@@ -29,10 +29,15 @@ w = rng.standard_normal((32, 32, 5)).astype(np.float32)
 xc = rng.standard_normal((4, 32, 256)).astype(np.complex64)
 wc = rng.standard_normal((32, 32, 4)).astype(np.complex64)
 
+planes = x[:, :, :500].reshape(4, 32, 20, 25)
+wp = w[:, :, :4].reshape(32, 32, 2, 2)
+
 def bits():
     y = fastconv1d.conv1d(x, w)
     direct = y.tobytes(), *(g.tobytes() for g in fastconv1d.conv1d_backward(y, x, w))
-    return *direct, fastconv1d.conv1d(xc, wc).tobytes()
+    z = fastconv1d.conv2d(planes, wp)
+    direct += z.tobytes(), *(g.tobytes() for g in fastconv1d.conv2d_backward(z, planes, wp))
+    return *direct, *(fastconv1d.conv1d(xc, wc, algorithm=a).tobytes() for a in ('auto', 'blas'))
 """
 # What the promises of times are measured with on a machine that others use.
 WAITING = """

@@ -21,15 +21,20 @@ big = rng.standard_normal((8, 64, 4096)).astype(np.float32)
 bw = rng.standard_normal((64, 64, 7)).astype(np.float32)
 bigc, bwc = big[:, :8].astype(np.complex64), bw[:8, :8].astype(np.complex64)
 layer = fastconv1d.Conv1d(64, 64, 7).eval()
+planes, wp = big.reshape(8, 64, 64, 64), rng.standard_normal((64, 64, 3, 3)).astype(np.float32)
 calls = {
     "small": lambda: fastconv1d.conv1d(x, w),
     "small complex": lambda: fastconv1d.conv1d(xc, wc),
+    "small complex blas": lambda: fastconv1d.conv1d(xc, wc, algorithm="blas"),
     "big": lambda: fastconv1d.conv1d(big, bw),
     "big transposed": lambda: fastconv1d.conv_transpose1d(big, bw, stride=2),
     "big backward": lambda: fastconv1d.conv1d_backward(big, big, bw, padding=3)[1],
     "big blas": lambda: fastconv1d.conv1d(big, bw, algorithm="blas"),
     "big complex": lambda: fastconv1d.conv1d(bigc, bwc),
+    "big complex blas": lambda: fastconv1d.conv1d(bigc, bwc, algorithm="blas"),
     "module": lambda: layer(big),
+    "planes": lambda: fastconv1d.conv2d(planes, wp),
+    "planes backward": lambda: fastconv1d.conv2d_backward(planes, planes, wp, padding=1)[1],
 }
 fastconv1d.set_num_threads(8)
 expected = {}

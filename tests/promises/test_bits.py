@@ -8,7 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from layers import DTYPES, REALISTIC, Layer, Library, assert_same_bits, random_layers
+from layers import (
+    DTYPES,
+    REALISTIC,
+    REALISTIC_PLANES,
+    Layer,
+    Library,
+    assert_same_bits,
+    random_layers,
+    random_planes,
+)
 
 import fastconv1d
 
@@ -32,8 +41,8 @@ def promised(request):
     algorithm, _, mode = request.param.partition(", ")
     before = fastconv1d.are_deterministic_algorithms_enabled()
     fastconv1d.use_deterministic_algorithms(mode == "deterministic")
-    # The direct engine without the mode, as 'auto' takes it for these dtypes.
-    yield Library("auto" if algorithm == "direct" else algorithm), DTYPES[: 4 if mode else 2]
+    # The direct engine without the mode, as 'auto' takes it.
+    yield Library("auto" if algorithm == "direct" else algorithm), DTYPES
     fastconv1d.use_deterministic_algorithms(before)
 
 
@@ -57,6 +66,7 @@ def all_results(lib, layer, arrays):
 def test_threads(promised, share):
     lib, dtypes = promised
     layers = [*mixed_layers(int(500 * share), seed=20), *REALISTIC]
+    layers += [*random_planes(int(100 * share), seed=21), *REALISTIC_PLANES]
     for layer in with_dtypes(layers, dtypes):
         arrays = layer.normal_arrays()
         with fastconv1d.num_threads(1):
@@ -73,7 +83,7 @@ def test_threads(promised, share):
     ("count", "repeats"), [(12, 20), pytest.param(50, 1000, marks=pytest.mark.soak)]
 )
 def test_run_to_run(lib, count, repeats):
-    for layer in mixed_layers(count, seed=22):
+    for layer in [*mixed_layers(count, seed=22), *REALISTIC_PLANES]:
         arrays = layer.normal_arrays()
         with fastconv1d.num_threads(3):
             expected = all_results(lib, layer, arrays)
@@ -87,6 +97,8 @@ def test_run_to_run(lib, count, repeats):
 def test_batch_mates(promised, share):
     lib, dtypes = promised
     layers = mixed_layers(int(200 * share), seed=24, n_batch=33, l_out=131)
+    layers += random_planes(int(60 * share), seed=25, n_batch=33)
+    layers += [dataclasses.replace(layer, n_batch=33) for layer in REALISTIC_PLANES[2:5]]
     for layer in with_dtypes(layers, dtypes):
         x, w, b, g = layer.normal_arrays()
         forward, backward = layer.forward(lib), layer.backward(lib)
@@ -101,7 +113,8 @@ def test_batch_mates(promised, share):
 
 def test_position_in_the_batch(promised):
     lib, dtypes = promised
-    for layer in with_dtypes(mixed_layers(20, seed=26, n_batch=9), dtypes):
+    layers = [*mixed_layers(20, seed=26, n_batch=9), *random_planes(10, seed=27, n_batch=9)]
+    for layer in with_dtypes(layers, dtypes):
         x, w, b, g = layer.normal_arrays()
         order = np.random.default_rng(0).permutation(9)
         y, dx = all_results(lib, layer, (x, w, b, g))[:2]
@@ -164,7 +177,7 @@ def test_chunks_of_a_stream(promised):
 
 def test_host_threads_do_not_disturb_each_other(promised):
     lib, dtypes = promised
-    layers = with_dtypes(mixed_layers(20, seed=30), dtypes)
+    layers = with_dtypes([*mixed_layers(20, seed=30), *REALISTIC_PLANES[:4]], dtypes)
     cases = [(layer, layer.normal_arrays()) for layer in layers]
     expected = [all_results(lib, layer, arrays) for layer, arrays in cases]
     with ThreadPoolExecutor(8) as pool:

@@ -31,7 +31,14 @@ CALLS = {
     "new pages": "fastconv1d.conv1d(LONG, W[:, :, :9])",
     "new pages, blas": "fastconv1d.conv1d(LONG, W[:, :, :9], algorithm='blas')",
     "new pages, transposed": "fastconv1d.conv_transpose1d(LONG, W[:, :, :9])",
+    "complex, blas": "fastconv1d.conv1d(XC, WC, algorithm='blas')",
     "complex backward": "fastconv1d.conv1d_backward(XC, XC, WC, padding=15)",
+    "planes": "fastconv1d.conv2d(P, WP)",
+    "planes, backward": "fastconv1d.conv2d_backward(P, P, WP, padding=2)",
+    "planes, blas": "fastconv1d.conv2d(P, WP, algorithm='blas')",
+    "planes, complex backward": "fastconv1d.conv2d_backward(PC, PC, WPC, padding=2)",
+    "planes, depthwise": "fastconv1d.conv2d(DP, VP, groups=256)",
+    "planes, channels last": "fastconv1d.conv2d(DL, VP, groups=256, layout='NHWC')",
     "unfold": "fastconv1d.unfold1d(X, 31)",
     "fold": "fastconv1d.fold1d(C, 40000, 31)",
 }
@@ -39,6 +46,11 @@ SETUP = """
 X, W = np.ones((4, 256, 40000), np.float32), np.ones((256, 256, 31), np.float32)
 Y = np.empty((4, 256, 39970), np.float32)
 D, V = np.ones((2, 256, 400000), np.float32), np.ones((256, 1, 256), np.float32)
+P, WP = np.ones((4, 256, 200, 200), np.float32), np.ones((256, 256, 5, 5), np.float32)
+PC, WPC = P[:1].astype(np.complex64), WP.astype(np.complex64)
+DP = np.broadcast_to(np.ones((1, 1, 400, 500), np.float32), (8, 256, 400, 500))
+VP = np.ones((256, 1, 11, 11), np.float32)
+DL = np.ones((2, 400, 500, 256), np.float32) if "NHWC" in "CALL" else None
 L, LW = np.ones((1, 16, 300000), np.float32), np.ones((64, 16, 2000), np.float32)
 XC, WC = X[:1].astype(np.complex64), W.astype(np.complex64)
 C = np.zeros((4, 256 * 31, 39970), np.float32) if "fold1d" in "CALL" else None
@@ -49,6 +61,7 @@ def call():
     return CALL
 
 def rss():
+    config.release_memory()  # a kept result has as many pages as were written before the signal
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 """
@@ -98,7 +111,8 @@ def test_ctrl_c_at_random_times(name, n_threads, share):
     code = SETUP.replace("CALL", CALLS[name]) + INTERRUPT
     latest, grown = map(float, run(code, int(20 * share), n_threads, timeout=600).split())
     assert latest < 0.5
-    assert grown < 41  # one result; its scratch is freed
+    # Results are of 80 MiB and more, and scratch is freed. Measured: 0 to 0.5.
+    assert grown < 4
 
 
 def test_handlers_that_do_not_raise_run_during_the_call():

@@ -4,7 +4,16 @@ import math
 
 import numpy as np
 import pytest
-from layers import DTYPES, OPS, Layer, assert_exact, assert_same_bits, random_layers, random_view
+from layers import (
+    DTYPES,
+    OPS,
+    Layer,
+    assert_exact,
+    assert_same_bits,
+    random_layers,
+    random_planes,
+    random_view,
+)
 
 from fastconv1d import fold1d, unfold1d
 
@@ -83,7 +92,7 @@ LAYOUTS = (
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_every_array_in_every_layout(lib, layout, tmp_path):
-    for layer in random_layers(24, seed=40):
+    for layer in [*random_layers(24, seed=40), *random_planes(8, seed=40)]:
         arrays = layer.normal_arrays()
         x, w, b, g = arrays
         expected = [layer.forward(lib)(x, w, b), *layer.backward(lib)(g, x, w)]
@@ -105,7 +114,8 @@ def test_every_array_in_every_layout(lib, layout, tmp_path):
 
 def test_random_views(lib, share):
     rng = np.random.default_rng(41)
-    for layer in random_layers(int(5000 * share), seed=42):
+    planes = random_planes(int(1000 * share), seed=42)
+    for layer in random_layers(int(5000 * share), seed=42) + planes:
         x, w, b, g = layer.normal_arrays()
         vx, vw, vg = (random_view(a, rng) for a in (x, w, g))
         vb = None if b is None else random_view(b, rng)
@@ -161,7 +171,7 @@ def test_unfold_and_fold(layout, dtype, tmp_path):
 
 
 def test_out_may_have_any_strides(lib):
-    for layer in random_layers(60, seed=46):
+    for layer in random_layers(60, seed=46) + random_planes(20, seed=46):
         x, w, b, _ = layer.normal_arrays()
         y = layer.forward(lib)(x, w, b)
         for layout in (fortran, reversed_steps, spread_out, channels_last):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from layers import DTYPES, OPS, Layer, random_layers
+from layers import DTYPES, OPS, Layer, random_layers, random_planes
 
 import fastconv1d
 from fastconv1d import reference
@@ -34,7 +34,8 @@ def assert_non_finite_alike(result, expected, context):
 @pytest.mark.parametrize("position", ["x", "w", "b", "g"])
 def test_non_finite_numbers_stay_where_they_belong(lib, share, position):
     rng = np.random.default_rng(50)
-    for layer in random_layers(40, seed=51, bias=True, **SMALL):
+    layers = random_layers(40, seed=51, bias=True, **SMALL)
+    for layer in layers + random_planes(8, seed=54, bias=True, **SMALL):
         arrays = dict(zip("xwbg", layer.normal_arrays(), strict=True))
         target = arrays[position]
         for _ in range(int(125 * share)):
@@ -46,7 +47,7 @@ def test_non_finite_numbers_stay_where_they_belong(lib, share, position):
                 assert_non_finite_alike(
                     layer.forward(lib)(x, w, b), layer.forward(reference)(x, w, b), (layer, index)
                 )
-            if position in "xwg":
+            if position in "xwg" and layer.op != "conv2d":
                 for result, expected in zip(
                     layer.backward(lib)(g, x, w), layer.backward(reference)(g, x, w), strict=True
                 ):
@@ -65,6 +66,24 @@ def test_one_nan_reaches_its_windows_and_no_further(lib, op, dtype):
     if op == "conv_transpose1d":
         reached[1, :, 20:25] = True
     np.testing.assert_array_equal(np.isnan(y), reached)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_nan_of_planes_reaches_its_windows_and_no_further(lib, dtype):
+    x, w = np.ones((2, 3, 12, 20), dtype), np.ones((3, 3, 3, 5), dtype)
+    x[1, 2, 6, 9] = np.nan
+    y = lib.conv2d(x, w)
+    reached = np.zeros(y.shape, bool)
+    reached[1, :, 4:7, 5:10] = True
+    np.testing.assert_array_equal(np.isnan(y), reached)
+    g = np.ones(y.shape, dtype)
+    g[1, 0, 4, 5] = np.nan
+    by_input, by_weight, by_bias = lib.conv2d_backward(g, np.ones_like(x), w)
+    reached = np.zeros(x.shape, bool)
+    reached[1, :, 4:7, 5:10] = True
+    np.testing.assert_array_equal(np.isnan(by_input), reached)
+    np.testing.assert_array_equal(np.isnan(by_weight.any(axis=(1, 2, 3))), [True, False, False])
+    np.testing.assert_array_equal(np.isnan(by_bias), [True, False, False])
 
 
 def test_overflow_is_infinite(lib):

@@ -11,6 +11,10 @@
  * A correlate of two dimensions is one whose taps are (kh, kw) and whose window holds, for each channel, the rows of the
  * input that some rows of the output read: planes.h.
  *
+ * Complex numbers are real ones: a channel of x is two rows, of real and of imaginary parts, and a channel of y two rows
+ * of sums over the weight [[re, -im], [im, re]], which are interleaved as phases of a scatter are: y_step and fused are
+ * twice as large, columns and channels are counted in real numbers.
+ *
  * C code here is pointers and sizes: it allocates nothing, knows no threads and keeps no state.
  */
 #ifndef FC1D_H
@@ -64,7 +68,9 @@ typedef struct {
     const void *x, *w, *bias;
     void *y;
     ptrdiff_t xn, xc, xl, yn, yc, yl;
-    int half; /* storage of x, y and residual */
+    int half;  /* storage of x, y and residual */
+    int parts; /* rows of x that a channel has, xc being from channel to channel: 2 of complex numbers, otherwise 1 */
+    int pairs; /* y and residual are pairs of elements that follow each other, yl and rl being from pair to pair */
     /* around the sums: y = after(sums(before(x)) + bias [+ residual_scale*residual]) [+ residual_scale*residual] */
     fc1d_activation before, after;
     const void *residual;
@@ -103,6 +109,7 @@ typedef struct {
      * output row o reads rows o*row_step + row_base + (those of its taps). Slot i of a run of rows is input row
      * start + i*row_step, `extra` slots more than output rows, from slot `offset` on. */
     ptrdiff_t rows_in, rows_out, n_row_tiles, row_step, row_base;
+    ptrdiff_t kernel_rows, row_dilation; /* of run_positions */
     ptrdiff_t xh, yh, rh; /* strides of rows */
     const fc1d_run *row_runs;
     ptrdiff_t n_row_runs;
@@ -161,6 +168,42 @@ typedef struct {
     double residual_scale;
     int residual_last;
 } fc1d_filter;
+
+/* Convolutions of stride 1 by tiles of short Fourier transforms; spectral.h has the formulas. */
+enum { SPECTRAL_FACTORS = 8, SPECTRAL_FILTER = 6 };
+
+typedef struct {
+    const void *x, *w, *bias, *residual, *twiddles;
+    void *y;
+    ptrdiff_t xn, xc, xl, yn, yc, yl, rn, rc, rl; /* strides in elements */
+    int half;                                     /* storage of x, y and residual */
+    ptrdiff_t n_batch, groups, l_in, l_out, left, dilation;
+    int mode;
+    /* Channels of a group, each of which x_split phases of an input channel may be, or y_split of an output channel: column
+     * l of phase r reads position l*x_split + r - left, and is written to l*y_split + r - crop. */
+    ptrdiff_t c_in, c_out, x_split, y_split, crop, n_cols;
+    ptrdiff_t points, outputs; /* of a tile */
+    int n_factors;
+    ptrdiff_t factors[SPECTRAL_FACTORS], twiddle_start[SPECTRAL_FACTORS];
+    /* tiles of an item and phases of the dilation, and those of a unit */
+    ptrdiff_t n_tiles, n_phases, item_unit, tile_unit, phase_unit, n_item_units, n_tile_units, n_phase_units;
+    ptrdiff_t window_elems, x_row, x_slot, y_row, y_slot; /* scratch: two transforms, a window, spectra in and out */
+    fc1d_activation before, after;
+    double residual_scale;
+    int residual_last;
+} fc1d_spectral;
+
+/* Its weights w, of these strides, and where their spectra go. */
+typedef struct {
+    const fc1d_spectral *layer;
+    const void *w;
+    void *packed;
+    const void *matrix; /* of minimal filtering: points rows of SPECTRAL_FILTER numbers */
+    ptrdiff_t sg, so, si, sk, kernel_size, taps; /* taps of a phase */
+} fc1d_spectral_weight;
+
+/* Bytes of a row of a panel of the right matrix of add_product. */
+enum { FC1D_PANEL_BYTES = 256 };
 
 /* A product of rows of unsigned bytes with a packed matrix of signed bytes, see bytes.h. */
 typedef struct {
@@ -234,6 +277,44 @@ typedef struct {
     double residual_scale;
     int residual_last;
 } fc1d_product;
+
+/* Correlations by transforms, see fourier.h. Strides are in elements. Blocks of a row overlap; a row is a phase of an item:
+ * element m of a block is position in_first + phase + m*in_step of the input, output m is at out_first + phase +
+ * m*out_step. An input channel may be split into in_split ones, of which the i-th begins i positions later, and an output
+ * channel likewise; `ci` and `co` count those of a group. */
+typedef struct {
+    const void *x, *bias, *residual, *nodes, *ends, *turns;
+    void *w, *spectra, *y; /* a gradient writes to w and reads y */
+    ptrdiff_t n, step;     /* complex elements of a transform; outputs of a block */
+    ptrdiff_t kernel, taps; /* of the weight, and of its longest phase */
+    ptrdiff_t co, ci, groups, first_group;
+    ptrdiff_t w_co, w_ci, w_tap;
+    ptrdiff_t x_item, x_channel, x_step, y_item, y_channel, y_step, residual_item, residual_channel, residual_step;
+    ptrdiff_t l_in, l_out, in_first, in_step, in_split, out_first, out_step, out_split;
+    ptrdiff_t phases, rows, blocks, together; /* blocks of a row; of a unit */
+    double scale, residual_scale;
+    fc1d_activation before, after;
+    int is_complex, transposed, mode, sums_kept, residual_last;
+} fc1d_fourier;
+
+enum { FOURIER_PHASES = 16 }; /* of a unit: others write to other cache lines */
+
+typedef struct {
+    void (*weight)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*window)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*parts)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*tiles)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch);
+    void (*pack_tiles)(const fc1d_spectral_weight *p, ptrdiff_t unit, void *scratch);
+    ptrdiff_t lanes;
+} fc1d_fourier_kernels;
+
+/* Of an instruction set, by its name in fc1d_isa. */
+typedef struct {
+    const char *name;
+    fc1d_fourier_kernels f32, f64;
+} fc1d_transforms;
 
 /* Matrices (rows, columns) that become (columns, rows); elements between two of them. */
 typedef struct {
@@ -339,6 +420,7 @@ typedef struct {
     void (*resample_rows)(const fc1d_resample *q, ptrdiff_t first, ptrdiff_t last);
     void (*gate)(const void *a, const void *b, void *y, ptrdiff_t n, int squashed);
     void (*reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last);
+    void (*add_product)(const void *a, const void *b, void *c, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     ptrdiff_t product_width; /* columns of a panel of `product` */
@@ -356,10 +438,13 @@ typedef struct {
 int fc1d_supported(const fc1d_isa **list, int room);
 
 extern const fc1d_isa fc1d_isa__base;
+extern const fc1d_transforms fc1d_transforms__base;
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define FC1D_X86 1
 extern const fc1d_isa fc1d_isa__avx2;
 extern const fc1d_isa fc1d_isa__avx512;
+extern const fc1d_transforms fc1d_transforms__avx2;
+extern const fc1d_transforms fc1d_transforms__avx512;
 #endif
 
 #endif

@@ -583,6 +583,48 @@ static void NAME(reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t l
     }
 }
 
+/* Columns of a panel of add_product, whose rows lie one after the other; vectors and rows of a tile of sums. */
+enum { NAME(panel) = FC1D_PANEL_BYTES / sizeof(T), NAME(tile_vectors) = 4, NAME(tile_rows) = ROWS / 2 };
+
+/* The sums of `rows` rows of A with 4 vectors of a panel's columns, in the order of k. */
+static inline __attribute__((always_inline)) void NAME(product_tile)(const T *a, const T *b, T *c, ptrdiff_t n,
+                                                                     ptrdiff_t k, ptrdiff_t columns, const int rows)
+{
+    V sum[NAME(tile_rows)][NAME(tile_vectors)] = {{{0}}};
+    for (ptrdiff_t j = 0; j < k; j++, b += NAME(panel)) {
+        V w[NAME(tile_vectors)];
+        _Pragma("GCC unroll 4") for (int v = 0; v < NAME(tile_vectors); v++) w[v] = LOAD(b + v * LANES);
+        _Pragma("GCC unroll 4") for (int i = 0; i < rows; i++)
+            _Pragma("GCC unroll 4") for (int v = 0; v < NAME(tile_vectors); v++) sum[i][v] += a[i * k + j] * w[v];
+    }
+    for (int i = 0; i < rows; i++)
+        for (int v = 0; v < NAME(tile_vectors) && v * LANES < columns; v++) {
+            T *y = c + i * n + v * LANES;
+            const ptrdiff_t here = columns - v * LANES;
+            if (here >= LANES)
+                STORE(y, LOAD(y) + sum[i][v]);
+            else
+                NAME(store_part)(y, NAME(load_part)(y, here, 0) + sum[i][v], here);
+        }
+}
+
+/* C[m, n] += A[m, k] @ B[k, n]: B lies in panels of FC1D_PANEL_BYTES of columns, filled up with zeros. The bits of a row
+ * do not depend on the others. */
+static void NAME(add_product)(const void *left, const void *right, void *to, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k)
+{
+    const ptrdiff_t width = NAME(tile_vectors) * LANES;
+    for (ptrdiff_t first = 0; first < n; first += width) {
+        const T *a = (const T *)left, *b = (const T *)right + first / NAME(panel) * NAME(panel) * k + first % NAME(panel);
+        T *c = (T *)to + first;
+        const ptrdiff_t columns = n - first < width ? n - first : width;
+        ptrdiff_t i = 0;
+        for (; i + NAME(tile_rows) <= m; i += NAME(tile_rows))
+            NAME(product_tile)(a + i * k, b, c + i * n, n, k, columns, NAME(tile_rows));
+        for (; i < m; i++)
+            NAME(product_tile)(a + i * k, b, c + i * n, n, k, columns, 1);
+    }
+}
+
 #undef GATE
 #undef KEPT
 #undef SIGMOID

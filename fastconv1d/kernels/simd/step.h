@@ -56,27 +56,36 @@ static void NAME(step)(ptrdiff_t channels, ptrdiff_t pitch, ptrdiff_t taps, ptrd
     }
 }
 
-/* Columns of one item, channels side by side in x, y and residual, weights as in step. A tap's row is where the padding
- * mode puts it in x, or a row of zeros in scratch. */
+/* Positions of one item, row by row of its planes, which are one row for a line; channels side by side in x, y and
+ * residual, weights as in step. A tap's channels are where the padding mode puts them in x, or zeros in scratch. */
 static void NAME(run_positions)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
 {
     const ptrdiff_t n = unit / p->n_tiles, first = unit % p->n_tiles * p->tile_cols, channels = p->groups;
     const ptrdiff_t last = p->n_cols - first < p->tile_cols ? p->n_cols : first + p->tile_cols;
     const NAME(finish) finish = NAME(finish_of)(&p->after, NULL, 0, p->residual_scale, p->residual_last);
+    const ptrdiff_t taps = p->kernel_size / p->kernel_rows; /* of a row of the kernel */
     const T *x = (const T *)p->x + n * p->xn;
     const void **rows = (const void **)scratch;
     T *zeros = (T *)(rows + p->kernel_size);
     memset(zeros, 0, (size_t)channels * sizeof(T));
-    for (ptrdiff_t l = first; l < last; l++) {
-        for (ptrdiff_t k = 0; k < p->kernel_size; k++) {
-            ptrdiff_t i = p->x_base + l * p->x_step + p->pos[k];
-            const int inside = i >= 0 && i < p->l_in;
-            if (!inside && p->mode != FC1D_ZEROS)
-                i = NAME(resolve)(i, p->l_in, p->mode);
-            rows[k] = inside || p->mode != FC1D_ZEROS ? x + i * p->xl : zeros;
+    for (ptrdiff_t at = first; at < last; at++) {
+        const ptrdiff_t h = at / p->l_out, l = at - h * p->l_out;
+        for (ptrdiff_t r = 0; r < p->kernel_rows; r++) {
+            ptrdiff_t row = p->row_base + h * p->row_step + r * p->row_dilation;
+            const int has_row = row >= 0 && row < p->rows_in;
+            if (!has_row && p->mode != FC1D_ZEROS)
+                row = NAME(resolve)(row, p->rows_in, p->mode);
+            for (ptrdiff_t k = 0; k < taps; k++) {
+                ptrdiff_t i = p->x_base + l * p->x_step + p->pos[k];
+                const int inside = i >= 0 && i < p->l_in;
+                if (!inside && p->mode != FC1D_ZEROS)
+                    i = NAME(resolve)(i, p->l_in, p->mode);
+                const int is_read = (has_row && inside) || p->mode != FC1D_ZEROS;
+                rows[r * taps + k] = is_read ? x + row * p->xh + i * p->xl : zeros;
+            }
         }
-        T *y = (T *)p->y + n * p->yn + l * p->yl;
-        const T *residual = p->residual ? (const T *)p->residual + n * p->rn + l * p->rl : NULL;
+        T *y = (T *)p->y + n * p->yn + h * p->yh + l * p->yl;
+        const T *residual = p->residual ? (const T *)p->residual + n * p->rn + h * p->rh + l * p->rl : NULL;
         NAME(step)(channels, channels, p->kernel_size, p->k_block, p->w, rows, p->bias, y);
         if (residual || p->after.function)
             NAME(finish_row)(&finish, 0, y, residual, channels);

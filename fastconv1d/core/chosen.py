@@ -1,0 +1,171 @@
+"""Layers whose calls are computed by transforms, or by whichever engine is the fastest for them."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import config
+from . import fft, minimal
+from .fast import direct_time, fft_time, minimal_gain
+from .forward import convolve
+from .minimal import MinimalLayer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import ArrayLike, NDArray
+
+    from .activations import Steps
+    from .spec import Spec
+
+# Lengths whose engine a layer remembers.
+_LENGTHS = 64
+# A length at which transforms win if they do at any.
+_LONG = 1 << 24
+
+
+def taken(spec: Spec, weight: NDArray[Any]) -> str:
+    """Return who computes long inputs of a layer: 'fft', 'winograd' or 'direct', its own engine."""
+    if spec.rank == 1 and spec.algorithm == "winograd" and minimal.computes(spec, weight):
+        return "winograd"
+    if spec.rank == 1 and spec.algorithm == "fft" and _suited(spec, weight):
+        return "fft"
+    return fastest(spec, weight, _LONG) if spec.rank == 1 and spec.algorithm == "fast" else "direct"
+
+
+def _suited(spec: Spec, weight: NDArray[Any]) -> bool:
+    window = spec.dilation, *spec.pads()
+    layer = weight.dtype.char, weight.shape, spec.stride, *window, spec.transposed
+    return not spec.same and fft.unsuited(*layer) is None
+
+
+def prepare(
+    weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec, direct: Any
+) -> ChosenLayer | MinimalLayer | None:
+    """Return who computes a layer with fewer multiplications, or None where the engines do.
+
+    Parameters
+    ----------
+    weight, bias, spec
+        As of a layer.
+    direct : object whose `layer` is the packed one of the direct engine, or None
+    """
+    if taken(spec, weight) == "direct":
+        return None
+    if spec.algorithm == "winograd":
+        return MinimalLayer(weight, bias, spec, direct)
+    return ChosenLayer(weight, bias, spec, direct)
+
+
+def fastest(spec: Spec, weight: NDArray[Any], l_in: int) -> str:
+    """Return who is expected to be the fastest for inputs of a length.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d
+    >>> from fastconv1d.core.chosen import fastest
+    >>> [fastest(c._spec, c.weight, 10_000) for c in (Conv1d(1, 1, 5), Conv1d(1, 1, 5_000))]
+    ['direct', 'fft']
+    """
+    channels = weight.shape[0] if spec.transposed else weight.shape[1] * spec.groups
+    try:
+        geometry = spec.geometry((1, channels, l_in), weight.shape, None)
+    except ValueError:  # which the direct engine explains
+        return "direct"
+    l_out = geometry.l_out
+    if l_in == 0 or l_out == 0:
+        return "direct"
+    operands = weight.shape, weight.dtype, geometry, spec.transposed, l_in, l_out
+    times = {"direct": direct_time(*operands)}
+    if _suited(spec, weight):
+        times["fft"] = fft_time(*operands, kept=True)
+    if minimal.computes(spec, weight):
+        times["winograd"] = times["direct"] / minimal_gain(weight.shape, l_out)
+    return min(times, key=lambda name: times[name])
+
+
+def engine_of(run: Any, l_in: int) -> str:
+    """Return who computes inputs of a length: 'fft', 'winograd' or 'direct', its own engine.
+
+    `run` is that of a layer's pack.
+    """
+    if config.are_deterministic_algorithms_enabled():
+        return "direct"
+    if isinstance(run, MinimalLayer):
+        return "winograd"
+    return run.engine(l_in) if isinstance(run, ChosenLayer) else "direct"
+
+
+class ChosenLayer:
+    """A layer of 'fft' or 'fast', prepared for any number of calls.
+
+    Parameters
+    ----------
+    weight, bias, spec, direct
+        As `prepare`.
+    """
+
+    def __init__(
+        self, weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec, direct: Any
+    ) -> None:
+        self._weight, self._bias, self._spec, self._direct = weight, bias, spec, direct
+        self._spectra = fft.Spectra(weight, spec.groups, spec.dilation, spec.stride)
+        self._minimal: MinimalLayer | None = None
+        self._by_length: dict[int, str] = {}
+
+    def with_steps(self, steps: Steps) -> ChosenLayer:
+        """Return the same layer with other steps, over the same packed weight."""
+        other = copy.copy(self)
+        other._spec = self._spec._replace(steps=steps)
+        if self._minimal is not None:
+            other._minimal = self._minimal.with_steps(steps)
+        return other
+
+    def engine(self, l_in: int) -> str:
+        """Return who computes inputs of a length: 'fft', 'winograd' or 'direct'."""
+        if self._spec.algorithm == "fft":
+            return "fft"
+        known = self._by_length.get(l_in)
+        if known is None:
+            known = fastest(self._spec, self._weight, l_in)
+            if len(self._by_length) >= _LENGTHS:
+                self._by_length = {}
+            self._by_length[l_in] = known
+        return known
+
+    def _filtered(self) -> MinimalLayer:
+        if self._minimal is None:
+            self._minimal = MinimalLayer(self._weight, self._bias, self._spec, self._direct)
+        return self._minimal
+
+    def __call__(
+        self,
+        x: ArrayLike,
+        threads: Callable[[], int],
+        residual: Any = None,
+        out: Any = None,
+    ) -> NDArray[Any] | None:
+        """Return the output, or None where the general path should compute or explain it."""
+        shape = np.shape(x)
+        if len(shape) not in (2, 3):
+            return None
+        engine = "direct"
+        if not config.are_deterministic_algorithms_enabled():
+            engine = self.engine(shape[-2 if self._spec.layout == "NLC" else -1])
+        if engine == "winograd":
+            return self._filtered()(x, threads, residual, out)
+        if engine == "direct":
+            direct = None if self._direct is None else self._direct.layer
+            if direct is None:
+                return None
+            y: NDArray[Any] | None = direct.with_steps(self._spec.steps)(x, threads, residual, out)
+            return y
+        n = threads()
+        operands = self._spec, x, self._weight, self._bias, residual, out, self._spectra
+        if n == config.get_num_threads():
+            return convolve(*operands)
+        with config.num_threads(n):
+            return convolve(*operands)

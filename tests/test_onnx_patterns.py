@@ -639,6 +639,16 @@ def test_products_of_quantised_values(kind, weight_kind, per_column, op, after):
     lowered(model, *inputs, tolerance=1e-4, rest="onnxruntime")
 
 
+def test_two_products_of_the_same_quantised_values():
+    nodes, constants = quantised(np.uint8, np.int8, "MatMul", True, "alone")
+    nodes[-1] = ("MatMul", ["d", "v"], ["one"])
+    nodes += [("MatMul", ["d", "v"], ["two"]), ("Concat", ["one", "two"], ["y"], {"axis": 0})]
+    model = model_of(nodes, constants=constants)
+    steps = lowered(model, random(1, 4, 5), tolerance=1e-4)
+    assert steps == ["QuantizeLinear", "MatMul", "MatMul", "Concat"]
+    lowered(model, random(1, 4, 5), tolerance=1e-4, rest="onnxruntime")
+
+
 def test_unsigned_weights_and_others_that_are_no_signed_bytes():
     nodes, constants = quantised(np.uint8, np.uint8, "MatMul", True, "alone")
     model = model_of(nodes, constants=constants)

@@ -642,10 +642,11 @@ def test_products_of_quantised_values(kind, weight_kind, per_column, op, after):
 def test_two_products_of_the_same_quantised_values():
     nodes, constants = quantised(np.uint8, np.int8, "MatMul", True, "alone")
     nodes[-1] = ("MatMul", ["d", "v"], ["one"])
-    nodes += [("MatMul", ["d", "v"], ["two"]), ("Concat", ["one", "two"], ["y"], {"axis": 0})]
+    nodes += [("MatMul", ["d", "v"], ["two"]), ("ReduceMax", ["d"], ["most"])]
+    nodes += [("Add", ["one", "most"], ["three"]), ("Concat", ["three", "two"], ["y"], {"axis": 0})]
     model = model_of(nodes, constants=constants)
     steps = lowered(model, random(1, 4, 5), tolerance=1e-4)
-    assert steps == ["QuantizeLinear", "MatMul", "MatMul", "Concat"]
+    assert steps.count("MatMul") == 2 and steps.count("QuantizeLinear") == 1
     lowered(model, random(1, 4, 5), tolerance=1e-4, rest="onnxruntime")
 
 

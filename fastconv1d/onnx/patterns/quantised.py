@@ -87,8 +87,7 @@ def quantised_product(view: View, node: Node, found: Match) -> Node | None:
         signed=signed,
         bias=bias,
     )
-    own = replace(renamed(back, names), name=values)  # one for each product, and of its own name
-    return pass_on(node, made, [own, renamed(node, names)])
+    return pass_on(node, made, [renamed(back, names), renamed(node, names)])
 
 
 def _whole_matrix(view: View, node: Node) -> tuple[Array, Array] | None:

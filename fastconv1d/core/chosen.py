@@ -80,6 +80,38 @@ def filters_in_tiles(spec: Spec, weight: NDArray[Any]) -> bool:
     return size.taps in spectral_tiles.FILTERED_TAPS
 
 
+def expected(spec: Spec, weight: NDArray[Any], l_in: int) -> dict[str, float]:
+    """Return about how many ns each engine takes for an item of a length, on one core.
+
+    Only their ratios are meant. Empty where the layer does not take inputs of this length.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d
+    >>> from fastconv1d.core.chosen import expected
+    >>> layer = Conv1d(1, 1, 5_000)
+    >>> sorted(expected(layer._spec, layer.weight, 10_000))
+    ['direct', 'fft']
+    """
+    channels = weight.shape[0] if spec.transposed else weight.shape[1] * spec.groups
+    try:
+        geometry = spec.geometry((1, channels, l_in), weight.shape, None)
+    except ValueError:  # which the direct engine explains
+        return {}
+    l_out = geometry.l_out
+    if l_in == 0 or l_out == 0:
+        return {}
+    operands = weight.shape, weight.dtype, geometry, spec.transposed, l_in, l_out
+    times = {"direct": direct_time(*operands)}
+    if spec.algorithm != "winograd" and _suited(spec, weight):
+        times["fft"] = fft_time(*operands, kept=True)
+    if filters_in_tiles(spec, weight):
+        times["winograd"] = filter_time(*operands)
+    elif minimal.computes(spec, weight):
+        times["winograd"] = times["direct"] / minimal_gain(weight.shape, l_out)
+    return times
+
+
 def fastest(spec: Spec, weight: NDArray[Any], l_in: int) -> str:
     """Return who is expected to be the fastest for inputs of a length.
 
@@ -90,23 +122,8 @@ def fastest(spec: Spec, weight: NDArray[Any], l_in: int) -> str:
     >>> [fastest(c._spec, c.weight, 10_000) for c in (Conv1d(1, 1, 5), Conv1d(1, 1, 5_000))]
     ['direct', 'fft']
     """
-    channels = weight.shape[0] if spec.transposed else weight.shape[1] * spec.groups
-    try:
-        geometry = spec.geometry((1, channels, l_in), weight.shape, None)
-    except ValueError:  # which the direct engine explains
-        return "direct"
-    l_out = geometry.l_out
-    if l_in == 0 or l_out == 0:
-        return "direct"
-    operands = weight.shape, weight.dtype, geometry, spec.transposed, l_in, l_out
-    times = {"direct": direct_time(*operands)}
-    if spec.algorithm != "winograd" and _suited(spec, weight):
-        times["fft"] = fft_time(*operands, kept=True)
-    if filters_in_tiles(spec, weight):
-        times["winograd"] = filter_time(*operands)
-    elif minimal.computes(spec, weight):
-        times["winograd"] = times["direct"] / minimal_gain(weight.shape, l_out)
-    return min(times, key=lambda name: times[name])
+    times = expected(spec, weight, l_in)
+    return min(times, key=lambda name: times[name]) if times else "direct"
 
 
 def engine_of(run: Any, l_in: int) -> str:

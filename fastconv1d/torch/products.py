@@ -1,9 +1,10 @@
 """Layers that are products of matrices for torch, and as fast there, or faster.
 
 Without groups and dilation torch multiplies by the MKL where a call has one item of at most 20,480
-elements, and on one thread for kernels of one tap and fewer than 16 items, too; everywhere else it
-asks oneDNN. The MKL's product has nothing to unfold for one tap, and reads a large weight at the
-speed of memory. Torch's time as part of ours, float32 on one thread with vectors of 16 lanes:
+elements, and on one thread for kernels of one tap and fewer than 16 items, too; elsewhere it asks
+oneDNN, which is as fast as any for the widest layers. The MKL's product has nothing to unfold for
+one tap, and reads a large weight at the speed of memory. Torch's time as part of ours, float32 on
+one thread with vectors of 16 lanes:
 
 =============================================  =====================================
 one item, at most 20,480 elements              128 channels and taps 1 to 7: 0.59 to 1.18, 256 and
@@ -11,6 +12,8 @@ one item, at most 20,480 elements              128 channels and taps 1 to 7: 0.5
 one tap, from 64 channels to no more           0.47 to 1.03
 one tap, from 16 channels to half as many      0.47 to 0.95
 one tap, from 256 channels to more             0.98
+one tap, 1,024 and 1,536 channels              0.85 on one thread and on two
+strided, 512 channels, 3 taps                  0.93 to 1.06, on two threads 0.78 to 0.92
 one tap, from fewer channels to more           1.06 to 1.72, computed here
 one item of 64 channels, taps 3 and 7          0.95 to 1.18, computed here
 fewer output than 128 channels, several taps   1.25 to 2.4, computed here
@@ -34,12 +37,15 @@ class Products(NamedTuple):
     """Which calls of a layer torch computes; no layer of few channels has these."""
 
     short: bool  # those of one item of at most 20,480 elements
-    long: bool  # all of one thread
-    chained: bool  # all of one thread, with what was fused around them, too
+    long: bool  # those of one thread and fewer than 16 items
+    chained: bool  # and with what was fused around them, too
+    all: bool  # the widest layers
 
     def described(self) -> str:
         """Which calls those are, in words."""
         found = []
+        if self.all:
+            return "all calls: torch is as fast"
         if self.short:
             found.append(f"of one item of at most {MOST_ELEMENTS:,} elements")
         if self.long:
@@ -48,6 +54,8 @@ class Products(NamedTuple):
 
     def leaves(self, shape: tuple[int, ...], rank: int, chained: bool) -> bool:
         """Whether torch computes a call for an input of that shape."""
+        if self.all:
+            return True
         items = shape[0] if len(shape) == rank + 2 else 1
         if self.chained if chained else self.long:
             if items <= MOST_ITEMS and torch.get_num_threads() == 1:
@@ -78,7 +86,12 @@ def products_of(shape: tuple[int, ...], step: int, dilation: Any, groups: int) -
         return None
     narrow = 2 * c_out <= c_in and c_in >= 16
     long = one_tap and step == 1 and (narrow or c_in >= 256 or (c_in >= 64 and c_out <= c_in))
-    short = min(c_out, c_in) >= WIDE
-    if not (short or long):
+    least = min(c_out, c_in)
+    short = least >= WIDE and not (len(kernel) == 2 and min(kernel) > 3)  # those are oneDNN's
+    if one_tap:
+        widest = step == 1 and least >= 1024
+    else:
+        widest = step > 1 and least >= 512 and max(kernel) >= 3
+    if not (short or long or widest):
         return None
-    return Products(short, long, long and narrow)
+    return Products(short, long, long and narrow, widest)

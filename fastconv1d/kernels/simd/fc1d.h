@@ -11,6 +11,10 @@
  * A correlate of two dimensions is one whose taps are (kh, kw) and whose window holds, for each channel, the rows of the
  * input that some rows of the output read: planes.h.
  *
+ * Complex numbers are real ones: a channel of x is two rows, of real and of imaginary parts, and a channel of y two rows
+ * of sums over the weight [[re, -im], [im, re]], which are interleaved as phases of a scatter are: y_step and fused are
+ * twice as large, columns and channels are counted in real numbers.
+ *
  * C code here is pointers and sizes: it allocates nothing, knows no threads and keeps no state.
  */
 #ifndef FC1D_H
@@ -64,7 +68,9 @@ typedef struct {
     const void *x, *w, *bias;
     void *y;
     ptrdiff_t xn, xc, xl, yn, yc, yl;
-    int half; /* storage of x, y and residual */
+    int half;  /* storage of x, y and residual */
+    int parts; /* rows of x that a channel has, xc being from channel to channel: 2 of complex numbers, otherwise 1 */
+    int pairs; /* y and residual are pairs of elements that follow each other, yl and rl being from pair to pair */
     /* around the sums: y = after(sums(before(x)) + bias [+ residual_scale*residual]) [+ residual_scale*residual] */
     fc1d_activation before, after;
     const void *residual;

@@ -432,6 +432,8 @@ def test_what_is_taken(layer, length, engine):
     layer = layer()
     told = explain(layer, (1, layer.in_channels, length))
     assert told["engine"] == engine
+    if layer.algorithm == "fast":
+        assert min(told["expected"], key=told["expected"].get) == engine
     x = normal(np.random.default_rng(0), 1, layer.in_channels, length)
     by_engine = "auto" if engine == "direct" else engine
     other = Conv1d(
@@ -475,6 +477,21 @@ def test_the_default():
     finally:
         config.set_algorithm("auto")
     assert layer(x).tobytes() == plain.tobytes()
+
+
+def test_the_default_from_the_environment(monkeypatch, capsys):
+    monkeypatch.setenv("FASTCONV1D_ALGORITHM", "fast")
+    config._algorithm_from_environment()
+    try:
+        assert config.get_algorithm() == "fast"
+        fastconv1d.show_config()
+        assert "algorithm      fast" in capsys.readouterr().out
+    finally:
+        config.set_algorithm("auto")
+    monkeypatch.setenv("FASTCONV1D_ALGORITHM", "fft")
+    with pytest.warns(RuntimeWarning, match="FASTCONV1D_ALGORITHM should be one of auto, fast"):
+        config._algorithm_from_environment()
+    assert config.get_algorithm() == "auto"
 
 
 def test_errors():

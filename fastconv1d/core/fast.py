@@ -71,7 +71,7 @@ def engine_of_call(
         if suited and (
             algorithm == "fft" or transforms_win(w_shape, dtype, geometry, transposed, l_in, l_out)
         ):
-            return fft  # type: ignore[return-value]
+            return fft
     pads = left, right
     return choose_engine(algorithm, dtype.char, w_shape, stride, dilation, pads, transposed)
 
@@ -148,6 +148,22 @@ def fft_time(
         channels = w_shape[0] if transposed else w_shape[1] * geometry.groups
         time += _STRIDED * (channels * l_in + geometry.c_out * l_out)
     return _CALL + time * _slower(dtype)
+
+
+def filter_time(
+    w_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    geometry: Geometry,
+    transposed: bool,
+    l_in: int,
+    l_out: int,
+) -> float:
+    """Return about how many ns minimal filtering in tiles takes for an item."""
+    size = spectral_tiles.sizes(w_shape, geometry.groups, transposed, geometry.stride)
+    columns = -(-l_out // geometry.stride) if transposed else l_out
+    points = spectral_tiles.FILTERED
+    time = spectral_tiles.call_cost(size, geometry.dilation, columns, True, points)
+    return _TILES_CALL + time * _slower(dtype)
 
 
 def _slower(dtype: np.dtype[Any]) -> float:

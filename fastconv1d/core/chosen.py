@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import config
-from . import fft, minimal
-from .fast import direct_time, fft_time, minimal_gain
+from . import fft, minimal, spectral_tiles
+from .fast import direct_time, fft_time, filter_time, minimal_gain
 from .forward import convolve
 from .minimal import MinimalLayer
 
@@ -29,8 +29,8 @@ _LONG = 1 << 24
 
 def taken(spec: Spec, weight: NDArray[Any]) -> str:
     """Return who computes long inputs of a layer: 'fft', 'winograd' or 'direct', its own engine."""
-    if spec.rank == 1 and spec.algorithm == "winograd" and minimal.computes(spec, weight):
-        return "winograd"
+    if spec.rank == 1 and spec.algorithm == "winograd":
+        return "winograd" if _filters(spec, weight) else "direct"
     if spec.rank == 1 and spec.algorithm == "fft" and _suited(spec, weight):
         return "fft"
     return fastest(spec, weight, _LONG) if spec.rank == 1 and spec.algorithm == "fast" else "direct"
@@ -55,9 +55,29 @@ def prepare(
     """
     if taken(spec, weight) == "direct":
         return None
-    if spec.algorithm == "winograd":
+    if spec.algorithm == "winograd" and minimal.computes(spec, weight):
         return MinimalLayer(weight, bias, spec, direct)
     return ChosenLayer(weight, bias, spec, direct)
+
+
+def _filters(spec: Spec, weight: NDArray[Any]) -> bool:
+    """Whether minimal filtering computes a layer, and long inputs faster than the direct engine."""
+    if minimal.computes(spec, weight):
+        return True
+    if not filters_in_tiles(spec, weight):
+        return False
+    return fastest(spec._replace(algorithm="winograd"), weight, _LONG) == "winograd"
+
+
+def filters_in_tiles(spec: Spec, weight: NDArray[Any]) -> bool:
+    """Whether minimal filtering of a layer is done in tiles: where it is not by whole rows."""
+    if spec.rank != 1 or spec.same or minimal.computes(spec, weight):
+        return False
+    window = spec.stride, spec.dilation, *spec.pads(), spec.transposed
+    if spectral_tiles.unsuited(weight.dtype.char, weight.shape, *window) is not None:
+        return False
+    size = spectral_tiles.sizes(weight.shape, spec.groups, spec.transposed, spec.stride)
+    return size.taps in spectral_tiles.FILTERED_TAPS
 
 
 def expected(spec: Spec, weight: NDArray[Any], l_in: int) -> dict[str, float]:
@@ -83,9 +103,11 @@ def expected(spec: Spec, weight: NDArray[Any], l_in: int) -> dict[str, float]:
         return {}
     operands = weight.shape, weight.dtype, geometry, spec.transposed, l_in, l_out
     times = {"direct": direct_time(*operands)}
-    if _suited(spec, weight):
+    if spec.algorithm != "winograd" and _suited(spec, weight):
         times["fft"] = fft_time(*operands, kept=True)
-    if minimal.computes(spec, weight):
+    if filters_in_tiles(spec, weight):
+        times["winograd"] = filter_time(*operands)
+    elif minimal.computes(spec, weight):
         times["winograd"] = times["direct"] / minimal_gain(weight.shape, l_out)
     return times
 
@@ -117,7 +139,7 @@ def engine_of(run: Any, l_in: int) -> str:
 
 
 class ChosenLayer:
-    """A layer of 'fft' or 'fast', prepared for any number of calls.
+    """A layer of 'fft', 'fast' or 'winograd', prepared for any number of calls.
 
     Parameters
     ----------
@@ -131,6 +153,10 @@ class ChosenLayer:
         self._weight, self._bias, self._spec, self._direct = weight, bias, spec, direct
         self._spectra = fft.Spectra(weight, spec.groups, spec.dilation, spec.stride)
         self._minimal: MinimalLayer | None = None
+        self._filter: spectral_tiles.Tiles | None = None
+        if filters_in_tiles(spec, weight):
+            layout = spec.groups, spec.dilation, spec.stride
+            self._filter = spectral_tiles.Tiles(weight, *layout, spectral_tiles.FILTERED)
         self._by_length: dict[int, str] = {}
 
     def with_steps(self, steps: Steps) -> ChosenLayer:
@@ -143,8 +169,8 @@ class ChosenLayer:
 
     def engine(self, l_in: int) -> str:
         """Return who computes inputs of a length: 'fft', 'winograd' or 'direct'."""
-        if self._spec.algorithm == "fft":
-            return "fft"
+        if self._spec.algorithm in ("fft", "winograd"):
+            return self._spec.algorithm
         known = self._by_length.get(l_in)
         if known is None:
             known = fastest(self._spec, self._weight, l_in)
@@ -172,7 +198,7 @@ class ChosenLayer:
         engine = "direct"
         if not config.are_deterministic_algorithms_enabled():
             engine = self.engine(shape[-2 if self._spec.layout == "NLC" else -1])
-        if engine == "winograd":
+        if engine == "winograd" and self._filter is None:
             return self._filtered()(x, threads, residual, out)
         if engine == "direct":
             direct = None if self._direct is None else self._direct.layer
@@ -181,7 +207,8 @@ class ChosenLayer:
             y: NDArray[Any] | None = direct.with_steps(self._spec.steps)(x, threads, residual, out)
             return y
         n = threads()
-        operands = self._spec, x, self._weight, self._bias, residual, out, self._spectra
+        by = self._filter if engine == "winograd" else self._spectra
+        operands = self._spec, x, self._weight, self._bias, residual, out, by
         if n == config.get_num_threads():
             return convolve(*operands)
         with config.num_threads(n):

@@ -150,6 +150,22 @@ def fft_time(
     return _CALL + time * _slower(dtype)
 
 
+def filter_time(
+    w_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    geometry: Geometry,
+    transposed: bool,
+    l_in: int,
+    l_out: int,
+) -> float:
+    """Return about how many ns minimal filtering in tiles takes for an item."""
+    size = spectral_tiles.sizes(w_shape, geometry.groups, transposed, geometry.stride)
+    columns = -(-l_out // geometry.stride) if transposed else l_out
+    points = spectral_tiles.FILTERED
+    time = spectral_tiles.call_cost(size, geometry.dilation, columns, True, points)
+    return _TILES_CALL + time * _slower(dtype)
+
+
 def _slower(dtype: np.dtype[Any]) -> float:
     """Return how many times as long as float32 a dtype takes."""
     return dtype.itemsize / 4

@@ -42,7 +42,7 @@ FACTORS = {
     512: (2, 4, 4, 4, 4),
 }
 # Products of minimal filtering: 4 outputs of 3 taps, 3 of 4, or 5 of 2.
-FILTERED = 6
+FILTERED, FILTERED_TAPS = 6, range(2, 5)
 # Sizes beyond which positions may not fit 64 bits.
 _FAR = 1 << 40
 # Channels of a vector, whose lanes a transform fills.
@@ -116,11 +116,13 @@ def output_cost(size: Sizes) -> float:
     return tile_cost(points, size) / (points - size.taps + 1)
 
 
-def call_cost(size: Sizes, dilation: int, l_out: int, kept: bool) -> float:
+def call_cost(
+    size: Sizes, dilation: int, l_out: int, kept: bool, points: int | None = None
+) -> float:
     """Return about how many ns an item takes; without kept spectra, they are made as well."""
-    points = points_of(size)
-    phases = min(dilation, l_out)
-    tiles = -(-(-(-l_out // dilation)) // (points - size.taps + 1)) * phases
+    points = points_of(size) if points is None else points
+    row = -(-l_out // dilation)
+    tiles = -(-row // (points - size.taps + 1)) * min(dilation, l_out)
     numbers = points * size.c_in * _wide(size.c_out)
     weights = numbers * (_READ if kept else _READ + _PACKED)
     return size.groups * (tiles * tile_cost(points, size) + weights)

@@ -479,8 +479,7 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     p.items_per_unit = 1
     if p.n_cols <= cols:
         _choose_items(p, kernels, reach, min(shared, staged), min(apart, staged), units, &split)
-    if p.items_per_unit > 1 and not (p.plain and p.y_step == 1 and p.residual == NULL and p.n_cols == p.item_pitch
-                                     and p.yn == p.n_cols):  # otherwise a row of the tile is one of y
+    if p.items_per_unit > 1:
         p.staged = True
     p.n_item_units = _ceil(p.n_batch, p.items_per_unit)
 

@@ -59,16 +59,18 @@ def in_place(
 ) -> Callable[..., Any] | None:
     """Return a chain that writes over an input of the result's shape; `run` where it does not."""
     threads, y = config.get_num_threads, outputs[0]
-    for place in spare:
-        x = inputs[place]
-        if x.shape == y.shape and x.dtype == y.dtype and x.flags.c_contiguous:
+    given = ((i, inputs[i]) for i in spare)
+    kind = y.shape, y.dtype, True
+    places = [i for i, x in given if (x.shape, x.dtype, x.flags.c_contiguous) == kind]
+    if not places:
+        return None
+    place = places[0]
 
-            def run_in_place(*arrays: Array) -> Array:
-                y = chain(arrays, arrays[place], threads())
-                return run(*arrays) if y is None else y
+    def run_in_place(*arrays: Array) -> Array:
+        y = chain(arrays, arrays[place], threads())
+        return run(*arrays) if y is None else y
 
-            return run_in_place
-    return None
+    return run_in_place
 
 
 def _viewed(
@@ -112,7 +114,8 @@ def _sliced(
 ) -> Bound | None:
     if not 3 <= len(inputs) <= 5 or any(v is None for v in inputs[:3]):
         return None
-    place = slices_of(inputs[0].shape, *[None if v is None else v.tolist() for v in inputs[1:]])
+    lists: list[Any] = [None if v is None else v.tolist() for v in inputs[1:]]
+    place = slices_of(inputs[0].shape, *lists)
     return Bound(lambda x: x[place], 1)
 
 
@@ -120,14 +123,15 @@ def _averaged(
     node: Node, run: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
 ) -> Bound | None:
     x, y, keep = inputs[0], outputs[0], bool(node.attributes.get("keepdims", 1))
-    if x.size == y.size or x.dtype.char not in "fd" or y.size == 0:
+    if x.size == y.size or x.dtype.char not in "fd" or y.size == 0 or y.ndim == 0:
         return _viewed_if_whole(node, run, inputs, outputs)
     given = node.attributes.get("axes") if len(inputs) < 2 or inputs[1] is None else inputs[1]
     axes = range(x.ndim) if given is None or not len(given) else given
-    chosen, count, add = tuple(map(int, axes)), x.dtype.type(x.size // y.size), np.add.reduce
+    chosen, count = tuple(map(int, axes)), x.dtype.type(x.size // y.size)
+    add: Callable[..., Array] = np.add.reduce
 
     def run_averaged(x: Array) -> Array:
-        y = add(x, chosen, None, None, keep)
+        y = add(x, axis=chosen, keepdims=keep)
         y /= count
         return y
 

@@ -82,7 +82,7 @@ def test_one_nan_of_planes_reaches_its_windows_and_no_further(lib, dtype):
     reached = np.zeros(x.shape, bool)
     reached[1, :, 4:7, 5:10] = True
     np.testing.assert_array_equal(np.isnan(by_input), reached)
-    np.testing.assert_array_equal(np.isnan(by_weight.any(axis=(1, 2, 3))), [True, False, False])
+    np.testing.assert_array_equal(np.isnan(by_weight).any(axis=(1, 2, 3)), [True, False, False])
     np.testing.assert_array_equal(np.isnan(by_bias), [True, False, False])
 
 

@@ -116,11 +116,14 @@ SIMD_HEADERS = [
         "step",
         "template",
         "totals",
+        "transforms",
+        "types",
         "vectors",
     )
 ]
 HEADERS = ("atomics", "loaded", "mapped", "openmp")
 SIMD_SOURCES = [f"{SIMD}/{name}.c" for name in ("dispatch", "isa_base", "isa_avx2", "isa_avx512")]
+TRANSFORM_SOURCES = [f"{SIMD}/transforms_{name}.c" for name in ("base", "avx2", "avx512")]
 
 
 def kernel(name, c_sources=(), compile_flags=(), link_flags=(), macros=()):
@@ -157,12 +160,12 @@ NAMES = (
     "spectral",
     "chain",
     "operands",
-    "fourier",
 )
 extensions = [kernel(name) for name in NAMES]
 # NumPy's allocator hook is in all versions that run the package, not in its default API.
 extensions.append(kernel("memory", macros=[("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION")]))
 extensions.append(kernel("direct_engine", SIMD_SOURCES))
+extensions.append(kernel("fourier", TRANSFORM_SOURCES))
 OPENMP = kernel("openmp", (), OPENMP_FLAGS, OPENMP_LINK_FLAGS)
 extensions.append(OPENMP)
 

@@ -112,6 +112,9 @@ def peers(rounds: int) -> None:
         around = {"depth": {1: depth}, "boundary": {1: 0}, "dtype": np.float32}
         results = {
             "fastconv1d": fastconv1d.dask.conv1d(x, weight, padding="same", groups=channels),
+            "fft": fastconv1d.dask.conv1d(
+                x, weight, padding="same", groups=channels, algorithm="fft"
+            ),
             "oaconvolve": da.map_overlap(by_scipy, x, **around),
             "torch": da.map_overlap(by_torch, x, **around),
         }

@@ -13,6 +13,9 @@ Settings: `set_num_threads`, `get_num_threads`, `num_threads`, `use_deterministi
 `are_deterministic_algorithms_enabled`, `show_config`.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from . import grad as grad
 from .config import (
     are_deterministic_algorithms_enabled,
@@ -63,6 +66,15 @@ from .shaping import Flatten, Select, Transpose, Upsample
 from .streaming import StreamingConv1d, StreamingConvTranspose1d, StreamingNetwork
 from .version import __version__ as __version__
 from .weights import WeightFileError, load_file, save_file
+
+if not TYPE_CHECKING:  # for which every name would be known then
+
+    def __getattr__(name: str) -> object:
+        """Import a room that comes on request when it is first asked for."""
+        if name in ("dask", "onnx", "planner", "reference", "torch"):
+            return import_module(f"{__name__}.{name}")
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 __all__ = [
     "AdaptiveAvgPool1d",

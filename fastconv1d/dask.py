@@ -93,10 +93,12 @@ def conv1d(
     Notes
     -----
     The result has the bits of `fastconv1d.conv1d` on the whole array, however it is chunked, on any
-    scheduler; where the BLAS engine computes, as for complex dtypes, those of a call in
-    deterministic mode. A task is made for each output chunk. It takes the chunks that it reads, and
-    of large ones that it reads little of only that part; chunks of channels are joined in it,
-    which copies them. The weight is in the graph once, and packed once in each worker process.
+    scheduler; where the BLAS engine computes, those of a call in deterministic mode. `algorithm`
+    'fft' and 'fast' take transforms of each chunk: last bits are then of the chunks, too.
+
+    A task is made for each output chunk. It takes the chunks that it reads, and of large ones that
+    it reads little of only that part; chunks of channels are joined in it, which copies them. The
+    weight is in the graph once, and packed once in each worker process.
 
     Examples
     --------

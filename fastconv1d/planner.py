@@ -54,7 +54,9 @@ def explain(
     dict
         ``engine`` is 'blas', 'direct', 'fft' or 'winograd'; ``flops`` of a call (two a
         multiply-add, as the direct engine needs them), ``bytes`` of input, weight, bias and output,
-        which a call moves at least; ``advice``, a line, '' where there is none.
+        which a call moves at least; ``advice``, a line, '' where there is none. With
+        ``algorithm="fast"`` also ``expected``: the seconds of one core that its cost model gives
+        each engine, of which the least is taken.
 
         Of the direct engine there is also ``isa``;
         ``kernel``: 'run_unit', 'run_positions' for depthwise layers with channels last,
@@ -136,6 +138,11 @@ def _explain_layer(layer: Any, shape: tuple[int, ...], n_threads: int) -> dict[s
         told = {"engine": "blas"}
     else:
         told = pack.prepared.plan(n_batch, l_in, window.l_out, window.left, n_threads)
+    if pack.spec.algorithm == "fast":
+        told["expected"] = {
+            name: 1e-9 * n_batch * ns
+            for name, ns in chosen.expected(pack.spec, weight, l_in).items()
+        }
     columns = l_in if layer.transposed else window.l_out
     size = 0 if bias is None else bias.size
     elements = n_batch * (c_in * l_in + window.c_out * window.l_out) + weight.size + size

@@ -17,11 +17,17 @@ ZEROS, REFLECT, REPLICATE, CIRCULAR = range(4)
 
 def integers(rng, *shape, dtype=np.float32):
     """Small integers: every dtype holds their sums exactly."""
-    return rng.integers(-4, 5, shape).astype(dtype)
+    values = rng.integers(-4, 5, shape)
+    if np.dtype(dtype).kind == "c":
+        values = values + 1j * rng.integers(-4, 5, shape)
+    return values.astype(dtype)
 
 
 def normals(rng, *shape, dtype=np.float32):
-    return rng.standard_normal(shape).astype(dtype)
+    values = rng.standard_normal(shape)
+    if np.dtype(dtype).kind == "c":
+        values = values + 1j * rng.standard_normal(shape)
+    return values.astype(dtype)
 
 
 def length(x, kernel_size, stride, dilation, left, right):
@@ -48,6 +54,11 @@ def slow_scatter(x, w, b, l_out, stride=1, dilation=1, left=0, groups=1):
 def slow_weight_gradient(g, x, kernel_size, stride=1, dilation=1, left=0, mode=ZEROS, groups=1):
     shape, name = (g.shape[1], x.shape[1] // groups, kernel_size), reference.PADDING_MODES[mode]
     return reference._weight_gradient(wide(g), wide(x), shape, stride, left, dilation, groups, name)
+
+
+def longer(array):
+    """In a dtype with more bits."""
+    return array.astype(np.result_type(array.dtype, np.longdouble))
 
 
 def nan_like(array):

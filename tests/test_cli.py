@@ -269,11 +269,6 @@ def test_bench_for_another_cpu(monkeypatch, capsys):
     assert capsys.readouterr().err == "fastconv1d bench: --isa avx2: this CPU has base\n"
 
 
-def test_bench_of_a_dtype_that_the_engine_has_not(capsys):
-    assert main(["bench", "--algorithm", "direct", "--dtype", "complex64"]) == 2
-    assert "computes float32 and float64, got --dtype complex64" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     "content", ["[", "7", "{}", '{"stages": 1}', '{"stages": {"forward": {"status": 0}}}', None]
 )

@@ -22,6 +22,7 @@ from fastconv1d import (
     reference,
 )
 from fastconv1d.core import pieces
+from fastconv1d.core.engines import ALGORITHMS
 from fastconv1d.core.program import Activate, Convolve
 from fastconv1d.core.reach import Reach
 
@@ -179,6 +180,71 @@ def test_random_cases_have_the_bits_of_the_whole_call(op, deterministic, share):
 def test_random_gradients(op, deterministic, share):
     count = int(300 * share)
     assert sum(check_gradients(seed, op=op) for seed in range(count)) > 0.6 * count
+
+
+@pytest.mark.parametrize("algorithm", ["fft", "fast"])
+@pytest.mark.parametrize("mode", PADDING_MODES)
+@pytest.mark.parametrize("layout", ["NCL", "NLC"])
+def test_transforms_of_chunks(algorithm, mode, layout):
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((2, 4, 9000), dtype=np.float32)
+    for taps, window in ((901, {"groups": 4}), (700, {"stride": 3}), (301, {"dilation": 4})):
+        groups = window.get("groups", 1)
+        w = rng.standard_normal((4, 4 // groups, taps), dtype=np.float32)
+        b = rng.standard_normal(4, dtype=np.float32)
+        options = {**window, "padding": (500, 130), "padding_mode": mode}
+        around = {"activation": "relu", "algorithm": algorithm, "layout": layout}
+        results = []
+        for chunks in ((2, 4, 9000), (1, 3, 1000), (2, 4, (10, 7000, 0, 1990))):
+            given = da.from_array(x, chunks=chunks)
+            given = given.transpose(0, 2, 1) if layout == "NLC" else given
+            array = fd.conv1d(given, w, b, **options, **around)
+            y = array.compute()
+            assert_same_bits(pickle.loads(pickle.dumps(array)).compute(), y)  # by the chunks alone
+            results.append(np.ascontiguousarray(y.swapaxes(1, 2) if layout == "NLC" else y))
+        exact = fastconv1d.conv1d(*(a.astype(float) for a in (x, w, b)), **options)
+        scale = np.abs(w).sum((1, 2)).max() * np.abs(x).max() * np.finfo(np.float32).eps / 2
+        for y in results:
+            assert y.shape == exact.shape
+            assert np.abs(y - np.maximum(exact, 0)).max() < 4 * scale
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pieces.Convolved, "_compute_by_transforms", None)
+            with pytest.raises(TypeError):  # which shows that they do take transforms
+                fd.conv1d(da.from_array(x), w, b, **options, algorithm="fft").compute()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("taps", [9, 601])
+def test_bits_of_deterministic_mode(algorithm, taps, deterministic):
+    x = np.random.default_rng(taps).standard_normal((2, 16, 5000), dtype=np.float32)
+    for groups in (1, 16):
+        layer = Conv1d(
+            16,
+            16,
+            taps,
+            groups=groups,
+            padding=taps // 2,
+            algorithm=algorithm,
+            rng=np.random.default_rng(0),
+        )
+        w, b = layer.state_dict().values()
+        options = {"groups": groups, "padding": taps // 2, "algorithm": algorithm}
+        whole = fastconv1d.conv1d(x, w, b, **options)
+        gradients = fastconv1d.conv1d_backward(whole, x, w, **options)
+        given, g = (
+            da.from_array(a, chunks=c) for a, c in ((x, (1, 5, 700)), (whole, (2, 16, 900)))
+        )
+        # Graphs need the mode for transforms alone, and tasks do not.
+        fastconv1d.use_deterministic_algorithms(algorithm in ("fast", "fft"))
+        arrays = [
+            fd.conv1d(given, w, b, **options),
+            fd.apply(layer, given),
+            fd.conv1d_backward(g, given, w, **options)[0],
+        ]
+        fastconv1d.use_deterministic_algorithms(False)
+        for array, expected in zip(arrays, (whole, whole, gradients[0]), strict=True):
+            assert_same_bits(array.compute(), expected)
+        fastconv1d.use_deterministic_algorithms(True)
 
 
 def test_real_dtypes_need_no_deterministic_mode():
@@ -413,7 +479,7 @@ def test_bad_input(call):
     refused(ValueError, "expected.* input", call, da.ones((1, 2, 30), dtype=np.float32), W)
     refused(ValueError, "residual should have the size", call, x, W, residual=x[..., :3])
     refused(ValueError, "layout should be 'NCL' or 'NLC'", call, x, W, layout="LNC")
-    refused(ValueError, "algorithm should be one of", call, x, W, algorithm="fft")
+    refused(ValueError, "algorithm should be one of", call, x, W, algorithm="fourier")
     refused(ValueError, "Expected 2D .unbatched. or 3D", call, x[0, 0], W)
 
 

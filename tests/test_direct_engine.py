@@ -19,6 +19,7 @@ from primitives import (
     in_subprocess,
     integers,
     length,
+    longer,
     normals,
     scatter,
     slow_correlate,
@@ -27,10 +28,11 @@ from primitives import (
 )
 
 import fastconv1d
+from fastconv1d.core.activations import Steps
 from fastconv1d.kernels import blas_engine, direct_engine
 from fastconv1d.kernels.direct_engine import PreparedLayer
 
-DTYPES = [np.float32, np.float64]
+DTYPES = [np.float32, np.float64, np.complex64]
 MODES = (ZEROS, REFLECT, REPLICATE, CIRCULAR)
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -372,7 +374,7 @@ def test_groups(dtype):
             w = integers(rng, groups * c_out, c_in, 5, dtype=dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, np.complex128])
 def test_random_layers(dtype):
     rng = np.random.default_rng(15)
 
@@ -407,7 +409,7 @@ def test_accuracy(dtype, decades):
     rng = np.random.default_rng(16)
 
     def spread(*shape):
-        values = normals(rng, *shape, dtype=np.float64)
+        values = normals(rng, *shape, dtype=np.promote_types(dtype, np.float64))
         return (values * 10 ** rng.uniform(-decades, decades, shape)).astype(dtype)
 
     sizes = itertools.product(SPREAD_DEPTHS if decades else DEPTHS, (1, 6))
@@ -415,7 +417,7 @@ def test_accuracy(dtype, decades):
         x, b = spread(1, c_in, kernel_size + 70), spread(c_out)
         w = spread(c_out, c_in, kernel_size)
         where = (70 // stride, stride, 1, 2)
-        wide = [a.astype(np.longdouble) for a in (x, w, b)]
+        wide = [longer(a) for a in (x, w, b)]
         scale = [abs(a) for a in wide]
         assert_within(
             correlate(x, w, b, *where),
@@ -466,6 +468,32 @@ def test_layouts_do_not_change_bits(dtype):
             strided = np.repeat(b, 2)[::2]
             assert_same_bits(correlate(x, view, strided, l_out, *where, mode, 2), y, name)
             assert_same_bits(scatter(x, view[:4], None, l_in * stride, *where, 2), up, name)
+
+
+@pytest.mark.parametrize("dtype", [np.complex64, np.complex128])
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 3), (5, 4, 1, 1), (2, 18, 3, 5), (1, 33, 2, 4)])
+def test_complex_results_and_residuals_of_any_strides(dtype, sizes):
+    # Both parts of an output are phases that are interleaved, pairs with a stride, or channels.
+    n_batch, channels, stride, kernel_size = sizes
+    rng = np.random.default_rng(23)
+    steps = Steps(residual_scale=0.5)
+    for l_out, dilation in itertools.product((1, 2, 35, 131), (1, 2)):
+        w = normals(rng, channels, channels, kernel_size, dtype=dtype)
+        x = normals(rng, n_batch, channels, (l_out - 1) * stride + 9, dtype=dtype)
+        b, where = normals(rng, channels, dtype=dtype), window(stride, dilation, 2)
+        short = normals(rng, n_batch, channels, l_out // stride + 1, dtype=dtype)
+        for engine, given in ((direct_engine.correlate, x), (direct_engine.scatter, short)):
+            y = np.full((n_batch, channels, l_out), np.nan, dtype)
+            residual = normals(rng, *y.shape, dtype=dtype)
+            plain = y.copy()
+            engine(given, w, b, plain, where, (1, False))
+            engine(given, w, b, y, where, (1, False), steps, residual)
+            assert_within(y, plain + residual * 0.5, abs(plain) + abs(residual), f"{sizes}", 3)
+            for (name, out), (_, more) in zip(layouts(y), layouts(residual), strict=True):
+                for r in (more, residual):
+                    out[...] = np.nan
+                    engine(given, w, b, out, where, (2, False), steps, r)
+                    assert_same_bits(out.copy(), y, f"{name} {sizes} {l_out} {dilation}")
 
 
 def test_broadcast_input_is_read_as_it_is():
@@ -710,15 +738,18 @@ def test_prepared_layer_takes_plain_inputs():
     one = layer(PLAIN[0])
     assert one.shape == (4, 10)
     assert_same_bits(one, y[0])
-    assert_same_bits(prepared(dtype=np.float64)(PLAIN.astype(float)), y.astype(float))
+    for dtype in (np.float64, np.complex64, np.complex128):
+        assert_same_bits(prepared(dtype=dtype)(PLAIN.astype(dtype)), y.astype(dtype))
     for bad in (np.nan, np.inf):
         assert prepared(bad=bad)(PLAIN) is not None
         assert prepared(bad=bad, transposed=True)(PLAIN) is None
 
 
 def test_prepared_layer_rejects_what_it_cannot_pack():
-    with pytest.raises(TypeError, match="float32 and float64, got complex64"):
-        PreparedLayer(np.ones((1, 1, 1), np.complex64), None, window())
+    with pytest.raises(
+        TypeError, match="float64 and, of one dimension, complex numbers, got int32"
+    ):
+        PreparedLayer(np.ones((1, 1, 1), np.int32), None, window())
     for shape in ((0, 1, 1), (1, 0, 1), (1, 1, 0)):
         with pytest.raises(ValueError, match="no dimension of the weight may be zero"):
             PreparedLayer(np.ones(shape, np.float32), None, window())

@@ -15,12 +15,14 @@ from primitives import (
     in_subprocess,
     integers,
     length,
+    longer,
     nan_like,
     normals,
     slow_correlate,
     slow_scatter,
     slow_weight_gradient,
     weight_gradient,
+    wide,
     window,
 )
 
@@ -28,7 +30,8 @@ import fastconv1d
 from fastconv1d.kernels import direct_engine
 from fastconv1d.kernels.totals import add_to
 
-DTYPES = [np.float32, np.float64]
+REAL = [np.float32, np.float64]
+DTYPES = [*REAL, np.complex64]
 MODES = (ZEROS, REFLECT, REPLICATE, CIRCULAR)
 
 pytestmark = pytest.mark.usefixtures("isa")
@@ -38,7 +41,7 @@ def check(g, x, *geometry, **more):
     context = f"g {g.shape} x {x.shape} {geometry} {more}"
     dw, db = weight_gradient(g, x, *geometry, **more)
     assert_exact(dw, slow_weight_gradient(g, x, *geometry), context)
-    assert_exact(db, g.astype(np.float64).sum((0, 2)), context)
+    assert_exact(db, wide(g).sum((0, 2)), context)
 
 
 # ---- register tiles and masked tails -----------------------------------------------------------
@@ -201,7 +204,7 @@ def test_groups(dtype):
             check(g, x, 5, stride, 1, 2, case % 4, groups, threads=threads)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", [*DTYPES, np.complex128])
 def test_random_layers(dtype):
     rng = np.random.default_rng(9)
 
@@ -228,7 +231,7 @@ def test_accuracy(dtype):
         g = normals(rng, n_batch, c_out, l_out, dtype=dtype)
         x = normals(rng, n_batch, c_in, (l_out - 1) * stride + 3, dtype=dtype)
         dw, db = weight_gradient(g, x, 3, stride)
-        wide_g, wide_x = g.astype(np.longdouble), x.astype(np.longdouble)
+        wide_g, wide_x = longer(g), longer(x)
         assert_within(
             dw,
             np.stack([_dots(wide_g, wide_x, k, stride) for k in range(3)], 2),
@@ -239,7 +242,7 @@ def test_accuracy(dtype):
 
 
 def _dots(g, x, k, stride):
-    return np.einsum("nol,nil->oi", g, x[:, :, k::stride][:, :, : g.shape[2]])
+    return np.einsum("nol,nil->oi", g, x.conj()[:, :, k::stride][:, :, : g.shape[2]])
 
 
 # ---- layouts and memory ------------------------------------------------------------------------
@@ -304,7 +307,7 @@ def by_input(g, x, w, where, transposed):
     return out
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_depthwise_gradients_in_one_pass(dtype, transposed):
     rng = np.random.default_rng(19)
@@ -318,19 +321,19 @@ def test_depthwise_gradients_in_one_pass(dtype, transposed):
         dx = direct_engine.weight_gradient(g, x, dw, window(*where), run, **more)
         context = f"g {g.shape} x {x.shape} {where}"
         assert_exact(dw, slow_weight_gradient(g, x, w.shape[2], *where), context)
-        assert_exact(db, g.astype(np.float64).sum((0, 2)), context)
+        assert_exact(db, wide(g).sum((0, 2)), context)
         if dx is None:
             continue
         fused += 1
         if transposed:
-            wide = slow_correlate(x, w, None, g.shape[2], *where)
+            exact = slow_correlate(x, w, None, g.shape[2], *where)
         else:
-            wide = slow_scatter(g, w, None, x.shape[2], stride, dilation, left, groups)
-        assert_exact(dx, wide, context)
+            exact = slow_scatter(g, w, None, x.shape[2], stride, dilation, left, groups)
+        assert_exact(dx, exact, context)
     assert fused > 60
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", REAL)
 @pytest.mark.parametrize("transposed", [False, True])
 def test_depthwise_pass_does_not_change_bits(dtype, transposed):
     rng = np.random.default_rng(20)
@@ -378,7 +381,7 @@ def gradients_between_guard_pages():
             dw = guarded(np.empty((c_out, c_in, kernel_size), dtype), at_end)
             db = guarded(np.empty(c_out, dtype), at_end)
             wide = slow_weight_gradient(g, x, kernel_size, stride, 1, 2, mode)
-            wide_db = g.astype(np.float64).sum((0, 2))
+            wide_db = wide(g).sum((0, 2))
             for view in (g, g[::-1], g[:, ::-1], g[::-1, ::-1]):
                 if view is not g:
                     wide = slow_weight_gradient(view, x, kernel_size, stride, 1, 2, mode)

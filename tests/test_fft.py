@@ -432,6 +432,8 @@ def test_what_is_taken(layer, length, engine):
     layer = layer()
     told = explain(layer, (1, layer.in_channels, length))
     assert told["engine"] == engine
+    if layer.algorithm == "fast":
+        assert min(told["expected"], key=told["expected"].get) == engine
     x = normal(np.random.default_rng(0), 1, layer.in_channels, length)
     by_engine = "auto" if engine == "direct" else engine
     other = Conv1d(
@@ -475,6 +477,21 @@ def test_the_default():
     finally:
         config.set_algorithm("auto")
     assert layer(x).tobytes() == plain.tobytes()
+
+
+def test_the_default_from_the_environment(monkeypatch, capsys):
+    monkeypatch.setenv("FASTCONV1D_ALGORITHM", "fast")
+    config._algorithm_from_environment()
+    try:
+        assert config.get_algorithm() == "fast"
+        fastconv1d.show_config()
+        assert "algorithm      fast" in capsys.readouterr().out
+    finally:
+        config.set_algorithm("auto")
+    monkeypatch.setenv("FASTCONV1D_ALGORITHM", "fft")
+    with pytest.warns(RuntimeWarning, match="FASTCONV1D_ALGORITHM should be one of auto, fast"):
+        config._algorithm_from_environment()
+    assert config.get_algorithm() == "auto"
 
 
 def test_errors():
@@ -607,3 +624,52 @@ def test_a_stream_in_deterministic_mode_is_direct(deterministic):
     direct.load_state_dict(layer.state_dict())
     x = normal(rng, 1, 2, 5000)
     assert streamed(layer.stream(), x, (300,)).tobytes() == direct(x).tobytes()
+
+
+# ---- guests -------------------------------------------------------------------------------------
+
+
+def test_accelerated_models():
+    torch = pytest.importorskip("torch")
+    from fastconv1d.torch import accelerate
+
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Conv1d(4, 4, 2000, groups=4, padding=1000), torch.nn.ReLU(),
+        torch.nn.Conv1d(4, 4, 3), torch.nn.ConvTranspose1d(4, 2, 1500),
+    ).eval()  # fmt: skip
+    x = torch.randn(2, 4, 6000)
+    with torch.no_grad():
+        expected = model(x)
+        plain = accelerate(model)[0](x)
+        for algorithm in ("fast", "fft"):
+            fast, report = accelerate(model, algorithm=algorithm)
+            engines = [layer["engine"] for layer in report.layers.values()]
+            assert engines == ["fft", "direct" if algorithm == "fast" else "fft", "fft"]
+            y = fast(x)
+            assert torch.allclose(y, expected, atol=1e-5)
+            assert not torch.equal(y, plain)
+            assert torch.equal(fast(x), y)
+            model[0].weight.mul_(2)  # another's, as the model was copied
+            fast[0].weight.mul_(0)
+            assert torch.allclose(fast[0](x), fast[0].bias[:, None].expand(2, 4, -1), atol=1e-6)
+            model[0].weight.div_(2)
+        with config.algorithm("fast"):
+            by_default = accelerate(model)[0]
+        assert torch.equal(by_default(x), accelerate(model, algorithm="fast")[0](x))
+
+
+def test_models_of_onnx():
+    pytest.importorskip("onnx")
+    from fastconv1d.onnx import from_onnx, to_onnx
+
+    net = Sequential(Conv1d(2, 2, 3000, groups=2, padding=1500, rng=np.random.default_rng(0)))
+    proto = to_onnx(net)
+    x = normal(np.random.default_rng(1), 1, 2, 20_000)
+    plain, fast = from_onnx(proto)(x), from_onnx(proto, algorithm="fast")(x)
+    assert plain.tobytes() == net(x).tobytes()
+    with config.algorithm("fast"):
+        assert fast.tobytes() == net(x).tobytes() == from_onnx(proto)(x).tobytes()
+    assert fast.tobytes() != plain.tobytes()
+    with pytest.raises(ValueError, match="expects one of auto, fast, got 'fft'"):
+        from_onnx(proto, algorithm="fft")

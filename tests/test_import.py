@@ -32,6 +32,20 @@ def test_all_names_exist():
     assert all(hasattr(fastconv1d, name) for name in fastconv1d.__all__)
 
 
+def test_rooms_come_on_request():
+    code = """
+import sys
+import fastconv1d
+assert not {f"fastconv1d.{name}" for name in ("planner", "reference", "dask")} & set(sys.modules)
+print(fastconv1d.planner.explain.__name__, fastconv1d.reference.conv1d.__name__)
+try:
+    fastconv1d.plan
+except AttributeError as error:
+    print(error)
+"""
+    assert run(code) == "explain conv1d\nmodule 'fastconv1d' has no attribute 'plan'\n"
+
+
 def test_import_is_light():
     # Only the declared dependencies, and of SciPy nothing beyond its BLAS (whose package brought
     # scipy.sparse until SciPy 1.11).

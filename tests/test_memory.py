@@ -49,7 +49,7 @@ def run(code):
         "fastconv1d.conv_transpose1d(x, w.transpose(1, 0, 2).copy(), padding=15)",
         "fastconv1d.conv1d_backward(y, x, w, padding=15)[0]",
         "fastconv1d.conv_transpose1d_backward(y, x, w.transpose(1, 0, 2).copy(), padding=15)[0]",
-        # the engine of complex numbers; its result is twice as large
+        # complex numbers; the result is twice as large
         "fastconv1d.conv1d(xc, wc, padding=15)",
         "fastconv1d.conv_transpose1d(xc, wc.transpose(1, 0, 2).copy(), padding=15)",
         "fastconv1d.conv1d_backward(yc, xc, wc, padding=15, output_mask=(False, True, False))[1]",

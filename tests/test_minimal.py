@@ -7,7 +7,7 @@ import pytest
 
 import fastconv1d
 from fastconv1d import Conv1d, LeakyReLU, Residual, Sequential, conv1d
-from fastconv1d.core.minimal import STEP, MinimalLayer, _matrices, suited
+from fastconv1d.core.minimal import STEP, MinimalLayer, matrices, suited
 
 # The largest error in units of u times the largest sum |w||x| + |b| of any output.
 LIMIT = 16
@@ -34,7 +34,7 @@ def _error(layer, x, y):
 @pytest.mark.parametrize("taps", [3, 4])
 def test_the_identity(taps):
     rng = np.random.default_rng(taps)
-    by_input, by_output, by_weight = _matrices(taps)
+    by_input, by_output, by_weight = matrices(taps, STEP)
     n = taps + STEP - 1
     assert by_input.shape == (n, n)
     assert by_output.shape == (STEP, n)

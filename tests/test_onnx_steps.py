@@ -7,9 +7,13 @@ onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 from fastconv1d import Conv1d  # noqa: E402
-from fastconv1d.onnx import InferenceSession, from_onnx, to_onnx  # noqa: E402
+from fastconv1d.onnx import (  # noqa: E402
+    InferenceSession,
+    from_onnx,
+    to_onnx,
+    ways,
+)
 from fastconv1d.onnx import model as models  # noqa: E402
-from fastconv1d.onnx import ways  # noqa: E402
 from fastconv1d.onnx.recurrence import Recurrent  # noqa: E402
 from fastconv1d.onnx.ways import ALONE, CUT, WHOLE  # noqa: E402
 
@@ -68,8 +72,8 @@ BOUND = {
             "s": np.array([-2, 2], I),
         },
     ),
-    "mean": ([node("ReduceMean", ["x0", "a"])], {"a": np.array([-1, 0], I)}),
-    "mean-dropped": (
+    "mean-of-two": ([node("ReduceMean", ["x0", "a"])], {"a": np.array([-1, 0], I)}),
+    "mean-middle-dropped": (
         [node("ReduceMean", ["x0", "a"], keepdims=0)],
         {"a": np.array([1], I)},
     ),

@@ -5,7 +5,7 @@ import pytest
 
 from fastconv1d.core.activations import parse_activation
 from fastconv1d.kernels import direct_engine
-from fastconv1d.kernels.product import Product
+from fastconv1d.kernels.product import ByteProduct, Product
 
 STEPS = (None, "relu", ("leaky_relu", 0.5))
 
@@ -103,3 +103,36 @@ def test_views_and_what_is_not_taken():
     assert along(np.zeros((5, 5), np.float32)) is None
     with pytest.raises(ValueError, match=r"not be empty, got size \[3, 0\]"):
         Product(np.zeros((3, 0), np.float32))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_products_of_bytes_are_exact(isa, threads):
+    """All extremes, so that 16 bits would saturate; up to 2**24 the results are whole numbers."""
+    rng = np.random.default_rng(1)
+    for trial in range(60):
+        rows, n, k = (int(v) for v in rng.integers(1, (90, 200, 300)))
+        low, high = ((0, 255), (250, 255), (0, 3))[trial % 3]
+        x = rng.integers(low, high + 1, (rows, k)).astype(np.uint8)
+        w = rng.choice(np.array([-128, -127, 0, 1, 127], np.int8), (n, k))
+        zero = int(rng.integers(0, 256))
+        scale, bias = rng.integers(1, 3, n).astype(np.float32), whole(rng, np.float32, n)
+        sums = (x.astype(np.int64) - zero) @ w.T.astype(np.int64)
+        wanted = sums.astype(np.float32) * scale
+        found = ByteProduct(w, scale, zero)(x, threads)
+        np.testing.assert_array_equal(found, wanted)
+        np.testing.assert_array_equal(ByteProduct(w, scale, zero, bias)(x, threads), wanted + bias)
+        steps = np.clip(np.rint(wanted / np.float32(8)), -1000, 900) * np.float32(8)
+        rounded = ByteProduct(w, scale, zero, bias, 8, -1000, 900)
+        np.testing.assert_array_equal(rounded(x, threads), steps + bias)
+        deep = np.asfortranarray(x[None])
+        np.testing.assert_array_equal(ByteProduct(w, scale, zero)(deep, 1), wanted[None])
+
+
+def test_bytes_that_are_not_taken():
+    w = np.ones((2, 3), np.int8)
+    product = ByteProduct(w, np.ones(2, np.float32), 0)
+    assert product(np.zeros((0, 3), np.uint8)).shape == (0, 2)
+    for x in (np.zeros((1, 4), np.uint8), np.zeros((1, 3), np.int8), np.zeros((), np.uint8)):
+        assert product(x) is None
+    with pytest.raises(ValueError, match="rows of 1 to 65000 terms, got size"):
+        ByteProduct(np.zeros((1, 65001), np.int8), np.ones(1, np.float32), 0)

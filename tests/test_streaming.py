@@ -87,7 +87,7 @@ def check_layer(layer, seed, n_chunkings, algorithm="auto"):
 
 
 @pytest.mark.parametrize("op", OPS)
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
 def test_any_chunks_give_the_bits_of_the_whole(op, dtype, share):
     for seed, layer in enumerate(streamable_layers(50, 1, op=op, dtype=dtype)):
         check_layer(layer, seed, int(50 * share))
@@ -146,7 +146,7 @@ def test_depthwise_chunks_of_every_mode(mode):
             assert_same_bits(streamed(stream, x, itertools.pairwise(cuts)), whole, f"{layer}")
 
 
-@pytest.mark.parametrize("isa_dtype", ["float32", "float64"])
+@pytest.mark.parametrize("isa_dtype", ["float32", "float64", "complex64"])
 def test_depthwise_steps_give_the_bits_of_the_whole(isa, isa_dtype):
     rng = np.random.default_rng(6)
     for n_batch in (1, 3):

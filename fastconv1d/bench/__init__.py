@@ -148,8 +148,6 @@ def _problem_of_options(args: argparse.Namespace, peers: Sequence[str]) -> str |
         return f"unknown peers {unknown}"
     if args.isa and args.isa not in supported_isas():
         return f"--isa {args.isa}: this CPU has {', '.join(supported_isas())}"
-    if args.algorithm == "direct" and args.dtype.startswith("complex"):
-        return f"--algorithm direct computes float32 and float64, got --dtype {args.dtype}"
     if args.json:
         try:
             check_writable(Path(args.json))

@@ -50,8 +50,6 @@ def of_layer(layer: Any, told: Mapping[str, Any], n_batch: int, l_in: int, windo
 def _of_blas(layer: Any) -> str:
     if layer.algorithm == "blas":
         return "algorithm='blas' was asked for; 'auto' takes the direct engine where it can"
-    if layer.dtype.kind == "c":
-        return f"{layer.dtype} goes through the BLAS: two real layers take less if they will do"
     return "its sizes are beyond what the direct engine computes, so the BLAS does"
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import config
-from . import fft, minimal
-from .fast import direct_time, fft_time, minimal_gain
+from . import fft, minimal, spectral_tiles
+from .fast import direct_time, fft_time, filter_time, minimal_gain
 from .forward import convolve
 from .minimal import MinimalLayer
 
@@ -23,14 +23,18 @@ if TYPE_CHECKING:
 
 # Lengths whose engine a layer remembers.
 _LENGTHS = 64
+# Channels from which rows of the whole length take less time than tiles: gains over the direct
+# engine of 3 taps, AVX2 and AVX-512, of 64 channels 1.06 and 0.82 (tiles: 1.18 and 1.03), of 128
+# channels 1.35 and 1.06 (1.31, 1.20), of 256 channels 1.47 and 1.35 (1.24, 1.12).
+_WIDE = 192
 # A length at which transforms win if they do at any.
 _LONG = 1 << 24
 
 
 def taken(spec: Spec, weight: NDArray[Any]) -> str:
     """Return who computes long inputs of a layer: 'fft', 'winograd' or 'direct', its own engine."""
-    if spec.rank == 1 and spec.algorithm == "winograd" and minimal.computes(spec, weight):
-        return "winograd"
+    if spec.rank == 1 and spec.algorithm == "winograd":
+        return "winograd" if _filters(spec, weight) else "direct"
     if spec.rank == 1 and spec.algorithm == "fft" and _suited(spec, weight):
         return "fft"
     return fastest(spec, weight, _LONG) if spec.rank == 1 and spec.algorithm == "fast" else "direct"
@@ -55,9 +59,63 @@ def prepare(
     """
     if taken(spec, weight) == "direct":
         return None
-    if spec.algorithm == "winograd":
+    if spec.algorithm == "winograd" and minimal.computes(spec, weight):
         return MinimalLayer(weight, bias, spec, direct)
     return ChosenLayer(weight, bias, spec, direct)
+
+
+def _filters(spec: Spec, weight: NDArray[Any]) -> bool:
+    """Whether minimal filtering computes a layer, and long inputs faster than the direct engine."""
+    if minimal.computes(spec, weight):
+        return True
+    if not filters_in_tiles(spec, weight):
+        return False
+    return fastest(spec._replace(algorithm="winograd"), weight, _LONG) == "winograd"
+
+
+def filters_in_tiles(spec: Spec, weight: NDArray[Any]) -> bool:
+    """Whether minimal filtering of a layer is done in tiles: where they can, but for wide layers."""
+    if spec.rank != 1 or spec.same:
+        return False
+    if min(weight.shape[:2]) >= _WIDE and minimal.computes(spec, weight):
+        return False
+    window = spec.stride, spec.dilation, *spec.pads(), spec.transposed
+    if spectral_tiles.unsuited(weight.dtype.char, weight.shape, *window) is not None:
+        return False
+    size = spectral_tiles.sizes(weight.shape, spec.groups, spec.transposed, spec.stride)
+    return size.taps in spectral_tiles.FILTERED_TAPS
+
+
+def expected(spec: Spec, weight: NDArray[Any], l_in: int) -> dict[str, float]:
+    """Return about how many ns each engine takes for an item of a length, on one core.
+
+    Only their ratios are meant. Empty where the layer does not take inputs of this length.
+
+    Examples
+    --------
+    >>> from fastconv1d import Conv1d
+    >>> from fastconv1d.core.chosen import expected
+    >>> layer = Conv1d(1, 1, 5_000)
+    >>> sorted(expected(layer._spec, layer.weight, 10_000))
+    ['direct', 'fft']
+    """
+    channels = weight.shape[0] if spec.transposed else weight.shape[1] * spec.groups
+    try:
+        geometry = spec.geometry((1, channels, l_in), weight.shape, None)
+    except ValueError:  # which the direct engine explains
+        return {}
+    l_out = geometry.l_out
+    if l_in == 0 or l_out == 0:
+        return {}
+    operands = weight.shape, weight.dtype, geometry, spec.transposed, l_in, l_out
+    times = {"direct": direct_time(*operands)}
+    if spec.algorithm != "winograd" and _suited(spec, weight):
+        times["fft"] = fft_time(*operands, kept=True)
+    if filters_in_tiles(spec, weight):
+        times["winograd"] = filter_time(*operands)
+    elif minimal.computes(spec, weight):
+        times["winograd"] = times["direct"] / minimal_gain(weight.shape, l_out)
+    return times
 
 
 def fastest(spec: Spec, weight: NDArray[Any], l_in: int) -> str:
@@ -70,21 +128,8 @@ def fastest(spec: Spec, weight: NDArray[Any], l_in: int) -> str:
     >>> [fastest(c._spec, c.weight, 10_000) for c in (Conv1d(1, 1, 5), Conv1d(1, 1, 5_000))]
     ['direct', 'fft']
     """
-    channels = weight.shape[0] if spec.transposed else weight.shape[1] * spec.groups
-    try:
-        geometry = spec.geometry((1, channels, l_in), weight.shape, None)
-    except ValueError:  # which the direct engine explains
-        return "direct"
-    l_out = geometry.l_out
-    if l_in == 0 or l_out == 0:
-        return "direct"
-    operands = weight.shape, weight.dtype, geometry, spec.transposed, l_in, l_out
-    times = {"direct": direct_time(*operands)}
-    if _suited(spec, weight):
-        times["fft"] = fft_time(*operands, kept=True)
-    if minimal.computes(spec, weight):
-        times["winograd"] = times["direct"] / minimal_gain(weight.shape, l_out)
-    return min(times, key=lambda name: times[name])
+    times = expected(spec, weight, l_in)
+    return min(times, key=lambda name: times[name]) if times else "direct"
 
 
 def engine_of(run: Any, l_in: int) -> str:
@@ -100,7 +145,7 @@ def engine_of(run: Any, l_in: int) -> str:
 
 
 class ChosenLayer:
-    """A layer of 'fft' or 'fast', prepared for any number of calls.
+    """A layer of 'fft', 'fast' or 'winograd', prepared for any number of calls.
 
     Parameters
     ----------
@@ -112,8 +157,12 @@ class ChosenLayer:
         self, weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec, direct: Any
     ) -> None:
         self._weight, self._bias, self._spec, self._direct = weight, bias, spec, direct
-        self._spectra = fft.Spectra(weight, spec.groups, spec.dilation)
+        self._spectra = fft.Spectra(weight, spec.groups, spec.dilation, spec.stride)
         self._minimal: MinimalLayer | None = None
+        self._filter: spectral_tiles.Tiles | None = None
+        if filters_in_tiles(spec, weight):
+            layout = spec.groups, spec.dilation, spec.stride
+            self._filter = spectral_tiles.Tiles(weight, *layout, spectral_tiles.FILTERED)
         self._by_length: dict[int, str] = {}
 
     def with_steps(self, steps: Steps) -> ChosenLayer:
@@ -126,8 +175,8 @@ class ChosenLayer:
 
     def engine(self, l_in: int) -> str:
         """Return who computes inputs of a length: 'fft', 'winograd' or 'direct'."""
-        if self._spec.algorithm == "fft":
-            return "fft"
+        if self._spec.algorithm in ("fft", "winograd"):
+            return self._spec.algorithm
         known = self._by_length.get(l_in)
         if known is None:
             known = fastest(self._spec, self._weight, l_in)
@@ -155,7 +204,7 @@ class ChosenLayer:
         engine = "direct"
         if not config.are_deterministic_algorithms_enabled():
             engine = self.engine(shape[-2 if self._spec.layout == "NLC" else -1])
-        if engine == "winograd":
+        if engine == "winograd" and self._filter is None:
             return self._filtered()(x, threads, residual, out)
         if engine == "direct":
             direct = None if self._direct is None else self._direct.layer
@@ -164,7 +213,8 @@ class ChosenLayer:
             y: NDArray[Any] | None = direct.with_steps(self._spec.steps)(x, threads, residual, out)
             return y
         n = threads()
-        operands = self._spec, x, self._weight, self._bias, residual, out, self._spectra
+        by = self._filter if engine == "winograd" else self._spectra
+        operands = self._spec, x, self._weight, self._bias, residual, out, by
         if n == config.get_num_threads():
             return convolve(*operands)
         with config.num_threads(n):

@@ -89,7 +89,7 @@ def choose_engine(
     >>> from fastconv1d.planner import choose_engine
     >>> choose_engine("auto", "f", (8, 8, 3), 1, 1, (0, 0), False).__name__
     'fastconv1d.kernels.direct_engine'
-    >>> choose_engine("auto", "F", (8, 8, 3), 1, 1, (0, 0), False).__name__
+    >>> choose_engine("auto", "F", (8, 8, 3), 1 << 41, 1, (0, 0), False).__name__
     'fastconv1d.kernels.blas_engine'
     """
     if algorithm != "auto" and checked_algorithm(algorithm) == "blas":

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .. import config
-from . import fft
+from . import fft, spectral_tiles
 from .engines import choose_engine
 
 if TYPE_CHECKING:
@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 # Multiply-adds a ns of the direct engine: one input channel a group; for each output channel of a
 # group; at the most. And ns of an output, and of a call.
 _ONE_RATE, _CHANNEL_RATE, _DENSE_RATE, _OUTPUT, _DIRECT_CALL = 48.0, 21.0, 78.0, 0.25, 2_000.0
+# Times the input's length that a kernel has taps which are not left out, where it is longer.
+_READ = 2
 # ns of a call of transforms, and of an element of a row that is not contiguous.
 _CALL, _STRIDED = 25_000.0, 1.0
+# ns of a call of tiles.
+_TILES_CALL = 8_000.0
 # Gain of minimal filtering up to so many taps, with 128 channels and more; and columns below which
 # there is less.
 _MINIMAL = ((3, 1.45), (5, 1.25), (10, 1.7), (32, 1.9))
@@ -67,7 +71,7 @@ def engine_of_call(
         if suited and (
             algorithm == "fft" or transforms_win(w_shape, dtype, geometry, transposed, l_in, l_out)
         ):
-            return fft  # type: ignore[return-value]
+            return fft
     pads = left, right
     return choose_engine(algorithm, dtype.char, w_shape, stride, dilation, pads, transposed)
 
@@ -103,13 +107,14 @@ def direct_time(
     first, second, kernel = w_shape
     columns, per_group = (l_in, second) if transposed else (l_out, first // geometry.groups)
     if not geometry.mode:  # taps that read only zeros are left out
-        kernel = min(kernel, -(-(l_out if transposed else l_in) // geometry.dilation))
+        kernel = min(kernel, _READ * -(-(l_out if transposed else l_in) // geometry.dilation))
     rate = _ONE_RATE
     if second > 1 or (transposed and first > geometry.groups):
         rate = min(_DENSE_RATE, _CHANNEL_RATE * max(2, per_group))
     time = float(columns) * first * second * kernel / rate
     time += _OUTPUT * geometry.c_out * l_out
-    return _DIRECT_CALL + time * _slower(dtype)
+    products = 2 if dtype.kind == "c" else 1  # four real ones, of half the size
+    return _DIRECT_CALL + time * products * _slower(dtype)
 
 
 def minimal_gain(w_shape: tuple[int, ...], l_out: int) -> float:
@@ -129,8 +134,11 @@ def fft_time(
     kept: bool = False,
 ) -> float:
     """Return about how many ns transforms take for an item."""
-    if kept and fft.takes_tiles(w_shape, dtype, geometry, transposed):
-        return _CALL + fft.tiles_time(w_shape, geometry, transposed, l_out) * _slower(dtype)
+    if fft.takes_tiles(w_shape, dtype, geometry, transposed):
+        size = spectral_tiles.sizes(w_shape, geometry.groups, transposed, geometry.stride)
+        columns = -(-l_out // geometry.stride) if transposed else l_out
+        time = spectral_tiles.call_cost(size, geometry.dilation, columns, kept)
+        return _TILES_CALL + time * _slower(dtype)
     made = fft.plan(w_shape, dtype, geometry, transposed, l_out)
     each = fft.block_cost(made.n, made.co, made.ci) * made.blocks * made.phases
     if not kept:
@@ -140,6 +148,22 @@ def fft_time(
         channels = w_shape[0] if transposed else w_shape[1] * geometry.groups
         time += _STRIDED * (channels * l_in + geometry.c_out * l_out)
     return _CALL + time * _slower(dtype)
+
+
+def filter_time(
+    w_shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    geometry: Geometry,
+    transposed: bool,
+    l_in: int,
+    l_out: int,
+) -> float:
+    """Return about how many ns minimal filtering in tiles takes for an item."""
+    size = spectral_tiles.sizes(w_shape, geometry.groups, transposed, geometry.stride)
+    columns = -(-l_out // geometry.stride) if transposed else l_out
+    points = spectral_tiles.FILTERED
+    time = spectral_tiles.call_cost(size, geometry.dilation, columns, True, points)
+    return _TILES_CALL + time * _slower(dtype)
 
 
 def _slower(dtype: np.dtype[Any]) -> float:

@@ -203,32 +203,23 @@ def plan(
     )  # fmt: skip
 
 
-@cache
-def _tiles_win(sizes: spectral_tiles.Sizes) -> bool:
-    """Whether tiles take less time than blocks of rows, in a long input."""
-    points = spectral_tiles.points_of(sizes)
-    by_tiles = spectral_tiles.tile_cost(points, sizes) / (points - sizes.taps + 1)
-    n = block_size(sizes.taps, sizes.c_out, sizes.c_in, 4)
-    return by_tiles < block_cost(n, sizes.c_out, sizes.c_in) / (2 * n - sizes.taps + 1)
-
-
 def takes_tiles(
     w_shape: tuple[int, ...], dtype: np.dtype[Any], geometry: Geometry, transposed: bool
 ) -> bool:
     """Whether a layer is computed by tiles (`core.spectral_tiles`): a rule of the layer alone."""
     _, _, stride, dilation, left, right, groups, _ = geometry
-    layer = dtype.char, w_shape, stride, dilation, left, right, groups
+    layer = dtype.char, w_shape, stride, dilation, left, right, transposed
     if spectral_tiles.unsuited(*layer) is not None:
         return False
-    return _tiles_win(spectral_tiles.sizes(w_shape, groups, transposed))
+    return _tiles_win(spectral_tiles.sizes(w_shape, groups, transposed, stride), dtype.itemsize)
 
 
-def tiles_time(w_shape: tuple[int, ...], geometry: Geometry, transposed: bool, l_out: int) -> float:
-    """Return about how many ns the tiles of an item take."""
-    sizes = spectral_tiles.sizes(w_shape, geometry.groups, transposed)
-    points, phases = spectral_tiles.points_of(sizes), min(geometry.dilation, l_out)
-    tiles = -(-l_out // (phases * (points - sizes.taps + 1))) * phases
-    return spectral_tiles.tile_cost(points, sizes) * tiles * geometry.groups
+@cache
+def _tiles_win(size: spectral_tiles.Sizes, itemsize: int) -> bool:
+    """Whether tiles take less time than blocks of rows, in a long input."""
+    n = block_size(size.taps, size.c_out, size.c_in, itemsize)
+    by_blocks = block_cost(n, size.c_out, size.c_in) / (2 * n - size.taps + 1)
+    return spectral_tiles.output_cost(size) < by_blocks
 
 
 class Spectra:
@@ -238,16 +229,16 @@ class Spectra:
     ----------
     weight : ndarray
         As the primitives take it. It should not change.
-    groups, dilation : int
+    groups, dilation, stride : int
         Of the layer.
     """
 
     FUSES = FUSES
 
-    def __init__(self, weight: NDArray[Any], groups: int, dilation: int) -> None:
+    def __init__(self, weight: NDArray[Any], groups: int, dilation: int, stride: int) -> None:
         self._weight = weight
         self._kept: dict[int, NDArray[Any]] = {}
-        self._tiles = spectral_tiles.Tiles(weight, groups, dilation)
+        self._tiles = spectral_tiles.Tiles(weight, groups, dilation, stride)
 
     def of(self, w: NDArray[Any], made: Plan, first: int, last: int, threads: int) -> NDArray[Any]:
         """Return the spectra of the groups `first` to `last`, the latter excluded."""
@@ -311,21 +302,35 @@ def correlate(
     bias: NDArray[Any] | None,
     y: NDArray[Any],
     geometry: Geometry,
-    run: tuple[int, bool],
-    steps: Steps | None = None,
-    residual: NDArray[Any] | None = None,
+    *rest: Any,
 ) -> None:
-    """Write the convolution of x to y."""
-    _compute(False, None, x, w, bias, y, geometry, run, steps, residual)
+    """Write the convolution of x to y; `rest` is the run, and maybe steps and a residual."""
+    if takes_tiles(w.shape, w.dtype, geometry, transposed=False):
+        _tiles(w, geometry).correlate(x, w, bias, y, geometry, *rest)
+    else:
+        _compute(False, None, x, w, bias, y, geometry, *rest)
 
 
-def scatter(*operands: Any) -> bool:
+def scatter(
+    x: NDArray[Any],
+    w: NDArray[Any],
+    bias: NDArray[Any] | None,
+    y: NDArray[Any],
+    geometry: Geometry,
+    *rest: Any,
+) -> bool:
     """Write the adjoint of a convolution to y, with the operands of `correlate`.
 
     Returns False, without having written anything, for a weight that is not finite: it would meet
     zeros beyond the input's ends, which are no part of the sums.
     """
-    return _scatter(None, *operands)
+    if takes_tiles(w.shape, w.dtype, geometry, transposed=True):
+        return _tiles(w, geometry).scatter(x, w, bias, y, geometry, *rest)
+    return _scatter(None, x, w, bias, y, geometry, *rest)
+
+
+def _tiles(w: NDArray[Any], geometry: Geometry) -> spectral_tiles.Tiles:
+    return spectral_tiles.Tiles(w, geometry.groups, geometry.dilation, geometry.stride)
 
 
 def _scatter(kept: Spectra | None, x: Any, w: NDArray[Any], *operands: Any) -> bool:

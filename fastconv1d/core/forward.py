@@ -1,8 +1,8 @@
 """Convolutions with what happens around the sums, other layouts and 16-bit storage.
 
 The direct engine does all of it inside its windows and tiles. Where the BLAS engine computes
-(complex dtypes, extreme geometry), and where a padding mode folds a transposed convolution's ends,
-the same compiled steps run before and after it.
+(extreme geometry, `algorithm='blas'`), and where a padding mode folds a transposed convolution's
+ends, the same compiled steps run before and after it.
 """
 
 from __future__ import annotations

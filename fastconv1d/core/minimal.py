@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 # Outputs of a block, as in kernels/simd/fc1d.h.
 STEP = 4
 # Where polynomials are evaluated, besides at infinity: of those with small powers of two the sets
-# with the smallest error, for three and for four taps.
+# with the smallest error, for six and for seven products.
 _POINTS = {
-    3: (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-1, 2)),
-    4: (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2), Fraction(1, 2)),
+    6: (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-1, 2)),
+    7: (Fraction(0), Fraction(1), Fraction(-1), Fraction(2), Fraction(-2), Fraction(1, 2)),
 }
 # Largest dilation, as in kernels/simd/fc1d.h, and longest kernel.
 _REACH = 64
@@ -102,7 +102,7 @@ class MinimalLayer:
     ) -> None:
         c_out, c_in, kernel_size = weight.shape
         taps = 3 if kernel_size == 3 else STEP
-        split, join, by_weight = _matrices(taps)
+        split, join, by_weight = matrices(taps, STEP)
         self._n, self._pieces = len(split), -(-kernel_size // taps)
         dtype, dilation = weight.dtype, spec.dilation
         self._split, self._join = split.astype(dtype), join.astype(dtype)
@@ -225,13 +225,13 @@ def _rows(array: NDArray[Any]) -> NDArray[Any]:
 
 
 @cache
-def _matrices(taps: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
-    """Return the matrices of inputs (n, n), of outputs (STEP, n) and of weights (n, taps).
+def matrices(taps: int, outputs: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Return the matrices of inputs (n, n), of outputs (outputs, n) and of weights (n, taps).
 
     Multiplying two polynomials by their values at n points and interpolating is a convolution; its
-    transpose is the correlation of a kernel with n inputs at STEP positions.
+    transpose is the correlation of a kernel with n inputs at some positions.
     """
-    points = _POINTS[taps]
+    points = _POINTS[taps + outputs - 1]
     n = len(points) + 1
 
     def values(size: int) -> list[list[Fraction]]:
@@ -245,7 +245,7 @@ def _matrices(taps: int) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
         scale = Fraction(np.lcm.reduce([value.denominator for value in by_input[i]]))
         by_input[i] = [value * scale for value in by_input[i]]
         by_weight[i] = [value / scale for value in by_weight[i]]
-    by_output = np.array(values(STEP), float).T.copy()
+    by_output = np.array(values(outputs), float).T.copy()
     return np.array(by_input, float), by_output, np.array(by_weight, float)
 
 

@@ -56,6 +56,7 @@ class Partitions:
     def __init__(self, spec: Spec, weight: NDArray[Any], bias: NDArray[Any] | None) -> None:
         self._spec, self._weight, self._bias = spec, weight, bias
         self._size = 0
+        self._block: int | None = None  # before which the past is known
 
     def suits(self, n: int) -> bool:
         """Whether a chunk of n outputs is short enough to gain."""
@@ -79,7 +80,7 @@ class Partitions:
         )  # fmt: skip
         self._spectra = arrays.new((c_out * c_in * parts, 2 * size), rows.dtype)
         fourier.weight_spectra(rows, self._plan, 0, self._spectra, config.get_num_threads())
-        self._parts, self._block = parts, -1
+        self._parts = parts
         self._size = size
 
     def compute(
@@ -121,13 +122,17 @@ class Partitions:
         if self._block == block and self._remembers(x, origin, block):
             return
         first = block - parts + 1
-        if self._block == block - 1 and self._remembers(x, origin, block - 1):
+        if (
+            self._block is not None
+            and self._block == block - 1
+            and self._remembers(x, origin, block - 1)
+        ):
             first = block - 1
-            self._block = -1
+            self._block = None
             self._past[:, :, :-size] = self._past[:, :, size:].copy()
             self._past[:, :, -size:] = _inputs(x, (block - 1) * size - origin, size)
         else:
-            self._block = -1
+            self._block = None
             shape = x.shape[:2]
             self._ring = arrays.new((*shape, parts, 2 * size), x.dtype)
             channels = self._weight.shape[0]

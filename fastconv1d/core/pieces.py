@@ -19,9 +19,11 @@ import numpy as np
 from .. import config
 from . import adjoint, arrays
 from .activations import Steps
-from .convolution import Parameters
+from .chosen import taken
+from .convolution import Pack, Parameters
 from .engines import ENGINES, choose_engine, engine_of_scatter
-from .forward import after_sums, before_sums
+from .fast import in_force
+from .forward import after_sums, before_sums, convolve
 from .geometry import CIRCULAR, REFLECT, REPLICATE, ZEROS, Geometry
 from .program import Combine, Convolve, combine, infer_shapes, naming
 from .ranges import Ranges
@@ -202,6 +204,7 @@ class Convolved:
             layout="NCL",
         )
         self._parameters, self._geometry = parameters, geometry
+        self._transforms = engine is None and self._takes_transforms(parameters)
         if engine is None:
             weight = parameters.weight
             pads = left, right
@@ -218,6 +221,14 @@ class Convolved:
         self._l_in, self._l_out = l_in, l_out
         self._folds = spec.transposed and geometry.mode != ZEROS and bool(left or right)
         self._made: Ranges | None = None
+        self._pack: Pack | None = None
+
+    def _takes_transforms(self, parameters: Parameters) -> bool:
+        """Whether a piece is computed by transforms of its own, which its spec has to ask for."""
+        spec, asked = self._spec, in_force(self._spec.algorithm)
+        if spec.transposed or spec.algorithm not in ("fast", "fft") or asked != spec.algorithm:
+            return False
+        return taken(spec, parameters.weight) == "fft"
 
     @classmethod
     def gradient(
@@ -239,7 +250,7 @@ class Convolved:
         return cls(adjoined, parameters, geometry, g_shape[2], x_shape[2], engine)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_made": None}
+        return {**self.__dict__, "_made": None, "_pack": None}
 
     @property
     def reach(self) -> Reach:
@@ -328,6 +339,9 @@ class Convolved:
         y = out
         if y is None:
             y = arrays.new((x.shape[0], self._geometry.c_out, last - first), x.dtype)
+        if self._transforms:
+            self._compute_by_transforms(pieces, first, last, y, residual)
+            return y
         if self._folds:
             self._compute_folded(pieces, first, last, y, residual)
             return y
@@ -337,6 +351,24 @@ class Convolved:
         place = (origin, first + left) if self._spec.transposed else (origin + left, first)
         ranges.compute(ranges.inputs(x), *place, y, residual)
         return y
+
+    def _compute_by_transforms(
+        self, pieces: Sequence[Piece], first: int, last: int, y: NDArray[Any], residual: Any
+    ) -> None:
+        """The same by a call on what the outputs read: its last bits are of this piece."""
+        x, left = self.padded(pieces, first, last)
+        begin, end = self._window(first, last)
+        right = end - begin - left - x.shape[2]
+        if left or right:
+            x = np.pad(x, [(0, 0), (0, 0), (left, right)])
+        spec = self._spec._replace(padding=(0, 0))
+        with _packing:
+            if self._pack is None:
+                self._pack = Pack(self._parameters, spec)
+        result = self._pack.run(x, config.get_num_threads, residual)
+        if result is None:  # 16 bits, for example
+            result = convolve(spec, x, *self._parameters, residual)
+        np.copyto(y, result)
 
     def _read(self, pieces: Sequence[Piece], begin: int, end: int) -> tuple[NDArray[Any], int]:
         """Return inputs with padding that is none of zeros, and the position of the first."""

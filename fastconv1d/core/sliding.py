@@ -201,7 +201,7 @@ class _Transforms:
     def __init__(self, pack: Pack, spec: Spec, otherwise: _Packed | _Blas) -> None:
         self._spec, (self._weight, self._bias) = spec, pack.parameters
         self._otherwise, self.depthwise = otherwise, otherwise.depthwise
-        self._spectra = fft.Spectra(self._weight, spec.groups, spec.dilation)
+        self._spectra = fft.Spectra(self._weight, spec.groups, spec.dilation, spec.stride)
         self._parts: Partitions | None = None
         if partitions.suited(spec, self._weight):
             self._parts = Partitions(spec, self._weight, self._bias)

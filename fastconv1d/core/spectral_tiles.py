@@ -20,6 +20,7 @@ import numpy as np
 from ..kernels.spectral import SpectralLayer
 from .activations import Steps
 from .arrays import half_of
+from .minimal import matrices
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -40,10 +41,18 @@ FACTORS = {
     384: (2, 4, 4, 4, 3),
     512: (2, 4, 4, 4, 4),
 }
+# Products of minimal filtering: 4 outputs of 3 taps, 3 of 4, or 5 of 2.
+FILTERED, FILTERED_TAPS = 6, range(2, 5)
 # Sizes beyond which positions may not fit 64 bits.
 _FAR = 1 << 40
 # Channels of a vector, whose lanes a transform fills.
 _LANES = 16
+# Kernels beyond which the largest tile has too few outputs.
+_MOST_TAPS = 384
+# Multiply-adds of complex products a ns; ns of a point of a channel's transform.
+_PRODUCTS, _POINT = 55.0, 0.4
+# ns of a number of the weights' spectra that is read from memory, and that is made.
+_READ, _PACKED = 0.25, 0.5
 
 
 class Sizes(NamedTuple):
@@ -55,11 +64,12 @@ class Sizes(NamedTuple):
     groups: int
 
 
-def sizes(w_shape: tuple[int, ...], groups: int, transposed: bool) -> Sizes:
-    """Return the sizes of a layer as a correlate has them."""
+def sizes(w_shape: tuple[int, ...], groups: int, transposed: bool, stride: int = 1) -> Sizes:
+    """Return the sizes of a layer as a correlate of stride 1 has them: phases are channels."""
+    taps = -(-w_shape[2] // stride)
     if transposed:
-        return Sizes(w_shape[1], w_shape[0] // groups, w_shape[2], groups)
-    return Sizes(w_shape[0] // groups, w_shape[1], w_shape[2], groups)
+        return Sizes(w_shape[1] * stride, w_shape[0] // groups, taps, groups)
+    return Sizes(w_shape[0] // groups, w_shape[1] * stride, taps, groups)
 
 
 def unsuited(
@@ -69,45 +79,62 @@ def unsuited(
     dilation: int,
     left: int,
     right: int,
-    groups: int,
+    transposed: bool,
 ) -> str | None:
     """Return the rule that keeps a layer from tiles, or None.
 
     Examples
     --------
     >>> from fastconv1d.core.spectral_tiles import unsuited
-    >>> unsuited("f", (64, 64, 1000), 1, 1, 0, 0, 1)
-    'K should be at most 384'
+    >>> unsuited("f", (64, 64, 1000), 1, 1, 0, 0, False)
+    'K should be at most 384 times the stride'
     """
     if dtype_char not in ("f", "d"):
         return "the dtype should be float32 or float64"
     if 0 in weight_shape:
         return "no dimension of the weight may be zero"
-    if stride != 1:
-        return "the stride should be 1"
-    if weight_shape[2] > _MOST_TAPS:
-        return f"K should be at most {_MOST_TAPS}"
-    if max(dilation * weight_shape[2], abs(left), abs(right)) >= _FAR:
-        return "padding and dilation*K should be below 2**40"
+    if stride != 1 and dilation != 1:
+        return "stride or dilation should be 1"
+    if weight_shape[2] > _MOST_TAPS * stride:
+        return f"K should be at most {_MOST_TAPS} times the stride"
+    if max(stride, dilation * weight_shape[2], abs(left), abs(right)) >= _FAR:
+        return "stride, padding and dilation*K should be below 2**40"
     return None
-
-
-# Kernels beyond which the largest tile has too few outputs.
-_MOST_TAPS = 384
-# Multiply-adds of a complex product a ns, and ns of a point of a transform of a channel.
-_PRODUCTS, _POINT = 55.0, 0.5
 
 
 def tile_cost(points: int, size: Sizes) -> float:
     """Return about how many ns a tile of a group takes, with AVX-512 on one core."""
-    wide = sum(-(-channels // _LANES) * _LANES for channels in (size.c_out, size.c_in))
-    pairs = size.c_in * (-(-size.c_out // _LANES) * _LANES)
-    return (2 * points - 6) * pairs / _PRODUCTS + points * wide * _POINT
+    wide = _wide(size.c_out) + _wide(size.c_in)
+    each = points if points == FILTERED else 2 * points - 6
+    products = each * size.c_in * _wide(size.c_out) / _PRODUCTS
+    return products + points * wide * _POINT
+
+
+def output_cost(size: Sizes) -> float:
+    """Return about how many ns an output position of a group takes in a long call."""
+    points = points_of(size)
+    return tile_cost(points, size) / (points - size.taps + 1)
+
+
+def call_cost(
+    size: Sizes, dilation: int, l_out: int, kept: bool, points: int | None = None
+) -> float:
+    """Return about how many ns an item takes; without kept spectra, they are made as well."""
+    points = points_of(size) if points is None else points
+    row = -(-l_out // dilation)
+    tiles = -(-row // (points - size.taps + 1)) * min(dilation, l_out)
+    numbers = points * size.c_in * _wide(size.c_out)
+    weights = numbers * (_READ if kept else _READ + _PACKED)
+    return size.groups * (tiles * tile_cost(points, size) + weights)
+
+
+def _wide(channels: int) -> int:
+    return -(-channels // _LANES) * _LANES
 
 
 @cache
 def points_of(size: Sizes) -> int:
-    """Return the points of a layer's tiles.
+    """Return the points of a layer's tiles: of the longest kernels those of the largest.
 
     Examples
     --------
@@ -126,17 +153,23 @@ class Tiles:
     ----------
     weight : ndarray
         As the primitives take it. It should not change.
-    groups, dilation : int
+    groups, dilation, stride : int
     points : int, optional
-        Of a tile, by default those that `points_of` says.
+        Of a tile, by default those that `points_of` says; `FILTERED` for minimal filtering.
     """
 
     FUSES = True
 
     def __init__(
-        self, weight: NDArray[Any], groups: int, dilation: int, points: int | None = None
+        self,
+        weight: NDArray[Any],
+        groups: int,
+        dilation: int,
+        stride: int = 1,
+        points: int | None = None,
     ) -> None:
-        self._weight, self._groups, self._dilation, self._points = weight, groups, dilation, points
+        self._weight, self._groups, self._dilation, self._stride = weight, groups, dilation, stride
+        self._points = points
         self._packed: dict[bool, SpectralLayer] = {}
 
     def correlate(
@@ -151,8 +184,8 @@ class Tiles:
         residual: NDArray[Any] | None = None,
     ) -> None:
         """Write the convolution of x to y, of any strides; `w` is the weight given before."""
-        operands = x, bias, y, residual, geometry.left, geometry.mode
-        self._run(False, *operands, steps, run[0])
+        place = geometry.left, 0, y.shape[2], geometry.mode
+        self._run(False, x, bias, y, residual, place, steps, run[0])
 
     def scatter(
         self,
@@ -172,8 +205,11 @@ class Tiles:
         """
         if not np.isfinite(w).all():
             return False
-        left = self._dilation * (w.shape[2] - 1) - geometry.left
-        self._run(True, x, bias, y, residual, left, 0, steps, run[0])
+        stride, left, taps = self._stride, geometry.left, -(-w.shape[2] // self._stride)
+        first = left // stride  # the first input whose outputs are not all cropped
+        columns = (y.shape[2] + left - 1) // stride + 1 - first
+        place = self._dilation * (taps - 1) - first, left - first * stride, columns, 0
+        self._run(True, x, bias, y, residual, place, steps, run[0])
         return True
 
     def _run(
@@ -183,38 +219,34 @@ class Tiles:
         bias: NDArray[Any] | None,
         y: NDArray[Any],
         residual: NDArray[Any] | None,
-        left: int,
-        mode: int,
+        place: tuple[int, int, int, int],
         steps: Steps | None,
         threads: int,
     ) -> None:
         bias = None if bias is None else np.ascontiguousarray(bias, self._weight.dtype)
         steps = Steps() if steps is None else steps
-        packed = self._of(transposed)
-        packed.run(x, bias, y, residual, left, mode, steps, half_of(x.dtype), threads)
+        packed = self._of(transposed, threads)
+        packed.run(x, bias, y, residual, *place, steps, half_of(x.dtype), threads)
 
-    def _of(self, transposed: bool) -> SpectralLayer:
+    def _of(self, transposed: bool, threads: int) -> SpectralLayer:
         packed = self._packed.get(transposed)
         if packed is None:
-            layout = self._weight, self._groups, self._dilation, transposed, self._points
-            packed = self._packed[transposed] = _packed(*layout)
+            stride = self._stride
+            size = sizes(self._weight.shape, self._groups, transposed, stride)
+            points = points_of(size) if self._points is None else self._points
+            by = None if points != FILTERED else matrices(size.taps, FILTERED - size.taps + 1)
+            split = (1, stride) if transposed else (stride, 1)
+            weight = _grouped(self._weight, self._groups, transposed, stride)
+            factors = FACTORS.get(points, ())
+            packed = SpectralLayer(weight, self._dilation, *split, factors, by, threads)
+            self._packed[transposed] = packed
         return packed
 
 
-def _packed(
-    weight: NDArray[Any], groups: int, dilation: int, transposed: bool, points: int | None
-) -> SpectralLayer:
-    size = sizes(weight.shape, groups, transposed)
-    points = points_of(size) if points is None else points
-    if transposed:
-        grouped = weight.reshape(groups, size.c_in, size.c_out, size.taps)
-        grouped = grouped.swapaxes(1, 2)[..., ::-1]
-    else:
-        grouped = weight.reshape(groups, size.c_out, size.c_in, size.taps)
-    spectra = np.empty((groups, points // 2, 2, size.c_out, size.c_in), weight.dtype)
-    for to, kernels in zip(spectra, grouped, strict=True):  # a group at a time: in float64
-        values = np.fft.rfft(kernels.astype(np.float64), points) / points
-        values = np.moveaxis(values, -1, 0)
-        to[0] = values[0].real, values[-1].real
-        to[1:, 0], to[1:, 1] = values[1:-1].real, -values[1:-1].imag
-    return SpectralLayer(spectra, size.taps, dilation, FACTORS[points])
+def _grouped(weight: NDArray[Any], groups: int, transposed: bool, stride: int) -> NDArray[Any]:
+    """Return a view (groups, C_out/groups, C_in/groups, K), of stride 1 as a correlate has it."""
+    grouped = weight.reshape(groups, weight.shape[0] // groups, *weight.shape[1:])
+    if not transposed:
+        return grouped
+    swapped = grouped.swapaxes(1, 2)
+    return swapped[..., ::-1] if stride == 1 else swapped

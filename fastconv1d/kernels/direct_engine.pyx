@@ -1,5 +1,5 @@
 # distutils: language = c
-"""The direct engine: windows and register tiles, float32 and float64, no unfold.
+"""The direct engine: windows and register tiles, of real and complex numbers, no unfold.
 
 Python-visible: the door of an engine (``unsuited``, ``prepare``, ``correlate``, ``scatter``, ``weight_gradient``, as in
 ``blas_engine``), ``PreparedLayer`` (weights packed once, called many times), and the instruction set in use.
@@ -50,7 +50,7 @@ cdef extern from "simd/fc1d.h" nogil:
         const void* bias
         void* y
         ptrdiff_t xn, xc, xl, yn, yc, yl
-        int half
+        int half, parts, pairs
         fc1d_activation before, after
         const void* residual
         ptrdiff_t rn, rc, rl
@@ -464,7 +464,7 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     for j in range(p.n_runs):
         reach = max(reach, runs[j].extra)
     cdef ptrdiff_t shared = (budget - merged) // p.n_runs, apart = budget // p.kernel_size
-    p.plain = p.yl == 1 and p.half == 0 and (p.residual == NULL or p.rl == 1)
+    p.plain = p.yl == 1 and p.half == 0 and not p.pairs and (p.residual == NULL or p.rl == 1)
     p.staged = p.y_step > 1 or not p.plain
     # the window of a correlate is packed once for all channels of the stage, so they should all fit
     cdef ptrdiff_t stage_rows = p.c_out if p.staged and p.y_step == 1 else p.n_phases * min(p.c_out, 32 * p.fused)
@@ -561,7 +561,7 @@ cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdif
     stored by itself, against transposing all of it.
     """
     cdef ptrdiff_t lanes = kernels.lanes
-    if (p.n_batch < lanes or p.levels or p.residual != NULL or p.l_in > 64 or p.l_in == 0
+    if (p.n_batch < lanes or p.levels or p.parts * p.y_step > 1 or p.residual != NULL or p.l_in > 64 or p.l_in == 0
             or (p.l_in > 1 and p.xl != 1) or (p.l_out > 1 and p.yl != 1)
             or (p.groups * p.c_in > 1 and p.xc != p.l_in) or (p.groups * p.c_out > 1 and p.yc != p.l_out)
             or _window_items(p, itemsize) < 2 * lanes):
@@ -851,7 +851,7 @@ cdef class PreparedLayer:
 
     Parameters
     ----------
-    weight : ndarray, float32 or float64
+    weight : ndarray, float32, float64, complex64 or complex128
         (C_out, C_in/groups, K), or (C_in, C_out/groups, K) when transposed; with ``down`` (C_out, C_in/groups, KH, KW).
         Copied.
     bias : ndarray of shape (C_out,) or None
@@ -886,8 +886,8 @@ cdef class PreparedLayer:
     cdef cnp.ndarray by_tap  # the weight of a depthwise layer as (K, C), made by the first call that needs it
     cdef readonly bint transposed
     cdef ptrdiff_t stride, dilation, span, pad_left, pad_right, output_padding
-    cdef ptrdiff_t itemsize
-    cdef int typenum, same
+    cdef ptrdiff_t itemsize  # of a real number
+    cdef int typenum, same, parts  # 2 real numbers of a complex one
     cdef readonly str isa
     cdef readonly bint finite  # the weight; of a correlate, if anybody has asked
     cdef long long looked_at  # whether that is known
@@ -909,15 +909,18 @@ cdef class PreparedLayer:
 
     cdef int _pack_all(self, cnp.ndarray weight, bias, geometry, bint transposed, down) except -1:
         cdef fc1d_problem* p = &self.problem
-        cdef ptrdiff_t stride, dilation, pad_left, pad_right, groups
+        cdef ptrdiff_t stride, dilation, pad_left, pad_right, groups, fused
         cdef int mode
         memset(p, 0, sizeof(fc1d_problem))
         if down is not None:
             weight = self._set_rows(weight, down)
         _, _, stride, dilation, pad_left, pad_right, groups, mode = geometry
-        self.typenum = cnp.PyArray_TYPE(weight)
-        if self.typenum not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
-            raise TypeError(f"the direct engine computes float32 and float64, got {weight.dtype}")
+        self.typenum, self.parts = cnp.PyArray_TYPE(weight), 1
+        if self.typenum in (cnp.NPY_COMPLEX64, cnp.NPY_COMPLEX128) and not self.rows:
+            self.parts = 2
+        elif self.typenum not in (cnp.NPY_FLOAT32, cnp.NPY_FLOAT64):
+            raise TypeError(f"the direct engine computes float32, float64 and, of one dimension, complex numbers, "
+                            f"got {weight.dtype}")
         if min(stride, dilation, groups) < 1 or weight.shape[0] % groups:
             raise ValueError("stride, dilation and groups should be positive, and groups divide the channels, "
                              f"got stride={stride}, dilation={dilation}, groups={groups}")
@@ -926,9 +929,9 @@ cdef class PreparedLayer:
         if rule is not None:
             raise ValueError(f"{rule}, got a weight of size {list((<object> weight).shape)}, stride={stride}, "
                              f"dilation={dilation}, padding=({pad_left}, {pad_right})")
-        self.kernels = &_isa.f32 if self.typenum == cnp.NPY_FLOAT32 else &_isa.f64
+        self.itemsize = cnp.PyArray_ITEMSIZE(weight) // self.parts
+        self.kernels = &_isa.f32 if self.itemsize == 4 else &_isa.f64
         self.isa = isa()
-        self.itemsize = cnp.PyArray_ITEMSIZE(weight)
         self.transposed, self.stride, self.dilation = transposed, stride, dilation
         self.pad_left, self.pad_right = pad_left, pad_right
         cdef ptrdiff_t first = weight.shape[0] // groups, second = weight.shape[1]
@@ -939,11 +942,16 @@ cdef class PreparedLayer:
         p.fused = stride if transposed and dilation == 1 and p.kernel_size % stride == 0 else 1
         p.n_phases = p.y_step // p.fused
         p.kernel_size //= p.fused
+        p.parts = self.parts
+        p.c_in *= p.parts
+        p.fused *= p.parts
+        p.y_step *= p.parts
         p.c_out *= p.fused
         self._prepare_taps()
         self._pack(weight)
         if bias is not None:  # np.repeat costs a quarter of a small call
-            self.bias = cnp.PyArray_NewCopy(bias, cnp.NPY_CORDER) if p.fused == 1 else np.repeat(bias, p.fused)
+            fused = p.fused // p.parts
+            self.bias = cnp.PyArray_NewCopy(bias, cnp.NPY_CORDER) if fused == 1 else np.repeat(bias, fused)
             p.bias = cnp.PyArray_DATA(self.bias)
         return 0
 
@@ -968,6 +976,7 @@ cdef class PreparedLayer:
         self.span, self.pad_left, self.pad_right = packed.span, packed.pad_left, packed.pad_right
         self.output_padding, self.same = packed.output_padding, packed.same
         self.itemsize, self.typenum, self.isa = packed.itemsize, packed.typenum, packed.isa
+        self.parts = packed.parts
         self.finite, self.channels_last = packed.finite, packed.channels_last
         return 0
 
@@ -1041,11 +1050,11 @@ cdef class PreparedLayer:
         p.w = self.packed
         with nogil:
             if self.transposed:
-                self.kernels.pack_weights(data, p.c_in * s0, s1, s0, sk, p, self.taps.k, self.packed)
+                self.kernels.pack_weights(data, p.c_in // p.parts * s0, s1, s0, sk, p, self.taps.k, self.packed)
                 self.finite = self.kernels.all_finite(self.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
                 self.looked_at = 1
             else:
-                self.kernels.pack_weights(data, p.c_out * s0, s0, s1, sk, p, self.taps.k, self.packed)
+                self.kernels.pack_weights(data, p.c_out // p.fused * s0, s0, s1, sk, p, self.taps.k, self.packed)
         return 0
 
     def __dealloc__(self):
@@ -1064,22 +1073,25 @@ cdef class PreparedLayer:
         self._take(&p, x, y, residual, 2)
         if p.n_batch == 0 or p.l_out == 0:
             return 0
+        p.n_cols = p.l_out
+        if self.parts == 2:
+            self._take_parts(&p)
         if self._side_by_side(&p):
             p.rows_in, p.kernel_rows = 1, 1
             return self._run_positions(&p, 1, -pad_left, threads, plan)
         if not self.transposed:
-            p.pos, p.x_base, p.n_cols = self.taps.pos, -pad_left, p.l_out
+            p.pos, p.x_base = self.taps.pos, -pad_left
             if self._is_short(&p):
                 return self._run_channels(&p, threads, plan)
             if _many_items(&p, self.kernels, self.itemsize):
                 return self._run_items(&p, threads, plan)
         if self.transposed:
+            pad_left *= self.parts
             q_low = pad_left // p.y_step - (1 if pad_left % p.y_step < 0 else 0)
             p.y_shift = pad_left - q_low * p.y_step
             p.n_cols = (p.l_out - 1 + p.y_shift) // p.y_step + 1
             base = q_low
         else:
-            p.n_cols = p.l_out
             base = -pad_left
         return self._run_line(&p, &self.taps, base, threads, plan)
 
@@ -1144,6 +1156,20 @@ cdef class PreparedLayer:
         for axis in range(4):
             end += max(x.strides[axis], 0) * (x.shape[axis] - 1)
         p.x_end = <const char*> p.x + end
+
+    cdef void _take_parts(self, fc1d_problem* p) noexcept:
+        """Make real operands of complex ones, whose strides are in real numbers."""
+        if p.n_cols == 1:
+            p.yl = p.rl = 2
+        if p.xc == 2:  # the parts of neighbouring channels follow each other
+            p.parts = p.xc = 1
+        if not self.transposed and p.yc == 2 and p.yl != 2 and (p.residual == NULL or p.rc == 2):
+            p.fused = p.y_step = p.yc = p.rc = 1
+            return
+        p.l_out *= 2
+        p.pairs = p.yl != 2 or (p.residual != NULL and p.rl != 2)
+        if not p.pairs:
+            p.yl = p.rl = 1
 
     cpdef int run_planes(self, cnp.ndarray x, cnp.ndarray y, ptrdiff_t top, ptrdiff_t left, threads,
                          cnp.ndarray residual=None, dict plan=None) except -1:
@@ -1256,7 +1282,7 @@ cdef class PreparedLayer:
         """Return what `run` would do for contiguous arrays of these sizes."""
         cdef fc1d_problem* p = &self.problem
         dtype = cnp.PyArray_DescrFromType(self.typenum)
-        shapes = (n_batch, p.c_in * p.groups, l_in), (n_batch, p.c_out // p.fused * p.groups, l_out)
+        shapes = (n_batch, self._channels_in(), l_in), (n_batch, p.c_out // p.fused * p.groups, l_out)
         if self.channels_last:
             x, y = (np.empty((n, length, c), dtype).swapaxes(1, 2) for n, c, length in shapes)
         else:
@@ -1264,6 +1290,9 @@ cdef class PreparedLayer:
         told = {"engine": "direct", "isa": self.isa}
         self.run(x, y, pad_left, threads, plan=told)
         return told
+
+    cdef ptrdiff_t _channels_in(self) noexcept:
+        return self.problem.c_in * self.problem.groups // self.parts
 
     cdef bint _side_by_side(self, const fc1d_problem* p) noexcept:
         """Whether this is a depthwise correlate whose steps are vectors along the channels."""
@@ -1428,7 +1457,7 @@ cdef class PreparedLayer:
         if (nd != 3 and nd != 2) or (typenum != self.typenum and not half) or not _plain(a):
             return None
         cdef int channel_axis = nd - 1 if self.channels_last else nd - 2
-        if a.shape[channel_axis] != p.c_in * p.groups:
+        if a.shape[channel_axis] != self._channels_in():
             return None
         cdef ptrdiff_t l_in = a.shape[nd - 2 if self.channels_last else nd - 1], l_out
         cdef ptrdiff_t left = self.pad_left, right = self.pad_right
@@ -1520,7 +1549,7 @@ cdef bint _plain(cnp.ndarray a) noexcept:
     if not cnp.PyArray_ISBEHAVED_RO(a):
         return False
     for axis in range(cnp.PyArray_NDIM(a)):
-        if a.shape[axis] == 0 or a.strides[axis] & (cnp.PyArray_ITEMSIZE(a) - 1):  # 2, 4 or 8
+        if a.shape[axis] == 0 or a.strides[axis] & (cnp.PyArray_ITEMSIZE(a) - 1):  # 2, 4, 8 or 16
             return False
     return True
 
@@ -1785,8 +1814,8 @@ FUSES = True
 
 def unsuited(dtype_char, shape, stride, dilation, pad_left, pad_right, transposed):
     """The rule that keeps a layer with a weight of this shape from this engine, or None. Depends on the layer alone."""
-    if dtype_char not in ("f", "d"):
-        return "the dtype should be float32 or float64"
+    if dtype_char not in ("f", "d", "F", "D"):
+        return "the dtype should be float32, float64, complex64 or complex128"
     return _unsuited_window(shape, stride, dilation, pad_left, pad_right, transposed)
 
 
@@ -1832,8 +1861,11 @@ def correlate_planes(x, w, bias, y, geometry, down, run, steps=None, residual=No
 
 def prepare(weight, bias, spec):
     """The layer that a Spec describes, packed, or None where `scatter` would decline its weight."""
-    cdef PreparedLayer layer = PreparedLayer(weight, bias, spec.window, spec.transposed, spec.steps,
-                                             spec.output_padding, spec.same, spec.channels_last)
+    cdef PreparedLayer layer
+    if weight.dtype.kind == "c" and (spec.steps.before or spec.steps.after):
+        return None  # an error of each call
+    layer = PreparedLayer(weight, bias, spec.window, spec.transposed, spec.steps, spec.output_padding, spec.same,
+                          spec.channels_last)
     return None if layer.transposed and not layer.finite else layer
 
 
@@ -2113,6 +2145,34 @@ def _weight_gradient_by_correlate(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, 
     layer.run((<object> x).swapaxes(0, 1), (<object> dw).swapaxes(0, 1), left, run[0])
 
 
+def _complex_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geometry, run, db, bint only_db,
+                             bint transposed):
+    """The products of both parts of g and x as a real gradient, of twice the channels each way, and added up."""
+    cdef ptrdiff_t c_out = dw.shape[0], c_in = dw.shape[1], k = dw.shape[2]
+    real = np.float32 if cnp.PyArray_TYPE(dw) == cnp.NPY_COMPLEX64 else np.float64
+    parts = None if db is None else db.view(real)
+    if only_db:
+        products = np.broadcast_to(np.zeros(1, real), (2 * c_out, 2 * c_in, k))
+        _real_weight_gradient(g, x, products, geometry, run, parts, True, None, False, 2)
+        return None
+    if geometry[6] == 1 and dw.size and g.size and _is_correlate(g, x, dw, geometry[2], geometry[3], geometry[4]):
+        _weight_gradient_by_correlate((<object> g).conj(), x, dw, geometry, run)
+        if not transposed:
+            np.conjugate(dw, out=dw)
+        if db is not None:
+            _complex_weight_gradient(g, x, dw, geometry, run, db, True, transposed)
+        return None
+    products = new((2 * c_out, 2 * c_in, k), real)
+    _real_weight_gradient(g, x, products, geometry, run, parts, False, None, False, 2)
+    products = products.reshape(c_out, 2, c_in, 2, k)
+    with np.errstate(all="ignore"):
+        np.add(products[:, 0, :, 0], products[:, 1, :, 1], out=dw.real)
+        np.subtract(products[:, 1, :, 0], products[:, 0, :, 1], out=dw.imag)
+        if transposed:
+            np.negative(dw.imag, out=dw.imag)
+    return None
+
+
 def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw not None, geometry, run, db=None,
                     bint only_db=False, cnp.ndarray weight=None, bint transposed=False):
     """dw[co, ci, k] = sum over n, l of g[n, co, l] * x[n, ci, l*stride + k*dilation - left].
@@ -2123,7 +2183,17 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     With ``weight`` the gradient by the input is made in the same pass where that is faster, and returned, otherwise
     None: scatter(g, weight), of the shape of x, or if ``transposed`` correlate(x, weight), of the shape of g, with the
     bits of those primitives.
+
+    Of complex numbers x is conjugated, if ``transposed`` g.
     """
+    if cnp.PyArray_ISCOMPLEX(dw):
+        return _complex_weight_gradient(g, x, dw, geometry, run, db, only_db, transposed)
+    return _real_weight_gradient(g, x, dw, geometry, run, db, only_db, weight, transposed, 1)
+
+
+cdef _real_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geometry, run, db, bint only_db,
+                           cnp.ndarray weight, bint transposed, int parts):
+    """`weight_gradient` of real numbers, or with ``parts`` 2 of the parts of g and x, each of which dw and db have."""
     cdef int typenum = cnp.PyArray_TYPE(dw)
     cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(dw), elements = cnp.PyArray_SIZE(dw)
     cdef const fc1d_kernels* kernels = &_isa.f32 if typenum == cnp.NPY_FLOAT32 else &_isa.f64
@@ -2142,7 +2212,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
         if db is not None:
             db[...] = 0
         return None
-    if not only_db and groups == 1 and _is_correlate(g, x, dw, stride, dilation, pad_left):
+    if parts == 1 and not only_db and groups == 1 and _is_correlate(g, x, dw, stride, dilation, pad_left):
         _weight_gradient_by_correlate(g, x, dw, geometry, run)
         if db is not None:
             weight_gradient(g, x, dw, geometry, run, db, True)
@@ -2152,6 +2222,7 @@ def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray 
     p.groups, p.c_out, p.c_in, p.kernel_size = groups, dw.shape[0] // groups, dw.shape[1], dw.shape[2]
     p.n_batch, p.l_in, p.n_cols, q.stride, p.mode = g.shape[0], x.shape[2], g.shape[2], stride, mode
     p.y_step = p.n_phases = p.fused = 1
+    p.parts = parts
     q.scatter = not transposed
     p.x = cnp.PyArray_DATA(x)
     p.xn, p.xc, p.xl = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size

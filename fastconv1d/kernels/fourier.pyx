@@ -41,24 +41,49 @@ cdef extern from "simd/fc1d.h" nogil:
         fc1d_activation before, after
         int is_complex, transposed, mode, sums_kept, residual_last
 
-    ctypedef struct fc1d_kernels:
-        void (*fourier_weight)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
-        void (*fourier_blocks)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
-        void (*fourier_gradient)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
-        void (*fourier_window)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
-        void (*fourier_parts)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
+    ctypedef struct fc1d_fourier_kernels:
+        void (*weight)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
+        void (*blocks)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
+        void (*gradient)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
+        void (*window)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
+        void (*parts)(const fc1d_fourier*, ptrdiff_t, void*) noexcept nogil
         ptrdiff_t lanes
 
+    ctypedef struct fc1d_transforms:
+        const char* name
+        fc1d_fourier_kernels f32, f64
+
     ctypedef struct fc1d_isa:
-        fc1d_kernels f32, f64
+        const char* name
+
+cdef extern from *:
+    """
+    #include <string.h>
+    #include "simd/fc1d.h"
+    static const fc1d_transforms *transforms_of(const char *isa)
+    {
+    #ifdef FC1D_X86
+        if (strcmp(isa, "avx512") == 0)
+            return &fc1d_transforms__avx512;
+        if (strcmp(isa, "avx2") == 0)
+            return &fc1d_transforms__avx2;
+    #endif
+        return &fc1d_transforms__base;
+    }
+    """
+    const fc1d_transforms* transforms_of(const char* isa) noexcept nogil
 
 # Tables of the last few sizes: 2n numbers each.
 _tables = {}
 cdef int MOST_TABLES = 8
 
 
-cdef const fc1d_kernels* _kernels(int typenum) noexcept:
-    cdef const fc1d_isa* isa = <const fc1d_isa*> isa_in_use()
+cdef const void* transforms_in_use() noexcept nogil:
+    return transforms_of((<const fc1d_isa*> isa_in_use()).name)
+
+
+cdef const fc1d_fourier_kernels* _kernels(int typenum) noexcept:
+    cdef const fc1d_transforms* isa = transforms_of((<const fc1d_isa*> isa_in_use()).name)
     return &isa.f32 if typenum in (cnp.NPY_FLOAT32, cnp.NPY_COMPLEX64) else &isa.f64
 
 
@@ -94,7 +119,7 @@ cdef tuple _tables_of(ptrdiff_t n, ptrdiff_t lanes, dtype):
 
 cdef tuple _begin(fc1d_fourier* q, plan, dtype):
     """Fill in what a plan says; returns the tables, which the job reads."""
-    cdef const fc1d_kernels* kernels = _kernels(dtype.num)
+    cdef const fc1d_fourier_kernels* kernels = _kernels(dtype.num)
     memset(q, 0, sizeof(fc1d_fourier))
     q.is_complex = dtype.kind == "c"
     q.n, q.step, q.kernel, q.taps, q.co, q.ci = plan.n, plan.step, plan.kernel, plan.taps, plan.co, plan.ci
@@ -120,14 +145,14 @@ def weight_spectra(cnp.ndarray w not None, plan, ptrdiff_t first, cnp.ndarray sp
     ``spectra`` (rows, 2n) is contiguous, a row for each (group, output channel, input channel), both as they are split.
     """
     cdef fc1d_fourier q
-    cdef const fc1d_kernels* kernels = _kernels(cnp.PyArray_TYPE(w))
+    cdef const fc1d_fourier_kernels* kernels = _kernels(cnp.PyArray_TYPE(w))
     cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(w), rows = spectra.shape[0]
     cdef int inputs = plan.transposed, status
     _tables_used = _begin(&q, plan, w.dtype)
     q.w, q.spectra, q.first_group = cnp.PyArray_DATA(w), cnp.PyArray_DATA(spectra), first
     q.w_co, q.w_ci, q.w_tap = w.strides[inputs] // size, w.strides[1 - inputs] // size, w.strides[2] // size
     with nogil:
-        status = run_job(<unit_fn> kernels.fourier_weight, &q, rows, rows * _work(&q), 0, n_threads)
+        status = run_job(<unit_fn> kernels.weight, &q, rows, rows * _work(&q), 0, n_threads)
     if status < 0:
         raise MemoryError("no memory for the scratch of a transform")
 
@@ -139,7 +164,7 @@ def run_blocks(cnp.ndarray x not None, cnp.ndarray spectra not None, cnp.ndarray
     x (N, C_in, L_in), y (N, C_out, L_out) and residual, of any strides, have one dtype; bias is contiguous or None.
     """
     cdef fc1d_fourier q
-    cdef const fc1d_kernels* kernels = _kernels(cnp.PyArray_TYPE(x))
+    cdef const fc1d_fourier_kernels* kernels = _kernels(cnp.PyArray_TYPE(x))
     cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(x), n_batch = x.shape[0], across, units, scratch
     cdef double work
     cdef int status
@@ -164,7 +189,7 @@ def run_blocks(cnp.ndarray x not None, cnp.ndarray spectra not None, cnp.ndarray
     scratch *= (1 if q.is_complex else 2) * q.n * size
     work = (q.co + q.ci) * _work(&q) + 4.0 * q.co * q.ci * q.n
     with nogil:
-        status = run_job(<unit_fn> kernels.fourier_blocks, &q, units, n_batch * q.phases * q.groups * q.blocks * work,
+        status = run_job(<unit_fn> kernels.blocks, &q, units, n_batch * q.phases * q.groups * q.blocks * work,
                          scratch, n_threads)
     if status < 0:
         raise MemoryError("no memory for the scratch of a transform")
@@ -173,7 +198,7 @@ def run_blocks(cnp.ndarray x not None, cnp.ndarray spectra not None, cnp.ndarray
 def run_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw not None, plan, int n_threads):
     """Write the gradient by the weight, contiguous; real dtypes."""
     cdef fc1d_fourier q
-    cdef const fc1d_kernels* kernels = _kernels(cnp.PyArray_TYPE(x))
+    cdef const fc1d_fourier_kernels* kernels = _kernels(cnp.PyArray_TYPE(x))
     cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(x), pairs
     cdef double work
     cdef int status
@@ -186,7 +211,7 @@ def run_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw 
     pairs = dw.shape[0] * dw.shape[1]
     work = <double> q.rows * q.blocks * (2 * _work(&q) + 4.0 * q.n)
     with nogil:
-        status = run_job(<unit_fn> kernels.fourier_gradient, &q, pairs, pairs * work, 6 * q.n * size, n_threads)
+        status = run_job(<unit_fn> kernels.gradient, &q, pairs, pairs * work, 6 * q.n * size, n_threads)
     if status < 0:
         raise MemoryError("no memory for the scratch of a transform")
 
@@ -198,7 +223,7 @@ def transform_window(cnp.ndarray x not None, cnp.ndarray ring not None, ptrdiff_
     ring (N, C, parts, 2n) is contiguous.
     """
     cdef fc1d_fourier q
-    cdef const fc1d_kernels* kernels = _kernels(cnp.PyArray_TYPE(x))
+    cdef const fc1d_fourier_kernels* kernels = _kernels(cnp.PyArray_TYPE(x))
     cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(x), units = x.shape[0] * x.shape[1]
     cdef int status
     _tables_used = _begin(&q, plan, x.dtype)
@@ -207,7 +232,7 @@ def transform_window(cnp.ndarray x not None, cnp.ndarray ring not None, ptrdiff_
     q.x_item, q.x_channel, q.x_step = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
     _alpha = set_activation(&q.before, steps.before, x.shape[1], x.dtype)
     with nogil:
-        status = run_job(<unit_fn> kernels.fourier_window, &q, units, units * _work(&q), 0, n_threads)
+        status = run_job(<unit_fn> kernels.window, &q, units, units * _work(&q), 0, n_threads)
     if status < 0:
         raise MemoryError("no memory for the scratch of a transform")
 
@@ -228,7 +253,7 @@ def finish_parts(cnp.ndarray ring not None, cnp.ndarray spectra not None, cnp.nd
 cdef _parts(cnp.ndarray ring, cnp.ndarray spectra, cnp.ndarray kept, ptrdiff_t slot, plan, ptrdiff_t groups,
             cnp.ndarray bias, cnp.ndarray y, ptrdiff_t element, steps, cnp.ndarray residual, int n_threads):
     cdef fc1d_fourier q
-    cdef const fc1d_kernels* kernels = _kernels(cnp.PyArray_TYPE(ring))
+    cdef const fc1d_fourier_kernels* kernels = _kernels(cnp.PyArray_TYPE(ring))
     cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(ring), units = kept.shape[0] * kept.shape[1], parts = ring.shape[2]
     cdef double work
     cdef int status
@@ -249,6 +274,6 @@ cdef _parts(cnp.ndarray ring, cnp.ndarray spectra, cnp.ndarray kept, ptrdiff_t s
         q.residual_scale, q.residual_last = steps.residual_scale, steps.residual_last
     work = 4.0 * q.n * q.ci * (1 if y is not None else parts) + (_work(&q) if y is not None else 0)
     with nogil:
-        status = run_job(<unit_fn> kernels.fourier_parts, &q, units, units * work, 4 * q.n * size, n_threads)
+        status = run_job(<unit_fn> kernels.parts, &q, units, units * work, 4 * q.n * size, n_threads)
     if status < 0:
         raise MemoryError("no memory for the scratch of a transform")

@@ -359,23 +359,84 @@ cdef class ByteProduct:
 cdef ptrdiff_t _MOST_TERMS = 65_000
 
 
-def lstm(Product back not None, cnp.ndarray gates not None, cnp.ndarray state not None, cnp.ndarray cell not None,
-         cnp.ndarray y not None, ptrdiff_t direction, bint backward):
-    """All steps of one direction of an LSTM, from the last one to the first if backward.
+cdef class Lstm:
+    """An LSTM of one or two directions, with its matrices packed once.
 
-    gates (T, N, 4H) from the inputs, in the order input, output, forget, new, are scratch; cell (N, H) becomes the last
-    one; state (N, H) is the first one; y (T, directions, N, H). All are C-contiguous and of the matrix's dtype.
+    Parameters
+    ----------
+    weights, backs : ndarray of shape (directions, 4*hidden, k) and (directions, 4*hidden, hidden)
+        Of inputs and of states, float32 or float64; gates lie in the order input, output, forget, new.
+    biases : sequence of ndarray of shape (4*hidden,), or of None
+    backward : sequence of bool
+        Which directions go from the last position to the first.
     """
+
+    cdef list into, back
+    cdef tuple backward
+    cdef ptrdiff_t channels, n
+
+    def __init__(self, weights, backs, biases, backward):
+        self.into = [Product(np.ascontiguousarray(w), b) for w, b in zip(weights, biases)]
+        self.back = [Product(np.ascontiguousarray(b)) for b in backs]
+        self.backward = tuple(backward)
+        self.channels, self.n = weights.shape[2], backs.shape[2]
+
+    def __call__(self, cnp.ndarray x not None, cnp.ndarray state=None, cnp.ndarray cell=None, int n_threads=1):
+        """Return y (T, directions, N, hidden), the last states and the last cells (directions, N, hidden).
+
+        x is (T, N, k), state and cell are the first ones, None for zeros. None is returned for arrays that are not taken:
+        of another dtype or shape, or empty.
+        """
+        cdef Product into = <Product> self.into[0]
+        cdef cnp.npy_intp shape[4]
+        cdef cnp.ndarray y, last, cells, gates
+        cdef ptrdiff_t size, i, steps
+        cdef int typenum = into.typenum, count = <int> len(self.into)
+        if x.ndim != 3 or cnp.PyArray_TYPE(x) != typenum or x.shape[2] != self.channels or cnp.PyArray_SIZE(x) == 0:
+            return None
+        steps = x.shape[0]
+        shape[0], shape[1], shape[2], shape[3] = steps, count, x.shape[1], self.n
+        for given in (state, cell):
+            if given is not None and not _is_of(<cnp.ndarray> given, typenum, shape + 1):
+                return None
+        x = cnp.PyArray_GETCONTIGUOUS(x)
+        y = <cnp.ndarray> cnp.PyArray_EMPTY(4, shape, typenum, 0)
+        last = <cnp.ndarray> cnp.PyArray_ZEROS(3, shape + 1, typenum, 0)
+        cells = <cnp.ndarray> cnp.PyArray_ZEROS(3, shape + 1, typenum, 0)
+        if state is not None:
+            state = cnp.PyArray_GETCONTIGUOUS(state)
+            memcpy(cnp.PyArray_DATA(last), cnp.PyArray_DATA(state), cnp.PyArray_NBYTES(last))
+        if cell is not None:
+            cell = cnp.PyArray_GETCONTIGUOUS(cell)
+            memcpy(cnp.PyArray_DATA(cells), cnp.PyArray_DATA(cell), cnp.PyArray_NBYTES(cells))
+        size = shape[2] * self.n * into.itemsize  # of one direction's states
+        for i in range(count):
+            gates = (<Product> self.into[i])(x, None, None, n_threads)
+            if gates is None:  # x is not aligned, or in another order of bytes
+                return None
+            _walk(<Product> self.back[i], steps, shape[2], <char*> cnp.PyArray_DATA(gates),
+                  <char*> cnp.PyArray_DATA(last) + i * size, <char*> cnp.PyArray_DATA(cells) + i * size,
+                  <char*> cnp.PyArray_DATA(y) + i * size, count * size, self.backward[i])
+        return y, last, cells
+
+
+cdef bint _is_of(cnp.ndarray a, int typenum, const cnp.npy_intp* shape) noexcept:
+    if a.ndim != 3 or cnp.PyArray_TYPE(a) != typenum or not cnp.PyArray_ISBEHAVED_RO(a):
+        return False
+    return a.shape[0] == shape[0] and a.shape[1] == shape[1] and a.shape[2] == shape[2]
+
+
+# All steps of one direction: gates (T, N, 4H) from the inputs are scratch, `state` and `cell` become the last ones, y has
+# `pitch` bytes from a step to the next one.
+cdef void _walk(Product back, ptrdiff_t steps, ptrdiff_t rows, char* gates, char* state, char* cell, char* y,
+                ptrdiff_t pitch, bint backward):
     cdef fc1d_product q = back.q
-    cdef ptrdiff_t i, t, steps = y.shape[0], rows = y.shape[2], n = y.shape[3], size = back.itemsize
-    cdef ptrdiff_t pitch = y.shape[1] * rows * n * size
-    cdef char* g = <char*> cnp.PyArray_DATA(gates)
-    cdef char* h = <char*> cnp.PyArray_DATA(y) + direction * rows * n * size
-    cdef char* c = <char*> cnp.PyArray_DATA(cell)
-    cdef const char* last = <const char*> cnp.PyArray_DATA(state)
+    cdef ptrdiff_t i, t, n = back.channels, size = rows * back.channels * back.itemsize
+    cdef const char* last = state
     with nogil:
         for i in range(steps):
             t = steps - 1 - i if backward else i
-            back._add(&q, last, rows, n, g + 4 * t * rows * n * size)
-            back.kernels.lstm_rows(g + 4 * t * rows * n * size, c, h + t * pitch, rows, n)
-            last = h + t * pitch
+            back._add(&q, last, rows, n, gates + 4 * t * size)
+            back.kernels.lstm_rows(gates + 4 * t * size, cell, y + t * pitch, rows, n)
+            last = y + t * pitch
+        memcpy(state, last, size)

@@ -8,16 +8,19 @@ cimport numpy as cnp
 
 import numpy as np
 
+from .memory import new
+
 from libc.stddef cimport ptrdiff_t
 from libc.string cimport memset
 
-from fastconv1d.kernels.direct_engine cimport SERIAL_MACS, isa_in_use, run_job, set_activation
+from fastconv1d.kernels.direct_engine cimport SERIAL_MACS, run_job, set_activation
+from fastconv1d.kernels.fourier cimport transforms_in_use
 from fastconv1d.kernels.workers cimport unit_fn
 
 cnp.import_array()
 
 cdef extern from "simd/fc1d.h" nogil:
-    enum: SPECTRAL_FACTORS
+    enum: SPECTRAL_FILTER
 
     ctypedef struct fc1d_activation:
         int function
@@ -31,8 +34,9 @@ cdef extern from "simd/fc1d.h" nogil:
         void* y
         ptrdiff_t xn, xc, xl, yn, yc, yl, rn, rc, rl
         int half
-        ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out, left, dilation
+        ptrdiff_t n_batch, groups, l_in, l_out, left, dilation
         int mode
+        ptrdiff_t c_in, c_out, x_split, y_split, crop, n_cols
         ptrdiff_t points, outputs
         int n_factors
         ptrdiff_t factors[8]
@@ -43,20 +47,32 @@ cdef extern from "simd/fc1d.h" nogil:
         double residual_scale
         int residual_last
 
-    ctypedef struct fc1d_kernels:
-        void (*spectral)(const fc1d_spectral*, ptrdiff_t, void*) noexcept nogil
-        ptrdiff_t lanes, spectral_width
+    ctypedef struct fc1d_spectral_weight:
+        const fc1d_spectral* layer
+        const void* w
+        void* packed
+        const void* matrix
+        ptrdiff_t sg, so, si, sk, kernel_size, taps
 
-    ctypedef struct fc1d_isa:
-        fc1d_kernels f32, f64
+    ctypedef struct fc1d_fourier_kernels:
+        void (*tiles)(const fc1d_spectral*, ptrdiff_t, void*) noexcept nogil
+        void (*pack_tiles)(const fc1d_spectral_weight*, ptrdiff_t, void*) noexcept nogil
+        ptrdiff_t lanes
+
+    ctypedef struct fc1d_transforms:
+        fc1d_fourier_kernels f32, f64
 
 cdef enum:
     ROWS = 6  # tiles of a register tile, as in simd/spectral.h
 
 # Bytes of a unit's spectra, in and out: they should stay in L2.
-cdef ptrdiff_t SPECTRA_BYTES = 1 << 20
+cdef ptrdiff_t SPECTRA_BYTES = 1 << 19
 # Tiles that a unit has at the least, so that the weights' way from memory is worth while.
 cdef ptrdiff_t LEAST_TILES = 48
+
+
+# Multiply-adds that take as long as a number of the weights' spectra.
+cdef double PACKED_MACS = 40
 
 
 def tune(bytes, tiles):
@@ -73,31 +89,64 @@ cdef class SpectralLayer:
 
     Parameters
     ----------
-    spectra : ndarray of shape (groups, points/2, 2, C_out/groups, C_in/groups), float32 or float64
-        Of each slot the two parts of the weights' spectra, conjugated and divided by the points.
-    taps, dilation : int
+    weight : ndarray of shape (groups, C_out/groups, C_in/groups, K), float32 or float64
+        As a correlate has it; of a scatter of a stride above 1, as a scatter has it. Any strides.
+    dilation : int
+    x_split, y_split : int
+        The stride of a correlate, or of a scatter; one of them is 1, and both are with a dilation.
     factors : sequence of int
-        Whose product is the points: 2, 4, and last of all 3.
+        Whose product is the points of a tile: 2, 4, and last of all 3. Or none, for minimal filtering.
+    matrices : tuple of ndarrays of shapes (6, 6), (7 - taps, 6) and (6, taps)
+        Of minimal filtering, by inputs, by outputs and by weights.
+    n_threads : int
     """
 
     cdef fc1d_spectral q
-    cdef const fc1d_kernels* kernels
-    cdef cnp.ndarray packed, twiddles
+    cdef const fc1d_fourier_kernels* kernels
+    cdef cnp.ndarray packed, twiddles  # the first is 64-byte aligned if it is large
     cdef object dtype
-    cdef ptrdiff_t taps, itemsize
+    cdef ptrdiff_t itemsize
 
-    def __init__(self, cnp.ndarray spectra not None, ptrdiff_t taps, ptrdiff_t dilation, factors):
-        cdef const fc1d_isa* isa = <const fc1d_isa*> isa_in_use()
-        self.dtype, self.itemsize = spectra.dtype, cnp.PyArray_ITEMSIZE(spectra)
-        self.kernels = &isa.f32 if cnp.PyArray_TYPE(spectra) == cnp.NPY_FLOAT32 else &isa.f64
-        self.taps = taps
+    def __init__(self, cnp.ndarray weight not None, ptrdiff_t dilation, ptrdiff_t x_split, ptrdiff_t y_split, factors,
+                 matrices, int n_threads):
+        cdef const fc1d_transforms* isa = <const fc1d_transforms*> transforms_in_use()
+        cdef fc1d_spectral_weight p
+        cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(weight), vectors, radix
+        cdef int failed
+        cdef cnp.ndarray by_weight = None
+        self.dtype, self.itemsize = weight.dtype, size
+        self.kernels = &isa.f32 if cnp.PyArray_TYPE(weight) == cnp.NPY_FLOAT32 else &isa.f64
         memset(&self.q, 0, sizeof(self.q))
-        self.q.groups, self.q.points = spectra.shape[0], 2 * spectra.shape[1]
-        self.q.c_out, self.q.c_in = spectra.shape[3], spectra.shape[4]
-        self.q.dilation, self.q.outputs = dilation, self.q.points - taps + 1
-        self._set_twiddles(factors)
-        self.packed = _packed(spectra, self.kernels.spectral_width, self.kernels.lanes)
-        self.q.w = cnp.PyArray_DATA(self.packed)
+        self.q.x_split, self.q.y_split = x_split, y_split
+        self.q.groups, self.q.c_out, self.q.c_in = weight.shape[0], weight.shape[1] * y_split, weight.shape[2] * x_split
+        self.q.dilation, p.kernel_size, p.taps = dilation, weight.shape[3], _ceil(weight.shape[3], x_split * y_split)
+        p.matrix = NULL
+        if matrices is None:
+            self.q.points = 1
+            for radix in factors:
+                self.q.points *= radix
+            self._set_twiddles(factors)
+        else:
+            by_input, by_output, values = matrices
+            self.q.points = SPECTRAL_FILTER
+            self.twiddles = np.concatenate([by_input.ravel(), by_output.ravel()]).astype(self.dtype)
+            by_weight = np.zeros((SPECTRAL_FILTER, SPECTRAL_FILTER), self.dtype)
+            by_weight[:, :p.taps] = values
+            p.matrix = cnp.PyArray_DATA(by_weight)
+        self.q.twiddles = cnp.PyArray_DATA(self.twiddles)
+        self.q.outputs = self.q.points - p.taps + 1
+        vectors = _ceil(self.q.c_out, self.kernels.lanes)
+        self.packed = new((self.q.groups, self.q.points, self.q.c_in, vectors * self.kernels.lanes), self.dtype)
+        self.q.w = p.packed = cnp.PyArray_DATA(self.packed)
+        p.layer, p.w = &self.q, cnp.PyArray_DATA(weight)
+        p.sg, p.so = weight.strides[0] // size, weight.strides[1] // size
+        p.si, p.sk = weight.strides[2] // size, weight.strides[3] // size
+        cdef double macs = <double> cnp.PyArray_SIZE(self.packed) * PACKED_MACS
+        with nogil:
+            failed = run_job(<unit_fn> self.kernels.pack_tiles, &p, self.q.groups * vectors, macs,
+                             3 * self.q.points * self.kernels.lanes * size, n_threads if macs > SERIAL_MACS else 1)
+        if failed:
+            raise MemoryError("cannot allocate the scratch of a packing")
 
     cdef void _set_twiddles(self, factors):
         """Cosines and sines of every factor, as the passes of the transforms read them."""
@@ -114,11 +163,10 @@ cdef class SpectralLayer:
             numbers.append(table.ravel())
             before *= radix
         self.twiddles = np.concatenate([*numbers, np.zeros(1)]).astype(self.dtype)
-        self.q.twiddles = cnp.PyArray_DATA(self.twiddles)
 
     def run(self, cnp.ndarray x not None, cnp.ndarray bias, cnp.ndarray y not None, cnp.ndarray residual,
-            ptrdiff_t left, int mode, steps, int half, int n_threads):
-        """y[l] = after(bias + sum over j of w[j] * before(x)[l + j*dilation - left]), and a residual.
+            ptrdiff_t left, ptrdiff_t crop, ptrdiff_t n_cols, int mode, steps, int half, int n_threads):
+        """Write a convolution to y; simd/fc1d.h says what left, crop and the columns are.
 
         x (N, C, L), y and residual in any strides and all of the storage that ``half`` says, bias contiguous.
         """
@@ -129,6 +177,7 @@ cdef class SpectralLayer:
         q.xn, q.xc, q.xl = x.strides[0] // size, x.strides[1] // size, x.strides[2] // size
         q.yn, q.yc, q.yl = y.strides[0] // size, y.strides[1] // size, y.strides[2] // size
         q.n_batch, q.l_in, q.l_out, q.left, q.mode = x.shape[0], x.shape[2], y.shape[2], left, mode
+        q.crop, q.n_cols = crop, n_cols
         if bias is not None:
             q.bias = cnp.PyArray_DATA(bias)
         if residual is not None:
@@ -136,11 +185,11 @@ cdef class SpectralLayer:
             q.rn, q.rc = residual.strides[0] // size, residual.strides[1] // size
             q.rl = residual.strides[2] // size
         q.residual_scale, q.residual_last = steps.residual_scale, steps.residual_last
-        _kept = (set_activation(&q.before, steps.before, q.groups * q.c_in, self.dtype),
-                 set_activation(&q.after, steps.after, q.groups * q.c_out, self.dtype))
-        if q.n_batch == 0 or q.l_out == 0:
+        _kept = (set_activation(&q.before, steps.before, q.groups * q.c_in // q.x_split, self.dtype),
+                 set_activation(&q.after, steps.after, q.groups * q.c_out // q.y_split, self.dtype))
+        if q.n_batch == 0 or q.l_out == 0 or q.n_cols <= 0:
             return
-        cdef double macs = 4. * q.points / 2 / q.outputs * q.c_in * q.c_out * q.groups * q.n_batch * q.l_out
+        cdef double macs = 4. * q.points / 2 / q.outputs * q.c_in * q.c_out * q.groups * q.n_batch * q.n_cols
         if macs < SERIAL_MACS:
             n_threads = 1
         self._cut(&q, n_threads)
@@ -148,15 +197,15 @@ cdef class SpectralLayer:
                                                + q.points // 2 * (q.x_slot + q.y_slot))
         units = q.groups * q.n_item_units * q.n_tile_units * q.n_phase_units
         with nogil:
-            failed = run_job(<unit_fn> self.kernels.spectral, &q, units, macs, scratch, n_threads)
+            failed = run_job(<unit_fn> self.kernels.tiles, &q, units, macs, scratch, n_threads)
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch} bytes a thread")
 
     cdef void _cut(self, fc1d_spectral* q, int n_threads) noexcept:
         """Cut the work into units, and lay out their scratch."""
         cdef ptrdiff_t lanes = self.kernels.lanes, line = 64 // self.itemsize, across, tiles, most, whole
-        q.n_phases = min(q.dilation, q.l_out)
-        q.n_tiles = _ceil(_ceil(q.l_out, q.dilation), q.outputs)
+        q.n_phases = min(q.dilation, q.n_cols)
+        q.n_tiles = _ceil(_ceil(q.n_cols, q.dilation), q.outputs)
         q.x_row, q.y_row = 2 * _ceil(q.c_in, lanes) * lanes, 2 * _ceil(q.c_out, lanes) * lanes
         most = max(LEAST_TILES, SPECTRA_BYTES // (self.itemsize * q.points // 2 * (q.x_row + q.y_row)))
         whole = q.n_batch * q.n_tiles * q.n_phases
@@ -179,16 +228,3 @@ cdef class SpectralLayer:
         q.x_slot = (_ceil(tiles * q.x_row, line) | 1) * line
         q.y_slot = (_ceil(tiles * q.y_row, line) | 1) * line
 
-
-cdef cnp.ndarray _packed(spectra, ptrdiff_t width, ptrdiff_t lanes):
-    """Weights in panels of `width` output channels, the last one of whole vectors: in each of them, for an input
-    channel, the first parts of all and the second parts."""
-    groups, slots, _, c_out, c_in = spectra.shape
-    padded = _ceil(c_out, lanes) * lanes
-    packed = np.zeros((groups, slots, 2 * c_in * padded), spectra.dtype)
-    for first in range(0, padded, width):
-        end = min(first + width, padded)
-        panel = packed[:, :, 2 * c_in * first:2 * c_in * end].reshape(groups, slots, c_in, 2, end - first)
-        panel[..., :c_out - first] = spectra[:, :, :, first:end].transpose(0, 1, 4, 2, 3)
-        packed[:, :, 2 * c_in * first:2 * c_in * end] = panel.reshape(groups, slots, -1)
-    return packed

@@ -59,16 +59,18 @@ def in_place(
 ) -> Callable[..., Any] | None:
     """Return a chain that writes over an input of the result's shape; `run` where it does not."""
     threads, y = config.get_num_threads, outputs[0]
-    for place in spare:
-        x = inputs[place]
-        if x.shape == y.shape and x.dtype == y.dtype and x.flags.c_contiguous:
+    given = ((i, inputs[i]) for i in spare)
+    kind = y.shape, y.dtype, True
+    places = [i for i, x in given if (x.shape, x.dtype, x.flags.c_contiguous) == kind]
+    if not places:
+        return None
+    place = places[0]
 
-            def run_in_place(*arrays: Array) -> Array:
-                y = chain(arrays, arrays[place], threads())
-                return run(*arrays) if y is None else y
+    def run_in_place(*arrays: Array) -> Array:
+        y = chain(arrays, arrays[place], threads())
+        return run(*arrays) if y is None else y
 
-            return run_in_place
-    return None
+    return run_in_place
 
 
 def _viewed(
@@ -112,7 +114,8 @@ def _sliced(
 ) -> Bound | None:
     if not 3 <= len(inputs) <= 5 or any(v is None for v in inputs[:3]):
         return None
-    place = slices_of(inputs[0].shape, *[None if v is None else v.tolist() for v in inputs[1:]])
+    lists: list[Any] = [None if v is None else v.tolist() for v in inputs[1:]]
+    place = slices_of(inputs[0].shape, *lists)
     return Bound(lambda x: x[place], 1)
 
 
@@ -127,9 +130,9 @@ def _averaged(
     chosen, count, add = tuple(map(int, axes)), x.dtype.type(x.size // y.size), np.add.reduce
 
     def run_averaged(x: Array) -> Array:
-        y = add(x, chosen, None, None, keep)
+        y: Any = add(x, axis=chosen, keepdims=keep)
         y /= count
-        return y
+        return y  # type: ignore[no-any-return]
 
     return Bound(run_averaged, 1)
 
@@ -167,9 +170,7 @@ def _padded(
 _BINDERS: dict[str, Callable[..., Bound | None]] = {
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _viewed),
     **dict.fromkeys(("Expand", "Identity"), _viewed_if_whole),
-    **dict.fromkeys(
-        ("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"), _viewed_if_whole
-    ),
+    **dict.fromkeys(("ReduceSum", "ReduceMax", "ReduceMin", "ReduceProd"), _viewed_if_whole),
     "Concat": _joined,
     "Split": _divided,
     "Pad": _padded,

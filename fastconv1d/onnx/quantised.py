@@ -15,9 +15,10 @@ from .layers import Fused
 
 Array = NDArray[Any]
 
+
 @dataclass
 class QuantisedProduct(Fused):
-    """``rounded((x - zero) @ weight.T * scale) + bias`` of bytes x: int8 where `signed`, or uint8."""
+    """``rounded((x - zero) @ weight.T * scale) + bias`` of bytes x, int8 if `signed`."""
 
     weight: Array = field(default_factory=lambda: np.zeros((1, 1), np.int8))
     scale: Array = field(default_factory=lambda: np.ones(1, np.float32))  # of x times each column's

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from .. import config
-from ..kernels.product import Product, lstm
+from ..kernels.product import Lstm
 from .layers import Fused
 from .registry import find
 
@@ -37,28 +36,13 @@ class Recurrent(Fused):
         sums: list[Any] = (
             [b[: 4 * hidden] + b[4 * hidden :] for b in bias[0]] if bias else [None] * count
         )
-        into = [Product(np.ascontiguousarray(w), b) for w, b in zip(weight, sums, strict=True)]
-        again = [Product(np.ascontiguousarray(r)) for r in back]
+        quick = Lstm(weight, back, sums, self.backward)
         wanted = len(self.outputs)
 
         def run(x: Array, state: Array | None = None, cell: Array | None = None) -> Any:
-            given = [v for v in (state, cell) if v is not None]
-            fits = (
-                x.ndim == 3 and x.shape[2] == weight.shape[2] and x.dtype == back.dtype and x.size
-            )
-            shape = (count, x.shape[1], hidden) if fits else ()
-            if not fits or any(v.shape != shape or v.dtype != x.dtype for v in given):
+            made = quick(x, state, cell, config.get_num_threads())
+            if made is None:
                 return whole(x, weight, back, bias[0] if bias else None, None, state, cell)
-            y = np.empty((x.shape[0], *shape), x.dtype)
-            cells = np.zeros(shape, x.dtype) if cell is None else np.array(cell, order="C")
-            first = np.zeros(shape, x.dtype) if state is None else np.ascontiguousarray(state)
-            x = np.ascontiguousarray(x)
-            last = np.array(first)
-            for i, backward in enumerate(self.backward):
-                gates = into[i](x, None, None, config.get_num_threads())
-                lstm(again[i], gates, first[i], cells[i], y, i, backward)
-                if len(y):
-                    last[i] = y[0 if backward else -1, i]
-            return (y, last, cells)[:wanted] if wanted > 1 else y
+            return made[:wanted] if wanted > 1 else made[0]
 
         return run

@@ -192,7 +192,7 @@ class InferenceSession:
 
 
 def _shapes(feed: Mapping[str, Any]) -> Any:
-    """Return what inputs have in common that are computed the same way; None if not all are arrays."""
+    """Return what inputs that go the same way have in common; None if not all are arrays."""
     try:
         return tuple([(name, value.shape, value.dtype) for name, value in feed.items()])
     except AttributeError:

@@ -1,8 +1,8 @@
 """Which way computes inputs of a set of shapes where ONNX Runtime may help.
 
-A model can run cut into sessions and what is computed here, as one session, or here alone. Which is
-fastest follows from sizes, caches and threads; the first calls for a set of shapes are made in turns
-and timed, and from then on the fastest way is taken.
+A model can run cut into sessions and what is computed here, as one session, or here alone. Which
+is fastest follows from sizes, caches and threads; the first calls for a set of shapes are made in
+turns and timed, and from then on the fastest way is taken.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _ROUNDS, _LONG_ROUNDS, _LONG = 5, 2, 5e-3
 _HOPELESS = 2.0
 _MOST_CHOICES = 64
 # Without trials: a step here costs about 3 us, a session 30 us with what its arrays take to come
-# from other caches; on a multiply-add of a convolution 1 to 2 ps are gained, a fifth of what it takes.
-# (One core of a Xeon with AVX-512.)
+# from other caches; on a multiply-add of a convolution 1 to 2 ps are gained, a fifth of what it
+# takes. (One core of a Xeon with AVX-512.)
 _MACS_OF_STEP, _MACS_OF_SESSION = 3e6, 3e7
 # A model of more bytes is not held several times: the rule decides.
 _LARGEST = 1 << 28

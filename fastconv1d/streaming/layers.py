@@ -493,7 +493,7 @@ class StreamingConv1d(_LayerStream):
     Notes
     -----
     The outputs of all chunks and of `flush`, one after another, are bit for bit those of one call
-    on the whole sequence; for layers of the BLAS engine, such as complex ones, and of algorithm
+    on the whole sequence; for layers of the BLAS engine and of algorithm
     'winograd' or 'fast', those of a call in deterministic mode (`use_deterministic_algorithms`).
     Those of ``algorithm="fft"`` are within its error, by transforms for chunks of 16 positions and
     more where that is faster. An output is returned with the input that
@@ -528,7 +528,7 @@ class StreamingConv1d(_LayerStream):
     def _new_ring(self) -> DepthwiseRing | None:
         module, pack = self._module, self._module._pack()
         depthwise = module.groups == module.in_channels == module.out_channels
-        if not depthwise or pack.prepared is None:
+        if not depthwise or pack.prepared is None or module.dtype.kind == "c":
             return None
         if self._spec.steps.before is not None or self._spec.stride != 1:
             return None
@@ -566,7 +566,7 @@ class StreamingConvTranspose1d(_LayerStream):
     Notes
     -----
     The outputs of all chunks and of `flush`, one after another, are bit for bit those of one call
-    on the whole sequence; for layers of the BLAS engine, such as complex ones, and of algorithm
+    on the whole sequence; for layers of the BLAS engine and of algorithm
     'winograd' or 'fast', those of a call in deterministic mode (`use_deterministic_algorithms`).
     Those of ``algorithm="fft"`` are within its error, by transforms for chunks of 16 positions and
     more where that is faster. An output is returned when no later input

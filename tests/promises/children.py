@@ -37,7 +37,7 @@ def bits():
     direct = y.tobytes(), *(g.tobytes() for g in fastconv1d.conv1d_backward(y, x, w))
     z = fastconv1d.conv2d(planes, wp)
     direct += z.tobytes(), *(g.tobytes() for g in fastconv1d.conv2d_backward(z, planes, wp))
-    return *direct, fastconv1d.conv1d(xc, wc).tobytes()
+    return *direct, *(fastconv1d.conv1d(xc, wc, algorithm=a).tobytes() for a in ('auto', 'blas'))
 """
 # What the promises of times are measured with on a machine that others use.
 WAITING = """

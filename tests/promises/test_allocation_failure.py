@@ -25,11 +25,13 @@ planes, wp = big.reshape(8, 64, 64, 64), rng.standard_normal((64, 64, 3, 3)).ast
 calls = {
     "small": lambda: fastconv1d.conv1d(x, w),
     "small complex": lambda: fastconv1d.conv1d(xc, wc),
+    "small complex blas": lambda: fastconv1d.conv1d(xc, wc, algorithm="blas"),
     "big": lambda: fastconv1d.conv1d(big, bw),
     "big transposed": lambda: fastconv1d.conv_transpose1d(big, bw, stride=2),
     "big backward": lambda: fastconv1d.conv1d_backward(big, big, bw, padding=3)[1],
     "big blas": lambda: fastconv1d.conv1d(big, bw, algorithm="blas"),
     "big complex": lambda: fastconv1d.conv1d(bigc, bwc),
+    "big complex blas": lambda: fastconv1d.conv1d(bigc, bwc, algorithm="blas"),
     "module": lambda: layer(big),
     "planes": lambda: fastconv1d.conv2d(planes, wp),
     "planes backward": lambda: fastconv1d.conv2d_backward(planes, planes, wp, padding=1)[1],

@@ -41,8 +41,8 @@ def promised(request):
     algorithm, _, mode = request.param.partition(", ")
     before = fastconv1d.are_deterministic_algorithms_enabled()
     fastconv1d.use_deterministic_algorithms(mode == "deterministic")
-    # The direct engine without the mode, as 'auto' takes it for these dtypes.
-    yield Library("auto" if algorithm == "direct" else algorithm), DTYPES[: 4 if mode else 2]
+    # The direct engine without the mode, as 'auto' takes it.
+    yield Library("auto" if algorithm == "direct" else algorithm), DTYPES
     fastconv1d.use_deterministic_algorithms(before)
 
 

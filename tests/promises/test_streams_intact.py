@@ -16,7 +16,7 @@ LAYERS = {
     "reflect": lambda: Conv1d(4, 4, 9, padding=4, padding_mode="reflect", rng=rng()),
     "replicate": lambda: Conv1d(4, 4, 5, stride=2, padding=2, padding_mode="replicate", rng=rng()),
     "transposed": lambda: ConvTranspose1d(6, 4, 8, stride=3, padding=2, rng=rng()),
-    "blas": lambda: Conv1d(4, 4, 5, padding=2, dtype="complex64", rng=rng()),
+    "blas": lambda: Conv1d(4, 4, 5, padding=2, dtype="complex64", algorithm="blas", rng=rng()),
     "network": lambda: Sequential(
         Conv1d(6, 8, 4, stride=2, padding=1, rng=rng()),
         Residual(ReLU(), Conv1d(8, 8, 5, padding=2, padding_mode="replicate", rng=rng()), Tanh()),

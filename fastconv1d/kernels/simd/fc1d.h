@@ -11,6 +11,10 @@
  * A correlate of two dimensions is one whose taps are (kh, kw) and whose window holds, for each channel, the rows of the
  * input that some rows of the output read: planes.h.
  *
+ * Complex numbers are real ones: a channel of x is two rows, of real and of imaginary parts, and a channel of y two rows
+ * of sums over the weight [[re, -im], [im, re]], which are interleaved as phases of a scatter are: y_step and fused are
+ * twice as large, columns and channels are counted in real numbers.
+ *
  * C code here is pointers and sizes: it allocates nothing, knows no threads and keeps no state.
  */
 #ifndef FC1D_H
@@ -64,7 +68,9 @@ typedef struct {
     const void *x, *w, *bias;
     void *y;
     ptrdiff_t xn, xc, xl, yn, yc, yl;
-    int half; /* storage of x, y and residual */
+    int half;  /* storage of x, y and residual */
+    int parts; /* rows of x that a channel has, xc being from channel to channel: 2 of complex numbers, otherwise 1 */
+    int pairs; /* y and residual are pairs of elements that follow each other, yl and rl being from pair to pair */
     /* around the sums: y = after(sums(before(x)) + bias [+ residual_scale*residual]) [+ residual_scale*residual] */
     fc1d_activation before, after;
     const void *residual;
@@ -164,15 +170,18 @@ typedef struct {
 } fc1d_filter;
 
 /* Convolutions of stride 1 by tiles of short Fourier transforms; spectral.h has the formulas. */
-enum { SPECTRAL_FACTORS = 8 };
+enum { SPECTRAL_FACTORS = 8, SPECTRAL_FILTER = 6 };
 
 typedef struct {
     const void *x, *w, *bias, *residual, *twiddles;
     void *y;
     ptrdiff_t xn, xc, xl, yn, yc, yl, rn, rc, rl; /* strides in elements */
     int half;                                     /* storage of x, y and residual */
-    ptrdiff_t n_batch, groups, c_in, c_out, l_in, l_out, left, dilation; /* channels are per group */
+    ptrdiff_t n_batch, groups, l_in, l_out, left, dilation;
     int mode;
+    /* Channels of a group, each of which x_split phases of an input channel may be, or y_split of an output channel: column
+     * l of phase r reads position l*x_split + r - left, and is written to l*y_split + r - crop. */
+    ptrdiff_t c_in, c_out, x_split, y_split, crop, n_cols;
     ptrdiff_t points, outputs; /* of a tile */
     int n_factors;
     ptrdiff_t factors[SPECTRAL_FACTORS], twiddle_start[SPECTRAL_FACTORS];
@@ -183,6 +192,15 @@ typedef struct {
     double residual_scale;
     int residual_last;
 } fc1d_spectral;
+
+/* Its weights w, of these strides, and where their spectra go. */
+typedef struct {
+    const fc1d_spectral *layer;
+    const void *w;
+    void *packed;
+    const void *matrix; /* of minimal filtering: points rows of SPECTRAL_FILTER numbers */
+    ptrdiff_t sg, so, si, sk, kernel_size, taps; /* taps of a phase */
+} fc1d_spectral_weight;
 
 /* Bytes of a row of a panel of the right matrix of add_product. */
 enum { FC1D_PANEL_BYTES = 256 };
@@ -280,6 +298,23 @@ typedef struct {
 } fc1d_fourier;
 
 enum { FOURIER_PHASES = 16 }; /* of a unit: others write to other cache lines */
+
+typedef struct {
+    void (*weight)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*window)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*parts)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
+    void (*tiles)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch);
+    void (*pack_tiles)(const fc1d_spectral_weight *p, ptrdiff_t unit, void *scratch);
+    ptrdiff_t lanes;
+} fc1d_fourier_kernels;
+
+/* Of an instruction set, by its name in fc1d_isa. */
+typedef struct {
+    const char *name;
+    fc1d_fourier_kernels f32, f64;
+} fc1d_transforms;
 
 /* Matrices (rows, columns) that become (columns, rows); elements between two of them. */
 typedef struct {
@@ -386,16 +421,9 @@ typedef struct {
     void (*gate)(const void *a, const void *b, void *y, ptrdiff_t n, int squashed);
     void (*reduce_parts)(const fc1d_parts *q, ptrdiff_t first, ptrdiff_t last);
     void (*add_product)(const void *a, const void *b, void *c, ptrdiff_t m, ptrdiff_t n, ptrdiff_t k);
-    void (*spectral)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch);
-    void (*fourier_weight)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
-    void (*fourier_blocks)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
-    void (*fourier_gradient)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
-    void (*fourier_window)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
-    void (*fourier_parts)(const fc1d_fourier *q, ptrdiff_t unit, void *scratch);
     double (*fma_loop)(ptrdiff_t rounds); /* returns the multiply-adds done per call, for the peak rate */
     ptrdiff_t lanes, rows; /* lanes of a vector, output channels of a register tile */
     ptrdiff_t product_width; /* columns of a panel of `product` */
-    ptrdiff_t spectral_width; /* output channels of a panel of `spectral` */
     const ptrdiff_t *vectors; /* vectors[rows]: widest register tile for that many output channels */
 } fc1d_kernels;
 
@@ -410,10 +438,13 @@ typedef struct {
 int fc1d_supported(const fc1d_isa **list, int room);
 
 extern const fc1d_isa fc1d_isa__base;
+extern const fc1d_transforms fc1d_transforms__base;
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define FC1D_X86 1
 extern const fc1d_isa fc1d_isa__avx2;
 extern const fc1d_isa fc1d_isa__avx512;
+extern const fc1d_transforms fc1d_transforms__avx2;
+extern const fc1d_transforms fc1d_transforms__avx512;
 #endif
 
 #endif

@@ -140,7 +140,9 @@ static void NAME(add_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, dou
  * one, for rows that have gaps or must not be read past their ends. */
 static const T *NAME(rows_of_g)(const fc1d_gradient *q, NAME(chunk) *c, const T *g, ptrdiff_t co, ptrdiff_t rows, T *copy)
 {
-    g += co * q->gc;
+    const int parts = q->window.parts;
+    if (!copy)
+        g += co * q->gc;
     c->gn = q->gn;
     c->gc = q->gc;
     if (!copy)
@@ -149,7 +151,7 @@ static const T *NAME(rows_of_g)(const fc1d_gradient *q, NAME(chunk) *c, const T 
     c->gc = c->items * c->gn;
     for (ptrdiff_t i = 0; i < rows; i++)
         for (ptrdiff_t n = 0; n < c->items; n++)
-            NAME(gather)(copy + i * c->gc + n * c->gn, c->cols, g + n * q->gn + i * q->gc, q->gl);
+            NAME(gather)(copy + i * c->gc + n * c->gn, c->cols, g + n * q->gn + NAME(row_at)(co + i, q->gc, parts), q->gl);
     return copy;
 }
 
@@ -359,12 +361,12 @@ static void NAME(run_columns)(const fc1d_gradient *q, NAME(chunk) c, ptrdiff_t g
                               ptrdiff_t n, ptrdiff_t q0, int inside, T *dw, double *db, T *scratch)
 {
     const fc1d_problem *p = &q->window;
-    const T *g = (const T *)q->g + n * q->gn + group * p->c_out * q->gc + q0 * q->gl;
-    const T *x = (const T *)p->x + n * p->xn + group * p->c_in * p->xc;
+    const T *g = (const T *)q->g + n * q->gn + NAME(row_at)(group * p->c_out, q->gc, p->parts) + q0 * q->gl;
+    const T *x = (const T *)p->x + n * p->xn + NAME(row_at)(group * p->c_in, p->xc, p->parts);
     /* the last row of all may end at the end of the memory */
     const ptrdiff_t beyond = (c.cols + LANES - 1) / LANES * LANES + (c.items - 1) * (q->gn > 0 ? q->gn : 0) +
                              (q->gc > 0 ? (co1 - 1) * q->gc : co0 * q->gc);
-    const int unsafe = q->gl != 1 || (c.cols % LANES && g + beyond > (const T *)q->g_end);
+    const int unsafe = p->parts == 2 || q->gl != 1 || (c.cols % LANES && g + beyond > (const T *)q->g_end);
     T *copy = unsafe ? scratch + q->copy_offset : NULL;
     const int fetch = q->fetch && group + 1 < p->groups && !q->in_place;
     if (fetch)

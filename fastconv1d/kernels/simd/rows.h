@@ -169,6 +169,34 @@ static void NAME(load_rows)(T *dst, ptrdiff_t pitch, ptrdiff_t m, ptrdiff_t n, c
         NAME(load_row)(dst + c * pitch, n, NAME(at)(src, c * sc, half), sl, half);
 }
 
+/* Where row `c` of x, or of g, begins in an item: the parts of complex numbers are rows of their own. */
+static inline ptrdiff_t NAME(row_at)(ptrdiff_t c, ptrdiff_t sc, int parts)
+{
+    return parts == 2 ? c / 2 * sc + c % 2 : c * sc;
+}
+
+/* to[c*to_pitch + 2*i + part] = from[c*pitch + i*sl + part] for m channels, n elements: pairs of any stride. */
+static void NAME(load_pairs)(T *to, ptrdiff_t to_pitch, ptrdiff_t m, ptrdiff_t n, const T *from, ptrdiff_t pitch,
+                             ptrdiff_t sl)
+{
+    for (ptrdiff_t c = 0; c < m; c++, to += to_pitch, from += pitch)
+        for (ptrdiff_t i = 0; 2 * i < n; i++) {
+            to[2 * i] = from[i * sl];
+            to[2 * i + 1] = from[i * sl + 1];
+        }
+}
+
+/* to[c*to_pitch + i*sl + part] = from[c*pitch + 2*i + part], the other way round. */
+static void NAME(store_pairs)(T *to, ptrdiff_t to_pitch, ptrdiff_t sl, const T *from, ptrdiff_t pitch, ptrdiff_t m,
+                              ptrdiff_t n)
+{
+    for (ptrdiff_t c = 0; c < m; c++, to += to_pitch, from += pitch)
+        for (ptrdiff_t i = 0; 2 * i < n; i++) {
+            to[i * sl] = from[2 * i];
+            to[i * sl + 1] = from[2 * i + 1];
+        }
+}
+
 /* dst[c*sc + i*sl] = src[c*pitch + i] for m channels and n positions, in the same order. */
 static void NAME(store_rows)(void *dst, ptrdiff_t sc, ptrdiff_t sl, const T *src, ptrdiff_t pitch, ptrdiff_t m,
                              ptrdiff_t n, int half)
@@ -204,4 +232,15 @@ static void NAME(store_rows)(void *dst, ptrdiff_t sc, ptrdiff_t sl, const T *src
             for (ptrdiff_t j = first; j < n; j++)
                 ((T *)to)[j * sl] = row[j];
     }
+}
+
+/* The input position that padding `mode` puts at position i outside [0, n); clamped, because masked columns may ask for
+ * positions that no valid output needs. */
+static ptrdiff_t NAME(resolve)(ptrdiff_t i, ptrdiff_t n, int mode)
+{
+    if (mode == FC1D_REFLECT)
+        i = i < 0 ? -i : 2 * (n - 1) - i;
+    else if (mode == FC1D_CIRCULAR)
+        i = i < 0 ? i + n : i - n;
+    return i < 0 ? 0 : i < n ? i : n - 1;
 }

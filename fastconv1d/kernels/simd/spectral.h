@@ -7,7 +7,8 @@
  *     spectrum(x)[t, r] = transform of before(x)[(t*outputs + j)*dilation + r - left], j < points
  *
  * Vectors run along the channels, so that a transform needs no shuffles. Of a real transform of `points` numbers slot 0
- * holds the real components 0 and points/2, slot s the real and imaginary part of component s. All channels of a tile lie
+ * holds the real components 0 and points/2, slot s the real and imaginary part of component s. Of minimal filtering (Toom
+ * and Cook, Winograd: no factors) there are SPECTRAL_FILTER points and two real components in each slot. All channels of a tile lie
  * together in a slot: LANES real parts, then LANES imaginary ones. A unit is a group, some items, tiles and phases.
  */
 #define SPECTRAL_ROWS 6 /* tiles of a register tile: 2*6*SPECTRAL_VECTORS sums */
@@ -16,176 +17,206 @@
 #else
 #define SPECTRAL_VECTORS 2
 #endif
-enum { NAME(spectral_width) = SPECTRAL_VECTORS * LANES };
 #define SPECTRAL_TERMS 128 /* of one chain, as in product.h */
 #define SPECTRAL_PIECE 64  /* positions that are transposed together */
 
 /* ---- transforms: FFTPACK's passes over `radix` parts of l1 runs of ido elements, each a vector; the twiddles `wa` are
- * cosines and sines by turns, ido - 1 for each part but the first. Element e of the input lies at e*cs. */
+ * cosines and sines by turns, ido - 1 for each part but the first. Element e of the input of a pass forward lies at e*step,
+ * where runs of more than one element have the step LANES. */
 
-#define IN(a, b, c) LOAD(cc + ((a) + ido * ((b) + (c)*l1)) * cs)
-#define OUT(a, b, c) (ch + ((a) + ido * ((b) + (c)*radix)) * LANES)
-#define TURN_BACK(re, im, j, x_re, x_im)                                                                               \
-    const V re = wa[(j) * (ido - 1) + i - 2] * (x_re) + wa[(j) * (ido - 1) + i - 1] * (x_im);                          \
-    const V im = wa[(j) * (ido - 1) + i - 2] * (x_im) - wa[(j) * (ido - 1) + i - 1] * (x_re);
+#define IN(part, e) LOAD(in[part] + (e)*LANES)
+#define OUT(part, e, v) STORE(out[part] + (e)*LANES, v)
+/* Run k of each part of the input, and of the output; forward, parts of a run of the output lie side by side. */
+#define PLACES(radix, in_run, in_part, out_run, out_part)                                                              \
+    const T *in[radix];                                                                                                \
+    T *out[radix];                                                                                                     \
+    _Pragma("GCC unroll 4") for (int part = 0; part < radix; part++)                                                   \
+    {                                                                                                                  \
+        in[part] = from + k * (in_run) + part * (in_part);                                                             \
+        out[part] = to + k * (out_run) + part * (out_part);                                                            \
+    }
+#define FORWARD_PLACES(radix)                                                                                          \
+    PLACES(radix, ido *step, l1 *ido *step, radix *ido *LANES, ido *LANES)
+#define BACKWARD_PLACES(radix) PLACES(radix, radix *ido *LANES, ido *LANES, ido *LANES, l1 *ido *LANES)
+/* Elements i - 1 and i of a part, turned back by its twiddle. */
+#define TURN_BACK(re, im, part)                                                                                        \
+    const V re = wa[(part - 1) * (ido - 1) + i - 2] * IN(part, i - 1) + wa[(part - 1) * (ido - 1) + i - 1] * IN(part, i);  \
+    const V im = wa[(part - 1) * (ido - 1) + i - 2] * IN(part, i) - wa[(part - 1) * (ido - 1) + i - 1] * IN(part, i - 1);
+/* And turned. */
+#define TURN(part, re, im)                                                                                             \
+    OUT(part, i - 1, wa[(part - 1) * (ido - 1) + i - 2] * (re)-wa[(part - 1) * (ido - 1) + i - 1] * (im));             \
+    OUT(part, i, wa[(part - 1) * (ido - 1) + i - 2] * (im) + wa[(part - 1) * (ido - 1) + i - 1] * (re));
 
-static void NAME(forward2)(ptrdiff_t ido, ptrdiff_t l1, const T *cc, ptrdiff_t cs, T *ch, const T *wa)
+static NOINLINE void NAME(forward2)(ptrdiff_t ido, ptrdiff_t l1, const T *from, ptrdiff_t step, T *to, const T *wa)
 {
-    enum { radix = 2 };
     for (ptrdiff_t k = 0; k < l1; k++) {
-        const V a = IN(0, k, 0), b = IN(0, k, 1);
-        STORE(OUT(0, 0, k), a + b);
-        STORE(OUT(ido - 1, 1, k), a - b);
+        FORWARD_PLACES(2)
+        const V a = IN(0, 0), b = IN(1, 0);
+        OUT(0, 0, a + b);
+        OUT(1, ido - 1, a - b);
         for (ptrdiff_t i = 2; i < ido; i += 2) {
             const ptrdiff_t ic = ido - i;
-            TURN_BACK(r2, i2, 0, IN(i - 1, k, 1), IN(i, k, 1))
-            const V r1 = IN(i - 1, k, 0), i1 = IN(i, k, 0);
-            STORE(OUT(i - 1, 0, k), r1 + r2);
-            STORE(OUT(ic - 1, 1, k), r1 - r2);
-            STORE(OUT(i, 0, k), i2 + i1);
-            STORE(OUT(ic, 1, k), i2 - i1);
+            TURN_BACK(r2, i2, 1)
+            const V r1 = IN(0, i - 1), i1 = IN(0, i);
+            OUT(0, i - 1, r1 + r2);
+            OUT(1, ic - 1, r1 - r2);
+            OUT(0, i, i2 + i1);
+            OUT(1, ic, i2 - i1);
         }
         if (ido % 2 == 0) {
-            STORE(OUT(0, 1, k), -IN(ido - 1, k, 1));
-            STORE(OUT(ido - 1, 0, k), IN(ido - 1, k, 0));
+            OUT(1, 0, -IN(1, ido - 1));
+            OUT(0, ido - 1, IN(0, ido - 1));
         }
     }
 }
 
 /* The only odd part comes first, of runs of one element. */
-static void NAME(forward3)(ptrdiff_t l1, const T *cc, ptrdiff_t cs, T *ch)
+static NOINLINE void NAME(forward3)(ptrdiff_t l1, const T *from, ptrdiff_t step, T *to)
 {
-    enum { radix = 3, ido = 1 };
     const T half = (T)-0.5, root = (T)0.86602540378443864676;
+    const ptrdiff_t ido = 1;
     for (ptrdiff_t k = 0; k < l1; k++) {
-        const V a = IN(0, k, 0), b = IN(0, k, 1), c = IN(0, k, 2), sum = b + c;
-        STORE(OUT(0, 0, k), a + sum);
-        STORE(OUT(0, 1, k), a + half * sum);
-        STORE(OUT(0, 2, k), root * (c - b));
+        FORWARD_PLACES(3)
+        const V a = IN(0, 0), b = IN(1, 0), c = IN(2, 0), sum = b + c;
+        OUT(0, 0, a + sum);
+        OUT(1, 0, a + half * sum);
+        OUT(2, 0, root * (c - b));
     }
 }
 
-static void NAME(forward4)(ptrdiff_t ido, ptrdiff_t l1, const T *cc, ptrdiff_t cs, T *ch, const T *wa)
+static NOINLINE void NAME(forward4)(ptrdiff_t ido, ptrdiff_t l1, const T *from, ptrdiff_t step, T *to, const T *wa)
 {
-    enum { radix = 4 };
     const T root = (T)0.70710678118654752440;
     for (ptrdiff_t k = 0; k < l1; k++) {
-        const V a = IN(0, k, 0), b = IN(0, k, 1), c = IN(0, k, 2), d = IN(0, k, 3), odd = b + d, even = a + c;
-        STORE(OUT(0, 0, k), even + odd);
-        STORE(OUT(ido - 1, 1, k), a - c);
-        STORE(OUT(0, 2, k), d - b);
-        STORE(OUT(ido - 1, 3, k), even - odd);
+        FORWARD_PLACES(4)
+        const V a = IN(0, 0), b = IN(1, 0), c = IN(2, 0), d = IN(3, 0), odd = b + d, even = a + c;
+        OUT(0, 0, even + odd);
+        OUT(1, ido - 1, a - c);
+        OUT(2, 0, d - b);
+        OUT(3, ido - 1, even - odd);
         for (ptrdiff_t i = 2; i < ido; i += 2) {
             const ptrdiff_t ic = ido - i;
-            TURN_BACK(r2, i2, 0, IN(i - 1, k, 1), IN(i, k, 1))
-            TURN_BACK(r3, i3, 1, IN(i - 1, k, 2), IN(i, k, 2))
-            TURN_BACK(r4, i4, 2, IN(i - 1, k, 3), IN(i, k, 3))
-            const V r1 = IN(i - 1, k, 0), i1 = IN(i, k, 0);
+            TURN_BACK(r2, i2, 1)
+            TURN_BACK(r3, i3, 2)
+            TURN_BACK(r4, i4, 3)
+            const V r1 = IN(0, i - 1), i1 = IN(0, i);
             const V tr1 = r4 + r2, tr4 = r4 - r2, ti1 = i2 + i4, ti4 = i2 - i4;
             const V tr2 = r1 + r3, tr3 = r1 - r3, ti2 = i1 + i3, ti3 = i1 - i3;
-            STORE(OUT(i - 1, 0, k), tr2 + tr1);
-            STORE(OUT(ic - 1, 3, k), tr2 - tr1);
-            STORE(OUT(i, 0, k), ti1 + ti2);
-            STORE(OUT(ic, 3, k), ti1 - ti2);
-            STORE(OUT(i - 1, 2, k), tr3 + ti4);
-            STORE(OUT(ic - 1, 1, k), tr3 - ti4);
-            STORE(OUT(i, 2, k), tr4 + ti3);
-            STORE(OUT(ic, 1, k), tr4 - ti3);
+            OUT(0, i - 1, tr2 + tr1);
+            OUT(3, ic - 1, tr2 - tr1);
+            OUT(0, i, ti1 + ti2);
+            OUT(3, ic, ti1 - ti2);
+            OUT(2, i - 1, tr3 + ti4);
+            OUT(1, ic - 1, tr3 - ti4);
+            OUT(2, i, tr4 + ti3);
+            OUT(1, ic, tr4 - ti3);
         }
         if (ido % 2 == 0) {
-            const V p = IN(ido - 1, k, 0), q = IN(ido - 1, k, 1), r = IN(ido - 1, k, 2), s = IN(ido - 1, k, 3);
+            const V p = IN(0, ido - 1), q = IN(1, ido - 1), r = IN(2, ido - 1), s = IN(3, ido - 1);
             const V ti = -root * (q + s), tr = root * (q - s);
-            STORE(OUT(ido - 1, 0, k), p + tr);
-            STORE(OUT(ido - 1, 2, k), p - tr);
-            STORE(OUT(0, 3, k), ti + r);
-            STORE(OUT(0, 1, k), ti - r);
+            OUT(0, ido - 1, p + tr);
+            OUT(2, ido - 1, p - tr);
+            OUT(3, 0, ti + r);
+            OUT(1, 0, ti - r);
         }
     }
 }
 
-#undef IN
-#undef OUT
-#define IN(a, b, c) LOAD(cc + ((a) + ido * ((b) + (c)*radix)) * LANES)
-#define OUT(a, b, c) (ch + ((a) + ido * ((b) + (c)*l1)) * LANES)
-/* The product with a twiddle, to part j + 1. */
-#define TURN(j, x_re, x_im)                                                                                            \
-    STORE(OUT(i - 1, k, (j) + 1), wa[(j) * (ido - 1) + i - 2] * (x_re)-wa[(j) * (ido - 1) + i - 1] * (x_im));          \
-    STORE(OUT(i, k, (j) + 1), wa[(j) * (ido - 1) + i - 2] * (x_im) + wa[(j) * (ido - 1) + i - 1] * (x_re));
-
-static void NAME(backward2)(ptrdiff_t ido, ptrdiff_t l1, const T *cc, T *ch, const T *wa)
+static NOINLINE void NAME(backward2)(ptrdiff_t ido, ptrdiff_t l1, const T *from, T *to, const T *wa)
 {
-    enum { radix = 2 };
     for (ptrdiff_t k = 0; k < l1; k++) {
-        const V a = IN(0, 0, k), b = IN(ido - 1, 1, k);
-        STORE(OUT(0, k, 0), a + b);
-        STORE(OUT(0, k, 1), a - b);
+        BACKWARD_PLACES(2)
+        const V a = IN(0, 0), b = IN(1, ido - 1);
+        OUT(0, 0, a + b);
+        OUT(1, 0, a - b);
         for (ptrdiff_t i = 2; i < ido; i += 2) {
             const ptrdiff_t ic = ido - i;
-            const V r1 = IN(i - 1, 0, k), r2 = IN(ic - 1, 1, k), i1 = IN(i, 0, k), i2 = IN(ic, 1, k);
-            STORE(OUT(i - 1, k, 0), r1 + r2);
-            STORE(OUT(i, k, 0), i1 - i2);
-            TURN(0, r1 - r2, i1 + i2)
+            const V r1 = IN(0, i - 1), r2 = IN(1, ic - 1), i1 = IN(0, i), i2 = IN(1, ic);
+            OUT(0, i - 1, r1 + r2);
+            OUT(0, i, i1 - i2);
+            TURN(1, r1 - r2, i1 + i2)
         }
         if (ido % 2 == 0) {
-            STORE(OUT(ido - 1, k, 0), 2 * IN(ido - 1, 0, k));
-            STORE(OUT(ido - 1, k, 1), -2 * IN(0, 1, k));
+            OUT(0, ido - 1, 2 * IN(0, ido - 1));
+            OUT(1, ido - 1, -2 * IN(1, 0));
         }
     }
 }
 
-static void NAME(backward3)(ptrdiff_t l1, const T *cc, T *ch)
+static NOINLINE void NAME(backward3)(ptrdiff_t l1, const T *from, T *to)
 {
-    enum { radix = 3, ido = 1 };
     const T root = (T)1.73205080756887729353;
+    const ptrdiff_t ido = 1;
     for (ptrdiff_t k = 0; k < l1; k++) {
-        const V a = IN(0, 0, k), re = IN(0, 1, k), im = root * IN(0, 2, k), rest = a - re;
-        STORE(OUT(0, k, 0), a + (re + re));
-        STORE(OUT(0, k, 1), rest - im);
-        STORE(OUT(0, k, 2), rest + im);
+        BACKWARD_PLACES(3)
+        const V a = IN(0, 0), re = IN(1, 0), im = root * IN(2, 0), rest = a - re;
+        OUT(0, 0, a + (re + re));
+        OUT(1, 0, rest - im);
+        OUT(2, 0, rest + im);
     }
 }
 
-static void NAME(backward4)(ptrdiff_t ido, ptrdiff_t l1, const T *cc, T *ch, const T *wa)
+static NOINLINE void NAME(backward4)(ptrdiff_t ido, ptrdiff_t l1, const T *from, T *to, const T *wa)
 {
-    enum { radix = 4 };
     const T root = (T)1.41421356237309504880;
     for (ptrdiff_t k = 0; k < l1; k++) {
-        const V a = IN(0, 0, k), d = IN(ido - 1, 3, k), b = 2 * IN(ido - 1, 1, k), c = 2 * IN(0, 2, k);
+        BACKWARD_PLACES(4)
+        const V a = IN(0, 0), d = IN(3, ido - 1), b = 2 * IN(1, ido - 1), c = 2 * IN(2, 0);
         const V sum = a + d, rest = a - d;
-        STORE(OUT(0, k, 0), sum + b);
-        STORE(OUT(0, k, 1), rest - c);
-        STORE(OUT(0, k, 2), sum - b);
-        STORE(OUT(0, k, 3), rest + c);
+        OUT(0, 0, sum + b);
+        OUT(1, 0, rest - c);
+        OUT(2, 0, sum - b);
+        OUT(3, 0, rest + c);
         for (ptrdiff_t i = 2; i < ido; i += 2) {
             const ptrdiff_t ic = ido - i;
-            const V p = IN(i - 1, 0, k), q = IN(ic - 1, 3, k), r = IN(i, 0, k), s = IN(ic, 3, k);
-            const V t = IN(i, 2, k), u = IN(ic, 1, k), v = IN(i - 1, 2, k), w = IN(ic - 1, 1, k);
+            const V p = IN(0, i - 1), q = IN(3, ic - 1), r = IN(0, i), s = IN(3, ic);
+            const V t = IN(2, i), u = IN(1, ic), v = IN(2, i - 1), w = IN(1, ic - 1);
             const V tr2 = p + q, tr1 = p - q, ti1 = r + s, ti2 = r - s;
             const V tr4 = t + u, ti3 = t - u, tr3 = v + w, ti4 = v - w;
-            STORE(OUT(i - 1, k, 0), tr2 + tr3);
-            STORE(OUT(i, k, 0), ti2 + ti3);
-            TURN(0, tr1 - tr4, ti1 + ti4)
-            TURN(1, tr2 - tr3, ti2 - ti3)
-            TURN(2, tr1 + tr4, ti1 - ti4)
+            OUT(0, i - 1, tr2 + tr3);
+            OUT(0, i, ti2 + ti3);
+            TURN(1, tr1 - tr4, ti1 + ti4)
+            TURN(2, tr2 - tr3, ti2 - ti3)
+            TURN(3, tr1 + tr4, ti1 - ti4)
         }
         if (ido % 2 == 0) {
-            const V e = IN(0, 3, k), f = IN(0, 1, k), g = IN(ido - 1, 0, k), h = IN(ido - 1, 2, k);
+            const V e = IN(3, 0), f = IN(1, 0), g = IN(0, ido - 1), h = IN(2, ido - 1);
             const V ti1 = e + f, ti2 = e - f, tr2 = g + h, tr1 = g - h;
-            STORE(OUT(ido - 1, k, 0), tr2 + tr2);
-            STORE(OUT(ido - 1, k, 1), root * (tr1 - ti1));
-            STORE(OUT(ido - 1, k, 2), ti2 + ti2);
-            STORE(OUT(ido - 1, k, 3), -root * (tr1 + ti1));
+            OUT(0, ido - 1, tr2 + tr2);
+            OUT(1, ido - 1, root * (tr1 - ti1));
+            OUT(2, ido - 1, ti2 + ti2);
+            OUT(3, ido - 1, -root * (tr1 + ti1));
         }
     }
 }
 #undef IN
 #undef OUT
+#undef PLACES
+#undef FORWARD_PLACES
+#undef BACKWARD_PLACES
 #undef TURN
 #undef TURN_BACK
+
+/* to[r] = sum over c of matrix[r][c]*x[c]: rows of a matrix times vectors that are `step` apart. */
+static inline __attribute__((always_inline)) void NAME(by_matrix)(const T *matrix, ptrdiff_t rows, const int columns,
+                                                                  const T *x, ptrdiff_t step, T *restrict to)
+{
+    V v[SPECTRAL_FILTER];
+    _Pragma("GCC unroll 6") for (int c = 0; c < columns; c++) v[c] = LOAD(x + c * step);
+    for (ptrdiff_t r = 0; r < rows; r++, matrix += columns) {
+        V sum = v[0] * matrix[0];
+        _Pragma("GCC unroll 6") for (int c = 1; c < columns; c++) sum += v[c] * matrix[c];
+        STORE(to + r * LANES, sum);
+    }
+}
 
 /* From points vectors, `step` apart, to their components, in one of two buffers, which is returned. */
 static const T *NAME(to_spectrum)(const fc1d_spectral *q, const T *x, ptrdiff_t step, T *buffer, T *other)
 {
+    if (q->n_factors == 0) {
+        NAME(by_matrix)((const T *)q->twiddles, SPECTRAL_FILTER, SPECTRAL_FILTER, x, step, buffer);
+        return buffer;
+    }
     const T *from = x;
     ptrdiff_t ido = 1;
     for (int f = q->n_factors - 1; f >= 0; f--) {
@@ -209,6 +240,11 @@ static const T *NAME(to_spectrum)(const fc1d_spectral *q, const T *x, ptrdiff_t 
 /* And back, times points; both buffers are written. */
 static const T *NAME(from_spectrum)(const fc1d_spectral *q, T *buffer, T *other)
 {
+    if (q->n_factors == 0) {
+        const T *matrix = (const T *)q->twiddles + SPECTRAL_FILTER * SPECTRAL_FILTER;
+        NAME(by_matrix)(matrix, q->outputs, SPECTRAL_FILTER, buffer, LANES, other);
+        return other;
+    }
     ptrdiff_t l1 = 1;
     for (int f = 0; f < q->n_factors; f++) {
         const ptrdiff_t radix = q->factors[f], ido = q->points / (l1 * radix);
@@ -333,59 +369,101 @@ static inline void NAME(spectral_fill)(const fc1d_spectral *q, ptrdiff_t x, ptrd
     for (ptrdiff_t i = i0; i < i1; i++) {
         row[i] = 0;
         if (q->mode != FC1D_ZEROS && q->l_in > 0) {
-            const ptrdiff_t position = NAME(resolve)(first + i, q->l_in, q->mode);
+            const ptrdiff_t position = NAME(resolve)(first + i * q->x_split, q->l_in, q->mode);
             NAME(load_row)(row + i, 1, NAME(at)(q->x, x + position * q->xl, q->half), 1, q->half);
         }
     }
 }
 
-/* Positions [start, start + n) of up to LANES channels, side by side in the window. */
+/* n elements of up to LANES rows for columns from `start` on, each of an input channel or, of a stride, a phase of one. */
+static void NAME(spectral_rows)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_t channel, ptrdiff_t m, ptrdiff_t start,
+                                ptrdiff_t n, const NAME(finish) * before, T *rows)
+{
+    const ptrdiff_t step = q->x_split;
+    for (ptrdiff_t c = 0; c < m; c++) {
+        const ptrdiff_t of = (channel + c) / step, first = start * step + (channel + c) % step - q->left;
+        const ptrdiff_t x = item * q->xn + of * q->xc;
+        T *row = rows + c * SPECTRAL_PITCH;
+        ptrdiff_t lo = first < 0 ? (-first + step - 1) / step : 0, hi = first < q->l_in ? (q->l_in - 1 - first) / step + 1 : 0;
+        lo = lo < n ? lo : n; /* elements [lo, hi) lie inside the input */
+        hi = hi < n ? hi : n;
+        hi = hi > lo ? hi : lo;
+        if (step == 1 && lo == 0 && hi == n && q->xc == 1) { /* channels side by side: all at once */
+            if (c == 0)
+                NAME(load_rows)(rows, SPECTRAL_PITCH, m, n, NAME(at)(q->x, x + first * q->xl, q->half), 1, q->xl, q->half);
+        } else {
+            if (hi > lo)
+                NAME(load_row)(row + lo, hi - lo, NAME(at)(q->x, x + (first + lo * step) * q->xl, q->half), step * q->xl,
+                               q->half);
+            NAME(spectral_fill)(q, x, first, 0, lo, row);
+            NAME(spectral_fill)(q, x, first, hi, n, row);
+        }
+        if (before) {
+            const int zeros = q->mode == FC1D_ZEROS || q->l_in == 0;
+            NAME(finish_row)(before, of, zeros ? row + lo : row, NULL, zeros ? hi - lo : n);
+        }
+    }
+}
+
+/* Columns [start, start + n) of up to LANES channels, side by side in the window. */
 static void NAME(spectral_load)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_t channel, ptrdiff_t m, ptrdiff_t start,
                                 ptrdiff_t n, T *window)
 {
-    const int zeros = q->mode == FC1D_ZEROS || q->l_in == 0;
-    const ptrdiff_t x = item * q->xn + channel * q->xc;
     NAME(finish) before;
     if (q->before.function)
         before = NAME(finish_of)(&q->before, NULL, 0, 0, 0);
     T rows[LANES * SPECTRAL_PITCH];
     memset(rows, 0, sizeof(rows));
     for (ptrdiff_t i = 0; i < n; i += SPECTRAL_PIECE) {
-        const ptrdiff_t wanted = n - i < SPECTRAL_PIECE ? n - i : SPECTRAL_PIECE, first = start + i;
-        const ptrdiff_t low = first < 0 ? (-first < wanted ? -first : wanted) : 0;
-        const ptrdiff_t end = q->l_in - first < wanted ? q->l_in - first : wanted, high = end > low ? end : low;
-        if (high > low)
-            NAME(load_rows)(rows + low, SPECTRAL_PITCH, m, high - low, NAME(at)(q->x, x + (first + low) * q->xl, q->half),
-                            q->xc, q->xl, q->half);
-        for (ptrdiff_t c = 0; c < m; c++) {
-            NAME(spectral_fill)(q, x + c * q->xc, first, 0, low, rows + c * SPECTRAL_PITCH);
-            NAME(spectral_fill)(q, x + c * q->xc, first, high, wanted, rows + c * SPECTRAL_PITCH);
-        }
-        for (ptrdiff_t c = 0; q->before.function && c < m; c++)
-            NAME(finish_row)(&before, channel + c, rows + c * SPECTRAL_PITCH + (zeros ? low : 0), NULL,
-                             zeros ? high - low : wanted);
+        const ptrdiff_t wanted = n - i < SPECTRAL_PIECE ? n - i : SPECTRAL_PIECE;
+        NAME(spectral_rows)(q, item, channel, m, start + i, wanted, q->before.function ? &before : NULL, rows);
         for (ptrdiff_t j = 0; j < wanted; j += LANES)
             NAME(transpose_square)(window + (i + j) * LANES, LANES, rows + j, SPECTRAL_PITCH);
     }
 }
 
-/* Outputs [start, start + n) of up to LANES channels, which lie side by side, with the last steps. */
+/* n finished columns from `start` on of a row, which are those of a channel or, of a stride, of a phase of one. */
+static void NAME(spectral_phase)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_t channel, ptrdiff_t start, ptrdiff_t n,
+                                 const NAME(finish) * after, T *row, T *more)
+{
+    const ptrdiff_t step = q->y_split, of = channel / step, first = start * step + channel % step - q->crop;
+    const ptrdiff_t lo = first < 0 ? (-first + step - 1) / step : 0;
+    ptrdiff_t hi = first < q->l_out ? (q->l_out - 1 - first) / step + 1 : 0;
+    hi = hi < n ? hi : n;
+    if (hi <= lo)
+        return;
+    const ptrdiff_t at = first + lo * step;
+    if (q->residual)
+        NAME(load_row)(more, hi - lo, NAME(at)(q->residual, item * q->rn + of * q->rc + at * q->rl, q->half), step * q->rl,
+                       q->half);
+    if (after)
+        NAME(finish_row)(after, of, row + lo, q->residual ? more : NULL, hi - lo);
+    NAME(store_rows)(NAME(at)(q->y, item * q->yn + of * q->yc + at * q->yl, q->half), 0, step * q->yl, row + lo, 0, 1, hi - lo,
+                     q->half);
+}
+
+/* Columns [start, start + n) of up to LANES channels, which lie side by side, with the last steps. */
 static void NAME(spectral_store)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_t channel, ptrdiff_t m, ptrdiff_t start,
                                  ptrdiff_t n, const T *stage)
 {
     const NAME(finish) after = NAME(finish_of)(&q->after, NULL, 0, q->residual_scale, q->residual_last);
-    const int any = q->residual || q->after.function;
+    const NAME(finish) *any = q->residual || q->after.function ? &after : NULL;
     T rows[LANES * SPECTRAL_PITCH], more[LANES * SPECTRAL_PITCH];
     for (ptrdiff_t i = 0; i < n; i += SPECTRAL_PIECE) {
         const ptrdiff_t here = n - i < SPECTRAL_PIECE ? n - i : SPECTRAL_PIECE, first = start + i;
         for (ptrdiff_t j = 0; j < here; j += LANES)
             NAME(transpose_square)(rows + j, SPECTRAL_PITCH, stage + (i + j) * LANES, LANES);
+        if (q->y_split > 1) {
+            for (ptrdiff_t c = 0; c < m; c++)
+                NAME(spectral_phase)(q, item, channel + c, first, here, any, rows + c * SPECTRAL_PITCH, more);
+            continue;
+        }
         if (q->residual)
             NAME(load_rows)(more, SPECTRAL_PITCH, m, here,
                             NAME(at)(q->residual, item * q->rn + channel * q->rc + first * q->rl, q->half), q->rc, q->rl,
                             q->half);
         for (ptrdiff_t c = 0; any && c < m; c++)
-            NAME(finish_row)(&after, channel + c, rows + c * SPECTRAL_PITCH, q->residual ? more + c * SPECTRAL_PITCH : NULL,
+            NAME(finish_row)(any, channel + c, rows + c * SPECTRAL_PITCH, q->residual ? more + c * SPECTRAL_PITCH : NULL,
                              here);
         NAME(store_rows)(NAME(at)(q->y, item * q->yn + channel * q->yc + first * q->yl, q->half), q->yc, q->yl, rows,
                          SPECTRAL_PITCH, m, here, q->half);
@@ -396,7 +474,7 @@ static void NAME(spectral_store)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff
 static void NAME(spectral_split)(const fc1d_spectral *q, const NAME(spectral_unit) * u, T *buffer, T *window, T *x)
 {
     const ptrdiff_t across = u->phases, reads = ((u->tiles - 1) * q->outputs + q->points) * across;
-    const ptrdiff_t first = u->tile * q->outputs * q->dilation + u->phase - q->left;
+    const ptrdiff_t first = u->tile * q->outputs * q->dilation + u->phase;
     const ptrdiff_t run = across == q->dilation ? reads : across;
     T *other = buffer + q->points * LANES;
     for (ptrdiff_t item = 0; item < u->items; item++)
@@ -430,8 +508,8 @@ static void NAME(spectral_join)(const fc1d_spectral *q, const NAME(spectral_unit
         for (ptrdiff_t c = 0; c < q->c_out; c += LANES) {
             const ptrdiff_t m = q->c_out - c < LANES ? q->c_out - c : LANES;
             T some[LANES] = {0};
-            if (q->bias)
-                memcpy(some, (const T *)q->bias + u->channel_out + c, (size_t)m * sizeof(T));
+            for (ptrdiff_t l = 0; q->bias && l < m; l++)
+                some[l] = ((const T *)q->bias)[(u->channel_out + c + l) / q->y_split];
             const V bias = LOAD(some);
             for (ptrdiff_t t = 0; t < u->tiles; t++)
                 for (ptrdiff_t r = 0; r < across; r++) {
@@ -451,7 +529,7 @@ static void NAME(spectral_join)(const fc1d_spectral *q, const NAME(spectral_unit
             const ptrdiff_t made = u->tiles * q->outputs * across, run = across == q->dilation ? made : across;
             for (ptrdiff_t i = 0; i < made; i += run) {
                 const ptrdiff_t start = first + i / across * q->dilation;
-                const ptrdiff_t n = q->l_out - start < run ? q->l_out - start : run;
+                const ptrdiff_t n = q->n_cols - start < run ? q->n_cols - start : run;
                 if (n > 0)
                     NAME(spectral_store)(q, u->item + item, u->channel_out + c, m, start, n, stage + i * LANES);
             }
@@ -478,6 +556,45 @@ static void NAME(spectral)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch
     const T *w = (const T *)q->w + group * slots * slot_size;
     NAME(spectral_split)(q, &u, buffer, window, x);
     for (ptrdiff_t s = 0; s < slots; s++)
-        NAME(spectral_slot)(q, x + s * q->x_slot, w + s * slot_size, y + s * q->y_slot, tiles, s == 0);
+        NAME(spectral_slot)(q, x + s * q->x_slot, w + s * slot_size, y + s * q->y_slot, tiles,
+                            s == 0 || q->n_factors == 0);
     NAME(spectral_join)(q, &u, buffer, window, y);
+}
+
+/* ---- weights ------------------------------------------------------------------------------------------------------ */
+
+/* The spectra of a vector of output channels of a group, conjugated and divided by points, where products read them:
+ * panels of output channels, in each for an input channel the first parts of all and the second ones. */
+static void NAME(spectral_pack)(const fc1d_spectral_weight *p, ptrdiff_t unit, void *scratch)
+{
+    const fc1d_spectral *q = p->layer;
+    const ptrdiff_t points = q->points, vectors = (q->c_out + LANES - 1) / LANES, slots = points / 2;
+    const ptrdiff_t group = unit / vectors, v = unit % vectors, co = v * LANES, slot_size = 2 * q->c_in * vectors * LANES;
+    const ptrdiff_t first = v / SPECTRAL_VECTORS * SPECTRAL_VECTORS, rest = vectors - first;
+    const ptrdiff_t width = (rest < SPECTRAL_VECTORS ? rest : SPECTRAL_VECTORS) * LANES;
+    const ptrdiff_t m = q->c_out - co < LANES ? q->c_out - co : LANES;
+    const T *w = (const T *)p->w + group * p->sg, share = q->n_factors ? (T)1 / points : 1;
+    const T second = q->n_factors ? -share : share; /* conjugated */
+    T *buffer = (T *)scratch, *other = buffer + points * LANES, *taps = other + points * LANES;
+    T *to = (T *)p->packed + group * slots * slot_size + 2 * q->c_in * first * LANES + (v - first) * LANES;
+    memset(taps, 0, (size_t)(points * LANES) * sizeof(T));
+    for (ptrdiff_t ci = 0; ci < q->c_in; ci++, to += 2 * width) {
+        const T *row = w + ci / q->x_split * p->si;
+        for (ptrdiff_t k = 0; k < p->taps; k++)
+            for (ptrdiff_t l = 0; l < m; l++) {
+                /* a tap of a phase of the stride; of a scatter the taps are backwards */
+                const ptrdiff_t tap = q->y_split > 1 ? (p->taps - 1 - k) * q->y_split + (co + l) % q->y_split
+                                                     : k * q->x_split + ci % q->x_split;
+                taps[k * LANES + l] = tap < p->kernel_size ? row[(co + l) / q->y_split * p->so + tap * p->sk] : 0;
+            }
+        const T *s = q->n_factors ? NAME(to_spectrum)(q, taps, LANES, buffer, other) : buffer;
+        if (q->n_factors == 0)
+            NAME(by_matrix)((const T *)p->matrix, points, SPECTRAL_FILTER, taps, LANES, buffer);
+        STORE(to, LOAD(s) * share);
+        STORE(to + width, LOAD(s + (points - 1) * LANES) * share);
+        for (ptrdiff_t i = 1; i < slots; i++) {
+            STORE(to + i * slot_size, LOAD(s + (2 * i - 1) * LANES) * share);
+            STORE(to + i * slot_size + width, LOAD(s + 2 * i * LANES) * second);
+        }
+    }
 }

@@ -4,17 +4,7 @@
  * LANES (elements of a vector), NAME(x) (suffix for dtype and instruction set) and SHUFFLE(a, b, ...) with its index lists.
  */
 
-#if LANES > 1
-typedef T NAME(vec) __attribute__((vector_size(BYTES)));
-typedef T NAME(uvec) __attribute__((vector_size(BYTES), aligned(sizeof(T)), may_alias));
-typedef TINT NAME(mask) __attribute__((vector_size(BYTES)));
-#else
-typedef T NAME(vec);
-typedef T NAME(uvec);
-#endif
-#define V NAME(vec)
-#define LOAD(p) ((V) * (const NAME(uvec) *)(p))
-#define STORE(p, v) (*(NAME(uvec) *)(p) = (v))
+#include "types.h"
 
 #include "half.h"
 
@@ -33,11 +23,6 @@ typedef T NAME(uvec);
  */
 typedef void (*NAME(tile_fn))(ptrdiff_t kc, const T *w, const T *x, const int32_t *tap, T *y, ptrdiff_t ldy,
                               const T *bias, int accumulate, const NAME(finish) * finish);
-
-/* A statement for each accumulator of a register tile. */
-#define EACH(MR, NV, ...)                                                                                              \
-    _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                              \
-        _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) __VA_ARGS__;
 
 #define TILE(MR, NV)                                                                                                   \
     static void NAME(tile_##MR##x##NV)(ptrdiff_t kc, const T *restrict w, const T *restrict x,                         \
@@ -122,17 +107,6 @@ static const NAME(row_fn) NAME(row)[NAME(row_terms) + 1] = {0,           NAME(ro
 
 /* ---- the window ---------------------------------------------------------------------------------------------- */
 
-/* The input position that padding `mode` puts at position i outside [0, n); clamped, because masked columns may ask for
- * positions that no valid output needs. */
-static ptrdiff_t NAME(resolve)(ptrdiff_t i, ptrdiff_t n, int mode)
-{
-    if (mode == FC1D_REFLECT)
-        i = i < 0 ? -i : 2 * (n - 1) - i;
-    else if (mode == FC1D_CIRCULAR)
-        i = i < 0 ? i + n : i - n;
-    return i < 0 ? 0 : i < n ? i : n - 1;
-}
-
 /* Elements [i0, i1) of a run that begins at position `start` outside the input; `x` is the channel's place in p->x. */
 static inline void NAME(fill)(const fc1d_problem *p, T *dst, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t start, ptrdiff_t x)
 {
@@ -166,15 +140,20 @@ static void NAME(pack_window)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t firs
         hi = hi > lo ? hi : lo;
         const int zeros = p->mode == FC1D_ZEROS || l_in == 0;
         for (ptrdiff_t item = 0; item < items; item++) {
-            const ptrdiff_t row = x + item * p->xn + ci * p->xc;
+            const ptrdiff_t row = x + item * p->xn, inside = (start + lo * step) * p->xl;
             T *rows = window + run->offset + item * p->item_pitch;
-            if (hi > lo)
-                NAME(load_rows)(rows + lo, p->row_pitch, n_ci, hi - lo,
-                                NAME(at)(p->x, row + (start + lo * step) * p->xl, p->half), p->xc, step * p->xl, p->half);
+            if (hi > lo && p->parts == 2)
+                for (ptrdiff_t c = 0; c < n_ci; c++)
+                    NAME(gather)(rows + lo + c * p->row_pitch, hi - lo,
+                                 (const T *)p->x + row + NAME(row_at)(ci + c, p->xc, 2) + inside, step * p->xl);
+            else if (hi > lo)
+                NAME(load_rows)(rows + lo, p->row_pitch, n_ci, hi - lo, NAME(at)(p->x, row + ci * p->xc + inside, p->half),
+                                p->xc, step * p->xl, p->half);
             for (ptrdiff_t c = 0; c < n_ci; c++) {
                 T *dst = rows + c * p->row_pitch;
-                NAME(fill)(p, dst, 0, lo, start, row + c * p->xc);
-                NAME(fill)(p, dst, hi, n, start, row + c * p->xc);
+                const ptrdiff_t channel = row + NAME(row_at)(ci + c, p->xc, p->parts);
+                NAME(fill)(p, dst, 0, lo, start, channel);
+                NAME(fill)(p, dst, hi, n, start, channel);
                 if (p->before.function)
                     NAME(finish_row)(&before, first + ci + c, zeros ? dst + lo : dst, NULL, zeros ? hi - lo : n);
             }
@@ -328,8 +307,10 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
 #if LANES > 1
 /* out[q*step + r] = stage[r][q] for q < cols in whole vectors and r < step; returns the columns done. Squares of LANES
  * phases and columns; what a square has beyond the last phase is written over by the next column, so the columns whose
- * squares would reach beyond the last are left. */
-static ptrdiff_t NAME(unstage_squares)(const T *stage, ptrdiff_t pitch, ptrdiff_t cols, T *out, ptrdiff_t step)
+ * squares would reach beyond the last are left. The rows of pairs of phases are `outer` apart, others `pitch`. */
+static inline __attribute__((always_inline)) ptrdiff_t NAME(unstage_squares)(const T *stage, ptrdiff_t pitch,
+                                                                            ptrdiff_t outer, ptrdiff_t cols, T *out,
+                                                                            ptrdiff_t step)
 {
     const ptrdiff_t beyond = step < LANES ? (LANES - 1) / step : 0;
     ptrdiff_t q = 0;
@@ -338,7 +319,10 @@ static ptrdiff_t NAME(unstage_squares)(const T *stage, ptrdiff_t pitch, ptrdiff_
             const ptrdiff_t first = step < LANES || r + LANES <= step ? r : step - LANES;
             V v[LANES];
             _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++)
-                v[i] = LOAD(stage + (first + i < step ? first + i : step - 1) * pitch + q);
+            {
+                const ptrdiff_t row = first + i < step ? first + i : step - 1;
+                v[i] = LOAD(stage + (outer ? row / 2 * outer + row % 2 * pitch : row * pitch) + q);
+            }
             NAME(transpose)(v);
             _Pragma("GCC unroll 16") for (int i = 0; i < LANES; i++) STORE(out + (q + i) * step + first, v[i]);
         }
@@ -346,35 +330,42 @@ static ptrdiff_t NAME(unstage_squares)(const T *stage, ptrdiff_t pitch, ptrdiff_
 }
 #endif
 
-/* Write columns [q0, q0 + cols) of the staged phases of one output channel: y[q*step + r - shift] = stage[r][q]. */
-static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t pitch, ptrdiff_t q0, ptrdiff_t cols, T *y)
+/* Write columns [q0, q0 + cols) of the staged phases of one output channel: y[q*step + r - shift] = stage[r][q]. Where the
+ * phases of complex numbers are not fused, the rows of both parts are a pair of phases. */
+static void NAME(unstage)(const fc1d_problem *p, const T *stage, ptrdiff_t phase_pitch, ptrdiff_t q0, ptrdiff_t cols,
+                          T *y)
 {
-    const ptrdiff_t step = p->y_step;
+    const ptrdiff_t step = p->y_step, pitch = p->fused > 1 ? p->stage_pitch : phase_pitch;
+    const ptrdiff_t outer = p->fused > 1 && p->fused < step ? phase_pitch : 0;
     T *out = y + q0 * step - p->y_shift;
     const ptrdiff_t first = q0 == 0 && p->y_shift > 0; /* column 0 may begin before the output, the last end after it */
     const ptrdiff_t inside = (p->l_out + p->y_shift) / step - q0, end = inside < cols ? inside : cols;
     ptrdiff_t q = first;
 #if LANES > 1
-    if (step == 2)
+    if (outer)
+        q += NAME(unstage_squares)(stage + q, pitch, outer, end - q, out + q * step, step);
+    else if (step == 2)
         q += NAME(interleave)(stage + q, pitch, end - q, out + q * 2, 2);
     else if (step == 4)
         q += NAME(interleave)(stage + q, pitch, end - q, out + q * 4, 4);
     else if (step == 8)
         q += NAME(interleave)(stage + q, pitch, end - q, out + q * 8, 8);
     else if (step > 2)
-        q += NAME(unstage_squares)(stage + q, pitch, end - q, out + q * step, step);
+        q += NAME(unstage_squares)(stage + q, pitch, 0, end - q, out + q * step, step);
 #endif
+#define STAGED(r) stage[outer ? r / 2 * outer + r % 2 * pitch + q : r * pitch + q]
     for (; q < end; q++)
         for (ptrdiff_t r = 0; r < step; r++)
-            out[q * step + r] = stage[r * pitch + q];
+            out[q * step + r] = STAGED(r);
     for (ptrdiff_t edge = 0; edge < 2; edge++) {
         q = edge == 0 ? 0 : end;
         if (edge == 0 ? !first : q >= cols || q < first)
             continue;
         const ptrdiff_t o = (q0 + q) * step - p->y_shift;
         for (ptrdiff_t r = o < 0 ? -o : 0; r < step && o + r < p->l_out; r++)
-            out[q * step + r] = stage[r * pitch + q];
+            out[q * step + r] = STAGED(r);
     }
+#undef STAGED
 }
 
 /* Columns [q0, q0 + cols) of one item from the stage to the output: phases interleaved, finished, and stored as y is laid
@@ -386,28 +377,32 @@ static void NAME(emit)(const fc1d_problem *p, ptrdiff_t y_item, ptrdiff_t r_item
     const ptrdiff_t step = p->y_step, begin = q0 * step - p->y_shift, end = (q0 + cols) * step - p->y_shift;
     const ptrdiff_t lo = begin > 0 ? begin : 0, length = (end < p->l_out ? end : p->l_out) - lo;
     const ptrdiff_t first = group * (p->c_out / p->fused), pitch = step == 1 ? p->stage_pitch : p->emit_pitch;
+    const ptrdiff_t place = p->pairs ? lo / 2 : lo;
     T *more = rows + p->emit_rows * p->emit_pitch;
     for (ptrdiff_t co = co0, m; co < co1; co += m * p->fused) {
         const ptrdiff_t channel = first + co / p->fused, left = (co1 - co) / p->fused;
-        const ptrdiff_t y = y_item + channel * p->yc + lo * p->yl, r = r_item + channel * p->rc + lo * p->rl;
+        const ptrdiff_t y = y_item + channel * p->yc + place * p->yl, r = r_item + channel * p->rc + place * p->rl;
         const T *from = stage + (co - co0) * p->stage_pitch, *residual = p->residual ? more : NULL;
         m = p->plain ? 1 : step == 1 && !p->residual ? left : left < p->emit_rows ? left : p->emit_rows;
         T *to = p->plain ? (T *)p->y + y : step == 1 ? stage + (co - co0) * p->stage_pitch : rows;
         if (p->plain && residual)
             residual = (const T *)p->residual + r;
+        else if (residual && p->pairs)
+            NAME(load_pairs)(more, p->emit_pitch, m, length, (const T *)p->residual + r, p->rc, p->rl);
         else if (residual)
             NAME(load_rows)(more, p->emit_pitch, m, length, NAME(at)(p->residual, r, p->half), p->rc, p->rl, p->half);
         for (ptrdiff_t c = 0; c < m; c++) {
             T *row = to + c * pitch;
             if (step > 1)
-                NAME(unstage)(p, from + c * p->fused * p->stage_pitch, p->fused > 1 ? p->stage_pitch : phase_pitch, q0,
-                              cols, row - lo);
+                NAME(unstage)(p, from + c * p->fused * p->stage_pitch, phase_pitch, q0, cols, row - lo);
             else if (p->plain)
                 NAME(gather)(row, cols, from, 1);
             if (finish)
                 NAME(finish_row)(finish, channel + c, row, residual ? residual + c * p->emit_pitch : NULL, length);
         }
-        if (!p->plain)
+        if (p->pairs)
+            NAME(store_pairs)((T *)p->y + y, p->yc, p->yl, to, pitch, m, length);
+        else if (!p->plain)
             NAME(store_rows)(NAME(at)(p->y, y, p->half), p->yc, p->yl, to, pitch, m, length, p->half);
     }
 }
@@ -422,18 +417,18 @@ static NAME(ahead) NAME(look_ahead)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_
     if (ci >= p->c_in) {
         ci = 0;
         if (more_groups)
-            x += p->c_in * p->xc;
+            x += NAME(row_at)(p->c_in, p->xc, p->parts);
         else
             start += p->tile_cols * p->x_step;
     }
     end = start + p->tile_cols * p->x_step;
     start = start < 0 ? 0 : start;
     end = end < p->l_in ? end : p->l_in;
-    if (p->xl == 1 && !p->half && end > start) {
-        a.rows = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
-        a.row = (const T *)p->x + x + ci * p->xc + start;
+    if (p->xl == p->parts && !p->half && end > start) {
+        a.rows = (p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block) / p->parts;
+        a.row = (const T *)p->x + x + ci / p->parts * p->xc + start * p->xl;
         a.pitch = p->xc;
-        a.elements = end - start;
+        a.elements = (end - start) * p->xl;
     }
     return a;
 }
@@ -559,7 +554,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
     const ptrdiff_t item_cols = p->n_cols - q0 < p->tile_cols ? p->n_cols - q0 : p->tile_cols;
     const ptrdiff_t cols = (items - 1) * p->item_pitch + item_cols;
     const ptrdiff_t width = items > 1 ? item_cols : (cols + LANES - 1) / LANES * LANES;
-    const ptrdiff_t x = n * p->xn + g * p->c_in * p->xc;
+    const ptrdiff_t x = n * p->xn + NAME(row_at)(g * p->c_in, p->xc, p->parts);
     const T *w = (const T *)p->w + g * p->c_out * p->c_in * p->kernel_size;
     const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
     const ptrdiff_t y_item = n * p->yn + o0 * p->yh, r_item = n * p->rn + o0 * p->rh;
@@ -744,16 +739,39 @@ static void NAME(pack_interleaved)(const T *w, ptrdiff_t so, ptrdiff_t n_c, ptrd
 }
 #endif
 
+/* out[(c*n_k + j)*rows + i] for the parts of complex numbers, rows ci + c of which two are a channel: the real and the
+ * imaginary part of w[row[i/2] + tap[j]*sk], or in the second row of a channel those of its product with the imaginary
+ * unit. */
+static inline __attribute__((always_inline)) void NAME(pack_parts)(const T *w, const ptrdiff_t *row, ptrdiff_t rows,
+                                                                   ptrdiff_t ci, ptrdiff_t n_c, ptrdiff_t si,
+                                                                   const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t sk,
+                                                                   T *out)
+{
+    for (ptrdiff_t c = ci; c < ci + n_c; c++)
+        for (ptrdiff_t j = 0; j < n_k; j++, out += rows) {
+            const T *from = w + c / 2 * si + tap[j] * sk;
+            if (c % 2)
+                for (ptrdiff_t i = 0; i < rows / 2; i++) {
+                    out[2 * i] = -from[row[i] + 1];
+                    out[2 * i + 1] = from[row[i]];
+                }
+            else
+                for (ptrdiff_t i = 0; i < rows / 2; i++)
+                    memcpy(out + 2 * i, from + row[i], 2 * sizeof(T));
+        }
+}
+
 /* Order of a packed weight: group, block of ci, output phase, block of taps, tile of output channels, then
- * [ci in block][tap in block][channel in tile], as run_group walks it. `tap_k` maps sorted taps to kernel positions. */
+ * [ci in block][tap in block][channel in tile], as run_group walks it. `tap_k` maps sorted taps to kernel positions.
+ * Strides are in elements, of complex numbers too, whose parts follow each other. */
 static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
                                const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed)
 {
     T *out = (T *)packed;
     const T *out_end = out + p->groups * p->c_out * p->c_in * p->kernel_size;
-    const ptrdiff_t fused = p->fused, step = fused * sk;
+    const ptrdiff_t parts = p->parts, fused = p->fused / parts, step = fused * sk;
     /* taps of a channel lie together, in order, or even those of all channels */
-    const int together = p->n_phases == 1 && step == 1 && so > 0 && si > 0 && sg > 0;
+    const int together = parts == 1 && p->n_phases == 1 && step == 1 && so > 0 && si > 0 && sg > 0;
     const T *w_end = (const T *)weight + (p->groups - 1) * sg + (p->c_out - 1) * so + (p->c_in - 1) * si + p->kernel_size;
     for (ptrdiff_t g = 0; g < p->groups; g++)
         for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
@@ -763,11 +781,19 @@ static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, p
                     const ptrdiff_t rest = p->phase_start[r + 1] - k, n_k = rest < p->k_block ? rest : p->k_block;
                     const int joined = si == n_k;
                     for (ptrdiff_t co = 0, rows; co < p->c_out; co += rows, out += rows * n_ci * n_k) {
-                        const T *w = (const T *)weight + g * sg + ci * si;
+                        const T *w = (const T *)weight + g * sg;
                         ptrdiff_t row[ROWS] = {0};
                         rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
-                        for (ptrdiff_t i = 0; i < rows; i++)
-                            row[i] = (co + i) / fused * so + (co + i) % fused * sk;
+                        for (ptrdiff_t i = 0; i < rows / parts; i++)
+                            row[i] = (co / parts + i) / fused * so + (co / parts + i) % fused * sk;
+                        if (parts == 2) {
+                            if (rows == ROWS)
+                                NAME(pack_parts)(w, row, ROWS, ci, n_ci, si, tap_k + k, n_k, step, out);
+                            else
+                                NAME(pack_parts)(w, row, rows, ci, n_ci, si, tap_k + k, n_k, step, out);
+                            continue;
+                        }
+                        w += ci * si;
 #if LANES > 1
                         /* 4 taps: below that the strided loop is as fast */
                         if (together && rows == ROWS && (joined || n_k >= 4)) {
@@ -825,12 +851,10 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 
 #include "gradient.h"
 #include "minimal.h"
-#include "fourier.h"
 #include "step.h"
 #include "network.h"
 #include "product.h"
 #include "chain.h"
-#include "spectral.h"
 
 /* An enumerator, for the table of kernels that vectors.h makes of both dtypes: LANES is gone by then. */
 enum { NAME(lanes) = LANES };

@@ -2,6 +2,13 @@
 #include <math.h>
 #include <string.h>
 
+/* The transforms are a unit of their own, which takes a twentieth of the time to compile. */
+#ifdef TRANSFORMS
+#define TEMPLATE "transforms.h"
+#else
+#define TEMPLATE "template.h"
+#endif
+
 #include "fc1d.h"
 #include "half.h"
 
@@ -100,7 +107,7 @@
 #else
 #define LANES 1
 #endif
-#include "template.h"
+#include TEMPLATE
 #undef T
 #undef FLOAT32
 #undef TINT
@@ -120,7 +127,19 @@
 #else
 #define LANES 1
 #endif
-#include "template.h"
+#include TEMPLATE
+
+#define QUOTE2(isa) #isa
+#define QUOTE(isa) QUOTE2(isa)
+#ifdef TRANSFORMS
+#define ISA_NAME2(isa) fc1d_transforms__##isa
+#define ISA_NAME(isa) ISA_NAME2(isa)
+#define KERNELS(D)                                                                                                     \
+    {GLUE(fourier_weight, D, ISA), GLUE(fourier_blocks, D, ISA), GLUE(fourier_gradient, D, ISA),                        \
+     GLUE(fourier_window, D, ISA), GLUE(fourier_parts, D, ISA), GLUE(spectral, D, ISA), GLUE(spectral_pack, D, ISA),    \
+     GLUE(lanes, D, ISA)}
+const fc1d_transforms ISA_NAME(ISA) = {QUOTE(ISA), KERNELS(f32), KERNELS(f64)};
+#else
 
 /* Products of bytes: by the instruction for them where the CPU has it, otherwise products of pairs of 16 bits. */
 #if defined(FC1D_X86) && VECTOR_BYTES > 0
@@ -178,8 +197,6 @@ static void GLUE(any, bytes, ISA)(const fc1d_bytes *q, ptrdiff_t unit, void *scr
 
 #define ISA_NAME2(isa) fc1d_isa__##isa
 #define ISA_NAME(isa) ISA_NAME2(isa)
-#define QUOTE2(isa) #isa
-#define QUOTE(isa) QUOTE2(isa)
 #define KERNELS(D)                                                                                                     \
     {GLUE(run_unit, D, ISA), GLUE(run_items, D, ISA), GLUE(run_channels, D, ISA), GLUE(pack_weights, D, ISA), GLUE(all_finite, D, ISA), GLUE(run_gradient, D, ISA),         \
      GLUE(run_positions, D, ISA), GLUE(step, D, ISA), GLUE(finish_rows, D, ISA), GLUE(split_row, D, ISA),              \
@@ -188,9 +205,7 @@ static void GLUE(any, bytes, ISA)(const fc1d_bytes *q, ptrdiff_t unit, void *scr
      GLUE(gru_rows, D, ISA), GLUE(quantize, D, ISA), GLUE(erf_rows, D, ISA), GLUE(convert, D, ISA),                    \
      GLUE(pool, D, ISA), GLUE(product, D, ISA), GLUE(pack_product, D, ISA), GLUE(transpose_planes, D, ISA),             \
      GLUE(chain, D, ISA), GLUE(affine_rows, D, ISA), GLUE(resample_rows, D, ISA), GLUE(gate, D, ISA),                   \
-     GLUE(reduce_parts, D, ISA), GLUE(add_product, D, ISA), GLUE(spectral, D, ISA), GLUE(fourier_weight, D, ISA),      \
-     GLUE(fourier_blocks, D, ISA), GLUE(fourier_gradient, D, ISA), GLUE(fourier_window, D, ISA),           \
-     GLUE(fourier_parts, D, ISA), GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS,  \
-     GLUE(product_width, D, ISA), GLUE(spectral_width, D, ISA), GLUE(vectors, D, ISA)}
+     GLUE(reduce_parts, D, ISA), GLUE(add_product, D, ISA), GLUE(fma_loop, D, ISA), GLUE(lanes, D, ISA), ROWS, GLUE(product_width, D, ISA), GLUE(vectors, D, ISA)}
 const fc1d_isa ISA_NAME(ISA) = {QUOTE(ISA), KERNELS(f32), KERNELS(f64), GLUE(any, bytes, ISA),
                              GLUE(width, bytes, ISA)};
+#endif

@@ -27,9 +27,13 @@ def pass_on(node: Node, made: Any, found: list[Node]) -> Any:
 
 
 def renamed(node: Node, names: dict[str, str]) -> Node:
-    """Return a copy of a node that reads and writes other values."""
+    """Return a copy of a node that reads and writes other values.
+
+    One that writes others has another name: names are unique in ONNX Runtime.
+    """
     inputs, outputs = ([names.get(n, n) for n in values] for values in (node.inputs, node.outputs))
-    return replace(node, inputs=inputs, outputs=outputs)
+    name = node.name if outputs == node.outputs else outputs[0]
+    return replace(node, inputs=inputs, outputs=outputs, name=name)
 
 
 def matched(view: View, found: Match) -> list[Node]:

@@ -102,8 +102,14 @@ def test_chains_and_functions():
 
 def test_planes_have_the_same_rule():
     for groups, expected in ((1, True), (2, False)):
-        assert (products.products_of((128, 128, 3, 3), 1, (1, 1), groups) is not None) == expected
+        found = products.products_of((128, 128, 3, 3), 1, (1, 1), groups)
+        assert found.short == expected
     assert products.products_of((128, 128, 3, 3), 1, (2, 1), 1) is None
-    assert products.products_of((128, 128, 5, 5), 1, (1, 1), 1) is None
+    assert products.products_of((64, 64, 5, 5), 1, (1, 1), 1) is None
+    for shape, groups, large in (((256, 256, 3, 3), 1, True), ((256, 1, 3, 3), 256, False)):
+        found = products.products_of(shape, 1, (1, 1), groups)
+        for size, items, expected in ((7, 1, True), (7, 8, True), (14, 8, large), (14, 1, False)):
+            assert found.leaves((items, 256, size, size), 2, True) == expected
+        assert "planes of at most 64 positions" in found.described()
     found = products.products_of((64, 64, 1, 1), 1, (1, 1), 1)
     assert found.leaves((1, 64, 56, 56), 2, False) and found.leaves((64, 56, 56), 2, False)

@@ -36,7 +36,7 @@ CALLS = {
     "planes": "fastconv1d.conv2d(P, WP)",
     "planes, backward": "fastconv1d.conv2d_backward(P, P, WP, padding=2)",
     "planes, blas": "fastconv1d.conv2d(P, WP, algorithm='blas')",
-    "planes, complex backward": "fastconv1d.conv2d_backward(PC, PC, WPC, padding=2)",
+    "planes, complex": "fastconv1d.conv2d(PC, WPC)",
     "planes, depthwise": "fastconv1d.conv2d(DP, VP, groups=256)",
     "planes, channels last": "fastconv1d.conv2d(DL, VP, groups=256, layout='NHWC')",
     "unfold": "fastconv1d.unfold1d(X, 31)",

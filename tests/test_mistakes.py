@@ -92,7 +92,7 @@ CALLS = [
     ("values for bias=", lambda: Conv1d(4, 6, 3, bias=z(6)), "load_state_dict, or layer.bias = values"),
     ("device='cuda'", lambda: Conv1d(4, 6, 3, device="cuda"), "leave device= out"),
     ("layout='NWC'", lambda: Conv1d(4, 6, 3, layout="NWC"), "layout should be 'NCL' or 'NLC'"),
-    ("an algorithm that is none", lambda: Conv1d(4, 6, 3, algorithm="fast"), "one of 'auto', 'blas', 'direct'"),
+    ("an algorithm that is none", lambda: Conv1d(4, 6, 3, algorithm="fastest"), "one of 'auto', 'blas', 'direct'"),
     ("an attribute misspelt", lambda: setattr(LAYER, "wieght", 1), "did you mean 'weight'?"),
     ("another dtype set", lambda: setattr(LAYER, "dtype", np.float64), "make a new layer for another and load_state_dict"),
     ("a weight of another size", lambda: setattr(Conv1d(4, 6, 3), "weight", z(6, 4, 5)), "should have the shape [6, 4, 3]"),

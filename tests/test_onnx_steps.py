@@ -78,6 +78,10 @@ BOUND = {
         {"a": np.array([1], I)},
     ),
     "mean-of-all": ([node("ReduceMean", ["x0"], keepdims=0)], {}),
+    "mean-of-all-and-on": (
+        [node("ReduceMean", ["x0"], ["m"], keepdims=0), node("Relu", ["m"])],
+        {},
+    ),
     "unsqueeze": ([node("Unsqueeze", ["x0", "a"])], {"a": np.array([0, -1], I)}),
     "expand": ([node("Expand", ["x0", "s"])], {"s": np.array([1, 1, 1], I)}),
     "expand-more": ([node("Expand", ["x0", "s"])], {"s": np.array([2, 1, 1, 1], I)}),

@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 # Lengths whose engine a layer remembers.
 _LENGTHS = 64
-# Channels from which rows of the whole length take less time than tiles: gains over the direct
-# engine of 3 taps, AVX2 and AVX-512, of 64 channels 1.06 and 0.82 (tiles: 1.18 and 1.03), of 128
-# channels 1.35 and 1.06 (1.31, 1.20), of 256 channels 1.47 and 1.35 (1.24, 1.12).
-_WIDE = 192
 # A length at which transforms win if they do at any.
 _LONG = 1 << 24
 
@@ -74,10 +70,8 @@ def _filters(spec: Spec, weight: NDArray[Any]) -> bool:
 
 
 def filters_in_tiles(spec: Spec, weight: NDArray[Any]) -> bool:
-    """Whether minimal filtering of a layer is done in tiles: where they can, but for wide layers."""
-    if spec.rank != 1 or spec.same:
-        return False
-    if min(weight.shape[:2]) >= _WIDE and minimal.computes(spec, weight):
+    """Whether minimal filtering of a layer is done in tiles: where it is not by whole rows."""
+    if spec.rank != 1 or spec.same or minimal.computes(spec, weight):
         return False
     window = spec.stride, spec.dilation, *spec.pads(), spec.transposed
     if spectral_tiles.unsuited(weight.dtype.char, weight.shape, *window) is not None:

@@ -384,8 +384,8 @@ cdef class Lstm:
     def __call__(self, cnp.ndarray x not None, cnp.ndarray state=None, cnp.ndarray cell=None, int n_threads=1):
         """Return y (T, directions, N, hidden), the last states and the last cells (directions, N, hidden).
 
-        x is (T, N, k), state and cell are the first ones, None for zeros. None is returned for arrays that are not taken:
-        of another dtype or shape, or empty.
+        x is (T, N, k), state and cell are the first ones, None for zeros. None is returned for arrays that are not
+        taken: of another dtype or shape, or empty.
         """
         cdef Product into = <Product> self.into[0]
         cdef cnp.npy_intp shape[4]
@@ -426,8 +426,8 @@ cdef bint _is_of(cnp.ndarray a, int typenum, const cnp.npy_intp* shape) noexcept
     return a.shape[0] == shape[0] and a.shape[1] == shape[1] and a.shape[2] == shape[2]
 
 
-# All steps of one direction: gates (T, N, 4H) from the inputs are scratch, `state` and `cell` become the last ones, y has
-# `pitch` bytes from a step to the next one.
+# All steps of one direction: gates (T, N, 4H) from the inputs are scratch, `state` and `cell` become the last ones,
+# y has `pitch` bytes from a step to the next one.
 cdef void _walk(Product back, ptrdiff_t steps, ptrdiff_t rows, char* gates, char* state, char* cell, char* y,
                 ptrdiff_t pitch, bint backward):
     cdef fc1d_product q = back.q

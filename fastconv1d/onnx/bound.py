@@ -123,16 +123,17 @@ def _averaged(
     node: Node, run: Callable[..., Any], inputs: Sequence[Any], outputs: Sequence[Any]
 ) -> Bound | None:
     x, y, keep = inputs[0], outputs[0], bool(node.attributes.get("keepdims", 1))
-    if x.size == y.size or x.dtype.char not in "fd" or y.size == 0:
+    if x.size == y.size or x.dtype.char not in "fd" or y.size == 0 or y.ndim == 0:
         return _viewed_if_whole(node, run, inputs, outputs)
     given = node.attributes.get("axes") if len(inputs) < 2 or inputs[1] is None else inputs[1]
     axes = range(x.ndim) if given is None or not len(given) else given
-    chosen, count, add = tuple(map(int, axes)), x.dtype.type(x.size // y.size), np.add.reduce
+    chosen, count = tuple(map(int, axes)), x.dtype.type(x.size // y.size)
+    add: Callable[..., Array] = np.add.reduce
 
     def run_averaged(x: Array) -> Array:
-        y: Any = add(x, axis=chosen, keepdims=keep)
+        y = add(x, axis=chosen, keepdims=keep)
         y /= count
-        return y  # type: ignore[no-any-return]
+        return y
 
     return Bound(run_averaged, 1)
 

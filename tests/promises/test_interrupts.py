@@ -35,7 +35,6 @@ CALLS = {
     "complex backward": "fastconv1d.conv1d_backward(XC, XC, WC, padding=15)",
     "planes": "fastconv1d.conv2d(P, WP)",
     "planes, backward": "fastconv1d.conv2d_backward(P, P, WP, padding=2)",
-    "planes, blas": "fastconv1d.conv2d(P, WP, algorithm='blas')",
     "planes, depthwise": "fastconv1d.conv2d(DP, VP, groups=256)",
     "planes, channels last": "fastconv1d.conv2d(DL, VP, groups=256, layout='NHWC')",
     "unfold": "fastconv1d.unfold1d(X, 31)",

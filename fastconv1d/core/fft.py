@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import fourier
+from ..kernels.fourier import run_blocks, run_gradient, weight_spectra
 from . import arrays, spectral_tiles
 from .activations import Steps
 from .engines import choose_engine
@@ -292,7 +292,7 @@ def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:
 def _spectra(w: NDArray[Any], made: Plan, first: int, last: int, threads: int) -> NDArray[Any]:
     rows = (last - first) * made.co * made.ci
     spectra = arrays.new((rows, made.size), _real(w.dtype))
-    fourier.weight_spectra(w, made, first, spectra, threads)
+    weight_spectra(w, made, first, spectra, threads)
     return spectra
 
 
@@ -372,7 +372,7 @@ def _compute(
         spectra = _spectra(w, made, first, last, threads) if kept is None else kept.of(
             w, made, first, last, threads
         )  # fmt: skip
-        fourier.run_blocks(x, spectra, bias, z, made, first, steps, residual, threads)
+        run_blocks(x, spectra, bias, z, made, first, steps, residual, threads)
     if residual is not None and w.dtype.kind == "c":
         with np.errstate(all="ignore"):
             for place in np.ndindex(z.shape[:2]):
@@ -411,7 +411,7 @@ def weight_gradient(
     if db is not None:
         exact.weight_gradient(g, x, dw, geometry, run, db, True)
     forward = plan(dw.shape, dw.dtype, geometry, False, g.shape[2])
-    fourier.run_gradient(g, x, dw, forward, run[0])
+    run_gradient(g, x, dw, forward, run[0])
     return None
 
 

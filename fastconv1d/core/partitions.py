@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import config
-from ..kernels import fourier
+from ..kernels.fourier import finish_parts, sum_parts, transform_window, weight_spectra
 from . import arrays, fft
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Partitions:
         self._spec, self._weight, self._bias = spec, weight, bias
         self._size = 0
         self._block: int | None = None  # before which the past is known
+        self._past: NDArray[Any] = weight[:0]
 
     def suits(self, n: int) -> bool:
         """Whether a chunk of n outputs is short enough to gain."""
@@ -79,7 +80,7 @@ class Partitions:
             False, 0, False,
         )  # fmt: skip
         self._spectra = arrays.new((c_out * c_in * parts, 2 * size), rows.dtype)
-        fourier.weight_spectra(rows, self._plan, 0, self._spectra, config.get_num_threads())
+        weight_spectra(rows, self._plan, 0, self._spectra, config.get_num_threads())
         self._parts = parts
         self._size = size
 
@@ -107,10 +108,10 @@ class Partitions:
             count = min(size - element, n - done)
             self._come_to(block, x, origin)
             begin, slot = (block - 1) * size - origin, block % self._parts
-            fourier.transform_window(x, self._ring, slot, begin, self._plan, steps, threads)
+            transform_window(x, self._ring, slot, begin, self._plan, steps, threads)
             part = slice(done, done + count)
             more = None if residual is None else residual[:, :, part]
-            fourier.finish_parts(
+            finish_parts(
                 self._ring, self._spectra, self._sums, slot, self._plan, self._spec.groups,
                 self._bias, y[:, :, part], element + 1, steps, more, threads,
             )  # fmt: skip
@@ -141,11 +142,9 @@ class Partitions:
         threads, steps = config.get_num_threads(), self._spec.steps
         for window in range(first, block):
             begin, slot = (window - 1) * size - origin, window % parts
-            fourier.transform_window(x, self._ring, slot, begin, self._plan, steps, threads)
+            transform_window(x, self._ring, slot, begin, self._plan, steps, threads)
         groups = self._spec.groups
-        fourier.sum_parts(
-            self._ring, self._spectra, self._sums, block % parts, self._plan, groups, threads
-        )
+        sum_parts(self._ring, self._spectra, self._sums, block % parts, self._plan, groups, threads)
         self._block = block
 
     def _remembers(self, x: NDArray[Any], origin: int, block: int) -> bool:

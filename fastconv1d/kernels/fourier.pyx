@@ -243,8 +243,8 @@ def sum_parts(cnp.ndarray ring not None, cnp.ndarray spectra not None, cnp.ndarr
     _parts(ring, spectra, kept, slot, plan, groups, None, None, 0, None, None, n_threads)
 
 
-def finish_parts(cnp.ndarray ring not None, cnp.ndarray spectra not None, cnp.ndarray kept not None, ptrdiff_t slot, plan,
-                 ptrdiff_t groups, cnp.ndarray bias, cnp.ndarray y not None, ptrdiff_t element, steps,
+def finish_parts(cnp.ndarray ring not None, cnp.ndarray spectra not None, cnp.ndarray kept not None, ptrdiff_t slot,
+                 plan, ptrdiff_t groups, cnp.ndarray bias, cnp.ndarray y not None, ptrdiff_t element, steps,
                  cnp.ndarray residual, int n_threads):
     """Write to y what the kept sums and the newest part make, from element `element` of the block on."""
     _parts(ring, spectra, kept, slot, plan, groups, bias, y, element, steps, residual, n_threads)

@@ -154,7 +154,8 @@ cdef class SpectralLayer:
             radix = factors[i]
             ido = self.q.points // (before * radix)
             self.q.factors[i], self.q.twiddle_start[i] = radix, sum(map(len, numbers))
-            turns = np.outer(np.arange(1, radix), np.arange(1, (ido - 1) // 2 + 1)) * (2 * np.pi * before / self.q.points)
+            turns = np.outer(np.arange(1, radix), np.arange(1, (ido - 1) // 2 + 1))
+            turns = turns * (2 * np.pi * before / self.q.points)
             table = np.zeros((radix - 1, max(0, ido - 1)))
             table[:, 0:2 * turns.shape[1]:2], table[:, 1:2 * turns.shape[1]:2] = np.cos(turns), np.sin(turns)
             numbers.append(table.ravel())

@@ -35,8 +35,6 @@ CALLS = {
     "complex backward": "fastconv1d.conv1d_backward(XC, XC, WC, padding=15)",
     "planes": "fastconv1d.conv2d(P, WP)",
     "planes, backward": "fastconv1d.conv2d_backward(P, P, WP, padding=2)",
-    "planes, blas": "fastconv1d.conv2d(P, WP, algorithm='blas')",
-    "planes, complex backward": "fastconv1d.conv2d_backward(PC, PC, WPC, padding=2)",
     "planes, depthwise": "fastconv1d.conv2d(DP, VP, groups=256)",
     "planes, channels last": "fastconv1d.conv2d(DL, VP, groups=256, layout='NHWC')",
     "unfold": "fastconv1d.unfold1d(X, 31)",
@@ -47,7 +45,6 @@ X, W = np.ones((4, 256, 40000), np.float32), np.ones((256, 256, 31), np.float32)
 Y = np.empty((4, 256, 39970), np.float32)
 D, V = np.ones((2, 256, 400000), np.float32), np.ones((256, 1, 256), np.float32)
 P, WP = np.ones((4, 256, 200, 200), np.float32), np.ones((256, 256, 5, 5), np.float32)
-PC, WPC = P[:1].astype(np.complex64), WP.astype(np.complex64)
 DP = np.broadcast_to(np.ones((1, 1, 400, 500), np.float32), (8, 256, 400, 500))
 VP = np.ones((256, 1, 11, 11), np.float32)
 DL = np.ones((2, 400, 500, 256), np.float32) if "NHWC" in "CALL" else None

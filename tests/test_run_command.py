@@ -221,7 +221,7 @@ def test_a_killed_command_goes_on(weights, tmp_path):
     command = [sys.executable, "-m", "fastconv1d", "run", weights, str(folder), "-o", str(out)]
     command += ["--chunk", "50", *OPTIONS]
     started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # a busy machine is slow
     while time.monotonic() < deadline and not (out / "02.npy").exists():
         time.sleep(0.01)
     os.kill(started.pid, signal.SIGKILL)

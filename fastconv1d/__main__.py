@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from . import __version__
 from .config import MAX_THREADS
+from .core.engines import ALGORITHMS
 from .run import add_arguments, run_files
 
 # Exit statuses as a shell has them for a process that a signal ended: 128 and its number.
@@ -86,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="hold fastconv1d, torch and the BLAS to this instruction set",
     )
     bench.add_argument(
-        "--algorithm", default="auto", choices=("auto", "blas", "direct"), help="force an engine"
+        "--algorithm", default="auto", choices=ALGORITHMS, help="what fastconv1d computes by"
     )
     bench.add_argument(
         "--peers", metavar="A,B", help="torch,onnxruntime,openvino,jax (default: those importable)"

@@ -716,7 +716,7 @@ def config_info() -> dict[str, Any]:
     --------
     >>> import fastconv1d.config
     >>> sorted(fastconv1d.config.config_info())[:4]
-    ['blas', 'build', 'caches', 'compiler']
+    ['algorithm', 'blas', 'build', 'caches']
     """
     import platform
 

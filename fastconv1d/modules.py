@@ -444,6 +444,11 @@ class Conv2d(Convolution):
         n_batch : int, default 1
             As `Conv1d.stream`.
 
+        Returns
+        -------
+        NoReturn
+            It never returns.
+
         Raises
         ------
         ValueError

@@ -62,7 +62,7 @@ def test_what_is_set_is_that_of_a_new_layer(kind, name, value, shown):
         ("residual_position", "behind", ValueError, "residual_position should be"),
         ("residual_scale", "x", (ValueError, TypeError), "residual_scale should be a"),
         ("layout", "LNC", ValueError, "layout should be 'NCL' or 'NLC', got 'LNC'"),
-        ("algorithm", "fast", ValueError, "algorithm should be one of"),
+        ("algorithm", "faster", ValueError, "algorithm should be one of"),
         ("kernel_size", (5,), ValueError, r"kernel_size is that of .*weight, \(3,\)"),
         ("groups", 2, ValueError, "groups is that of the layer's weight, 1"),
         ("in_channels", 8, ValueError, "in_channels is that of the layer's weight, 4"),

@@ -496,8 +496,14 @@ def many_passes():
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize(
     "sizes",
-    # the last: more than 32 passes over one partial sum of panels
-    [(1, 3, 2, 9001, 5), (5, 40, 17, 701, 3), (33, 20, 12, 60, 3), (1, 520, 520, 4400, 4)],
+    # the last two: several partial sums of panels, more than 32 passes over one
+    [
+        (1, 3, 2, 9001, 5),
+        (5, 40, 17, 701, 3),
+        (33, 20, 12, 60, 3),
+        (5, 80, 34, 701, 3),
+        (1, 520, 520, 4400, 4),
+    ],
 )
 def test_passes_add_up(sizes, stride, dtype):
     n_batch, c_in, c_out, l_out, kernel_size = sizes
@@ -522,6 +528,7 @@ def test_passes_add_up(sizes, stride, dtype):
         (70, 64, 64, 300, 64),
         (4, 64, 64, 34_001, 64),
         (1, 64, 64, 70_001, 64),
+        (5, 80, 34, 20_001, 1),  # several passes over several partial sums of panels
     ],
 )
 def test_groups_of_chunks_add_up(sizes, dtype):
@@ -537,7 +544,7 @@ def test_groups_of_chunks_add_up(sizes, dtype):
     alone = weight_gradient(g, x, kernel_size, groups=groups, threads=3)
     assert_same_bits(dw, alone[0])
     assert_same_bits(db, alone[1])
-    assert_exact(dx, slow_scatter(g, w, None, x.shape[2], groups=groups))
+    assert_exact(dx, slow_scatter(g, w.conj(), None, x.shape[2], groups=groups))
 
 
 def test_totals_are_of_32_sums_each():

@@ -2271,7 +2271,7 @@ cdef _real_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geometr
         for i in range(passes):
             if i:
                 PyErr_CheckSignals()
-            q.add = i % FC1D_FAN > 0
+            q.add = in_place and i % FC1D_FAN > 0
             if in_place and i and not q.add and not only_db:
                 add_to(totals, dw, i // FC1D_FAN - 1, 1)
             q.first_chunk = chunks // together * i // passes * together

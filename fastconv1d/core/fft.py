@@ -360,11 +360,8 @@ def _compute(
         x, z = x.astype(w.dtype), arrays.new(y.shape, w.dtype)
         residual = None if residual is None else residual.astype(w.dtype)
     bias = None if bias is None else np.ascontiguousarray(bias)
-    made, groups, threads = (
-        plan(w.shape, w.dtype, geometry, transposed, y.shape[2]),
-        geometry.groups,
-        run[0],
-    )
+    made = plan(w.shape, w.dtype, geometry, transposed, y.shape[2])
+    groups, threads = geometry.groups, run[0]
     each = made.co * made.ci * made.size * _real(w.dtype).itemsize
     at_once = groups if kept is not None and kept.keeps(w, made) else max(1, _AT_ONCE // each)
     for first in range(0, groups, at_once):

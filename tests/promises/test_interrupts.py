@@ -42,7 +42,7 @@ CALLS = {
 }
 SETUP = """
 X, W = np.ones((4, 256, 40000), np.float32), np.ones((256, 256, 31), np.float32)
-Y = np.empty((4, 256, 39970), np.float32)
+Y = np.ones((4, 256, 39970), np.float32)  # its pages are there before the first call
 D, V = np.ones((2, 256, 400000), np.float32), np.ones((256, 1, 256), np.float32)
 P, WP = np.ones((4, 256, 200, 200), np.float32), np.ones((256, 256, 5, 5), np.float32)
 DP = np.broadcast_to(np.ones((1, 1, 400, 500), np.float32), (8, 256, 400, 500))

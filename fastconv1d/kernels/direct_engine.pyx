@@ -90,7 +90,8 @@ cdef extern from "simd/fc1d.h" nogil:
         double* db
         ptrdiff_t dw_part, db_part, parts, first_chunk, chunks
         int fetch, add
-        ptrdiff_t panel, stride, sums_pitch, panel_offset, g_offset, sums_offset, copy_offset
+        ptrdiff_t panel, stride, sums_pitch, panel_offset, g_offset, sums_offset, live_offset, copy_offset
+        ptrdiff_t finish_rows
         const int32_t* place
         const int32_t* column
         const int32_t* in_place
@@ -116,8 +117,8 @@ cdef extern from "simd/fc1d.h" nogil:
         void (*run_unit)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
         void (*run_items)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
         void (*run_channels)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
-        void (*pack_weights)(const void*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const fc1d_problem*,
-                             const ptrdiff_t*, void*) noexcept nogil
+        int (*pack_weights)(const void*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const fc1d_problem*,
+                            const ptrdiff_t*, ptrdiff_t, void*) noexcept nogil
         int (*all_finite)(const void*, ptrdiff_t) noexcept nogil
         void (*run_gradient)(const fc1d_gradient*, ptrdiff_t, void*) noexcept nogil
         void (*run_positions)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
@@ -875,6 +876,9 @@ cdef class PreparedLayer:
         here.
     packed : PreparedLayer, optional
         One of the same weight, bias and geometry, whose packed weight serves here, too: only the steps may differ.
+    lengths : tuple of int, optional
+        Those of input and output, of a layer for calls of these alone: taps that read nothing of the input are not
+        packed.
     """
     cdef fc1d_problem problem
     cdef Taps taps
@@ -889,8 +893,7 @@ cdef class PreparedLayer:
     cdef ptrdiff_t itemsize  # of a real number
     cdef int typenum, same, parts  # 2 real numbers of a complex one
     cdef readonly str isa
-    cdef readonly bint finite  # the weight; of a correlate, if anybody has asked
-    cdef long long looked_at  # whether that is known
+    cdef readonly bint finite  # the packed weight
     cdef readonly bint channels_last
     # Of planes: the kernel's rows, otherwise 0, their taps, and the steps and the padding of rows.
     cdef ptrdiff_t rows, row_dilation, pad_top, pad_bottom
@@ -898,16 +901,16 @@ cdef class PreparedLayer:
 
     def __cinit__(self, cnp.ndarray weight, bias, geometry, bint transposed=False, steps=None,
                   ptrdiff_t output_padding=0, int same=0, bint channels_last=False, down=None,
-                  PreparedLayer packed=None):
+                  PreparedLayer packed=None, lengths=None):
         if packed is None:
-            self._pack_all(weight, bias, geometry, transposed, down)
+            self._pack_all(weight, bias, geometry, transposed, down, lengths)
             self.output_padding, self.same, self.channels_last = output_padding, same, channels_last
         else:
             self._share(packed)
         if steps is not None:
             self._set_steps(steps)
 
-    cdef int _pack_all(self, cnp.ndarray weight, bias, geometry, bint transposed, down) except -1:
+    cdef int _pack_all(self, cnp.ndarray weight, bias, geometry, bint transposed, down, lengths) except -1:
         cdef fc1d_problem* p = &self.problem
         cdef ptrdiff_t stride, dilation, pad_left, pad_right, groups, fused
         cdef int mode
@@ -948,6 +951,8 @@ cdef class PreparedLayer:
         p.y_step *= p.parts
         p.c_out *= p.fused
         self._prepare_taps()
+        if lengths is not None and p.mode == 0 and p.kernel_size > 1:
+            self._leave_out(weight, lengths[0], lengths[1])
         self._pack(weight)
         if bias is not None:  # np.repeat costs a quarter of a small call
             fused = p.fused // p.parts
@@ -1011,6 +1016,62 @@ cdef class PreparedLayer:
         _sort_taps(p, &self.taps, self.dilation, self.transposed)
         return 0
 
+    cdef int _leave_out(self, cnp.ndarray weight, ptrdiff_t l_in, ptrdiff_t l_out) except -1:
+        """Forget taps that read nothing but zeros; chains of sums begin and end with the channels that they did.
+
+        Zero times a finite weight adds nothing. A scatter has no such products at all.
+        """
+        cdef fc1d_problem* p = &self.problem
+        cdef ptrdiff_t n = p.kernel_size, low = -self.pad_left, begin = 0, end = l_out, shift = 0, first, r, j, kept = 0
+        if p.c_in * p.c_out == 1 or l_in * l_out == 0:
+            return 0
+        cdef ptrdiff_t* place = <ptrdiff_t*> PyMem_Malloc(n * sizeof(ptrdiff_t))
+        if place == NULL:
+            raise MemoryError("cannot allocate the tap tables")
+        if self.transposed:
+            low = self.pad_left // self.stride - (1 if self.pad_left % self.stride < 0 else 0)
+            shift = self.pad_left - low * self.stride
+            end = (l_out - 1 + shift) // self.stride + 1
+        for r in range(p.n_phases):
+            if self.transposed and p.n_phases > 1:  # columns of this phase that are in the output
+                begin = shift > r
+                end = (l_out - 1 + shift - r + self.stride) // self.stride
+            for j in range(self.taps.phase_start[r], self.taps.phase_start[r + 1]):
+                first = low + self.taps.pos[j] + begin * p.x_step
+                first += max(0, _ceil(-first, p.x_step)) * p.x_step
+                place[j] = -1
+                if first < min(l_in, low + self.taps.pos[j] + end * p.x_step):
+                    place[j] = kept
+                    kept += 1
+        if 0 < kept < n and (self.transposed or self._all_finite(weight)):
+            self._keep_taps(place, kept)
+        PyMem_Free(place)
+        return 0
+
+    cdef bint _all_finite(self, cnp.ndarray weight) noexcept:
+        return (cnp.PyArray_IS_C_CONTIGUOUS(weight)
+                and self.kernels.all_finite(cnp.PyArray_DATA(weight), cnp.PyArray_SIZE(weight) * self.parts))
+
+    cdef void _keep_taps(self, const ptrdiff_t* place, ptrdiff_t kept) noexcept:
+        """Keep those taps of the tables that have a place, which are ``kept``, unless sums are cut between taps."""
+        cdef fc1d_problem* p = &self.problem
+        cdef ptrdiff_t n = p.kernel_size, r, j, i = 0, begin = 0
+        for r in range(p.n_phases):
+            if self.taps.phase_start[r + 1] - self.taps.phase_start[r] > p.k_block:
+                return
+        for j in range(n):
+            if place[self.taps.order[j]] >= 0:
+                self.taps.order[i] = place[self.taps.order[j]]
+                i += 1
+        for r in range(p.n_phases):
+            i = self.taps.phase_start[r]
+            self.taps.phase_start[r] = begin
+            for j in range(i, self.taps.phase_start[r + 1]):
+                if place[j] >= 0:
+                    self.taps.k[begin], self.taps.pos[begin] = self.taps.k[j], self.taps.pos[j]
+                    begin += 1
+        self.taps.phase_start[p.n_phases] = p.kernel_size = kept
+
     cdef int _prepare_plane_taps(self) except -1:
         """Taps of a row of the kernel and of a column of it; `taps.k` counts all, as they are packed."""
         cdef fc1d_problem* p = &self.problem
@@ -1043,6 +1104,7 @@ cdef class PreparedLayer:
         cdef ptrdiff_t s0 = weight.strides[0] // self.itemsize, s1 = weight.strides[1] // self.itemsize
         cdef ptrdiff_t sk = weight.strides[2] // self.itemsize
         cdef const void* data = cnp.PyArray_DATA(weight)
+        cdef ptrdiff_t taps = weight.shape[2]
         # run_across loads up to a vector past the last weight
         self.packed = take_bytes(p.groups * p.c_out * p.c_in * p.kernel_size * self.itemsize + 64)
         if self.packed == NULL:
@@ -1050,11 +1112,11 @@ cdef class PreparedLayer:
         p.w = self.packed
         with nogil:
             if self.transposed:
-                self.kernels.pack_weights(data, p.c_in // p.parts * s0, s1, s0, sk, p, self.taps.k, self.packed)
-                self.finite = self.kernels.all_finite(self.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
-                self.looked_at = 1
+                self.finite = self.kernels.pack_weights(data, p.c_in // p.parts * s0, s1, s0, sk, p, self.taps.k, taps,
+                                                        self.packed)
             else:
-                self.kernels.pack_weights(data, p.c_out // p.fused * s0, s0, s1, sk, p, self.taps.k, self.packed)
+                self.finite = self.kernels.pack_weights(data, p.c_out // p.fused * s0, s0, s1, sk, p, self.taps.k, taps,
+                                                        self.packed)
         return 0
 
     def __dealloc__(self):
@@ -1104,7 +1166,7 @@ cdef class PreparedLayer:
             n_threads = threads if isinstance(threads, int) else threads()
         cdef ptrdiff_t k = p.kernel_size
         p.pos, p.x_base = taps.pos, base
-        p.live_elems = p.mode == 0 and k > 1 and _leaves_out(p, self.kernels.lanes) and self._is_finite()
+        p.live_elems = p.mode == 0 and k > 1 and _leaves_out(p, self.kernels.lanes) and self.finite
         cdef size_t where_bytes = k * sizeof(ptrdiff_t), run_bytes = k * sizeof(fc1d_run)
         cdef size_t table_bytes = where_bytes + run_bytes + p.ci_block * k * sizeof(int32_t)
         cdef ptrdiff_t few[256]  # for small layers, without malloc
@@ -1300,15 +1362,6 @@ cdef class PreparedLayer:
                 and (p.residual == NULL or p.rc == 1) and not p.half and p.before.function == 0
                 and p.after.alpha == NULL and self._positions_scratch() <= SCRATCH_BYTES)
 
-    cdef bint _is_finite(self) noexcept:
-        """Whether all weights are finite, looked at once."""
-        cdef PreparedLayer owner = self if self.owner is None else self.owner
-        cdef fc1d_problem* p = &owner.problem
-        if not owner.finite and fc1d_load(&owner.looked_at) == 0:
-            owner.finite = owner.kernels.all_finite(owner.packed, p.groups * p.c_out * p.c_in * p.kernel_size)
-            fc1d_swap(&owner.looked_at, 1)
-        return owner.finite
-
     cdef ptrdiff_t _positions_scratch(self) noexcept:
         """Bytes: where the row of each tap is, and a row of zeros."""
         return self.problem.kernel_size * sizeof(void*) + self.problem.groups * self.itemsize
@@ -1357,7 +1410,7 @@ cdef class PreparedLayer:
         p.w = cnp.PyArray_DATA(by_tap)
         if p.bias != NULL:
             p.bias = <const char*> p.w + p.groups * p.c_out * p.kernel_size * size
-        p.live_elems = p.mode == 0 and p.kernel_size <= p.k_block and self._is_finite()
+        p.live_elems = p.mode == 0 and p.kernel_size <= p.k_block and self.finite
         units = _ceil(p.groups, max(1, CHANNELS_BYTES // (size * rows * width)) * width)
         if n_threads > 1:
             units = max(units, min(p.groups // width, _ceil(4 * n_threads, p.n_batch)))
@@ -1396,7 +1449,7 @@ cdef class PreparedLayer:
         p.window_elems = (p.ci_block * p.l_in + 1) * p.row_pitch
         p.stage_elems = min(p.co_unit, p.c_out) * p.l_out * p.stage_pitch
         p.by_rows = p.window_elems <= STRIP_VECTORS * lanes
-        p.live_elems = (p.mode == 0 and p.kernel_size > 1 and _leaves_out(p, 1) and self._is_finite()
+        p.live_elems = (p.mode == 0 and p.kernel_size > 1 and _leaves_out(p, 1) and self.finite
                         ) * (terms * (p.co_unit + 2) + 16)
         scratch_bytes = size * (p.window_elems + p.stage_elems + p.live_elems) + terms * sizeof(int32_t)
         if plan is not None:
@@ -1874,7 +1927,8 @@ def correlate(x, w, bias, y, geometry, run, steps=None, residual=None):
 
     ``run`` is how many threads may work, and whether the mode is deterministic, which makes no difference here.
     """
-    cdef PreparedLayer layer = PreparedLayer(w, bias, geometry, False, steps)
+    lengths = x.shape[2], y.shape[2]
+    cdef PreparedLayer layer = PreparedLayer(w, bias, geometry, False, steps, lengths=lengths)
     layer.run(x, y, layer.pad_left, run[0], residual)
 
 
@@ -1884,7 +1938,8 @@ def scatter(x, w, bias, y, geometry, run, steps=None, residual=None):
     Beyond the ends of the input the windows hold zeros, which times a finite weight are no part of the sum. Returns
     False, without having written anything, for a weight that is not finite.
     """
-    cdef PreparedLayer layer = PreparedLayer(w, bias, geometry, True, steps)
+    lengths = x.shape[2], y.shape[2]
+    cdef PreparedLayer layer = PreparedLayer(w, bias, geometry, True, steps, lengths=lengths)
     if layer.finite:
         layer.run(x, y, layer.pad_left, run[0], residual)
     return layer.finite
@@ -1909,6 +1964,8 @@ cdef ptrdiff_t PARTS_BYTES = 4 * 1024 * 1024
 # channels and 16 taps took 1/1.2 of its time with 1 MiB; all scratch is to stay below 4 MiB.
 cdef ptrdiff_t PANEL_BYTES = 512 * 1024
 cdef ptrdiff_t SUMS_BYTES = 3 * 1024 * 1024
+# Sums of a gradient of one chunk, in L1 on their way to the result.
+cdef ptrdiff_t FINISH_BYTES = 16 * 1024
 # The input of a depthwise row passes through a window here, and the hardware does not foresee the next row: fetched
 # ahead, 1.8x with 32 MiB of operands, but 0.9x with 2 MiB, which an L2 holds. Rows read in place need no help.
 cdef ptrdiff_t FETCH_BYTES = 4 * 1024 * 1024
@@ -1929,20 +1986,25 @@ cdef void _even_tiles(fc1d_problem* p, ptrdiff_t most_cols, ptrdiff_t lanes) noe
     p.items_per_unit = 1
 
 
-cdef bint _panels_win(const fc1d_gradient* q, ptrdiff_t lanes) noexcept nogil:
+cdef bint _panels_win(const fc1d_gradient* q, ptrdiff_t lanes, ptrdiff_t itemsize) noexcept nogil:
     """Whether panels should be faster than dot products, each as a multiple of the time of its multiply-adds.
 
-    Dot products pay for summing lanes after each row of columns, panels for idle lanes, narrow register tiles
-    and transposing. Constants chosen by hand from 648 layers in cache (4 to 256 channels, 1 to 8 taps, 60 to 2000
-    columns; float32, AVX2) and the benchmark's. Panels gained up to 2.1x with 60 columns; where this rule takes them
-    they lost up to 16 % (2000 columns, 8 taps, 64 to 8 channels). Not fitted to other instruction sets.
+    Dot products pay for summing lanes after each row of columns, for lanes idle at the end of each item's, and for rows
+    that vectors do not begin at: of 64 bytes all of those lie in two cache lines. Panels pay for idle lanes, a single
+    vector, and transposing. Measured both ways on 1,100 layers in cache (4 to 300 channels, 1 to 11 taps, 1 to 1500
+    columns, 1 to 16 items; 400 of float32 and 200 of float64 with AVX-512, 250 each with AVX2 and SSE2): on average the
+    way that is chosen takes 0.2 to 0.7 % longer than the better one, more than 10 % on 1 to 3 % of the layers, at most
+    1.43 times; dot products alone would take 1.24 (SSE2) to 1.83 times, panels alone 1.04 to 1.14 times.
     """
     cdef const fc1d_problem* p = &q.window
     cdef double taps = p.kernel_size, vectors = _ceil(p.c_in, lanes)
     cdef double columns = min(<double> CHUNK_COLS, <double> p.n_batch * p.n_cols)
-    cdef double narrow = 1.5 if vectors == 1 else 1.08 if vectors == 2 or vectors == 4 else 1.
+    cdef double narrow = 1.3 if vectors == 1 else 1.
     cdef double packing = 8 * q.stride / (taps * p.c_out) + 8 / (taps * p.c_in)
-    return vectors * lanes / p.c_in * narrow * (1 + packing) < 1.1 + 60 / columns
+    cdef ptrdiff_t width = lanes * itemsize
+    cdef double apart = 1.8 if width == 64 else 1.35 if width == 32 else 1.
+    apart *= <double> _ceil(p.n_cols, lanes) * lanes / p.n_cols
+    return vectors * lanes / p.c_in * narrow * (1 + packing) < apart + 40 / columns
 
 
 cdef bint _plan_panels(fc1d_gradient* q, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
@@ -1952,11 +2014,13 @@ cdef bint _plan_panels(fc1d_gradient* q, const Taps* taps, ptrdiff_t base, const
     cdef ptrdiff_t lanes = kernels.lanes, rows = kernels.rows, span, row, room
     cdef ptrdiff_t width = kernels.vectors[rows] * lanes, ci_pad = _ceil(p.c_in, lanes) * lanes
     q.sums_pitch = p.kernel_size * ci_pad
-    if p.c_out < rows or 32 * q.sums_pitch * itemsize > SUMS_BYTES or not _panels_win(q, lanes):
+    if p.c_out < rows or 32 * q.sums_pitch * itemsize > SUMS_BYTES or not _panels_win(q, lanes, itemsize):
         return False
     _even_tiles(p, CHAIN, lanes)
     span = (min(p.tile_cols, p.n_cols) - 1) * q.stride + 1
-    row = _make_runs(p, taps, base, span, span, False, runs, where)
+    row = _make_runs(p, taps, base, FAR, span, False, runs, where)  # one run, if that is not longer than several
+    if row > span + p.kernel_size * 16:
+        row = _make_runs(p, taps, base, span, span, False, runs, where)
     room = PANEL_BYTES // (itemsize * width)
     if 2 * p.n_cols <= CHAIN and p.n_batch > 1:
         p.item_pitch = _ceil(span + _reach(p), q.stride) * q.stride
@@ -1967,6 +2031,11 @@ cdef bint _plan_panels(fc1d_gradient* q, const Taps* taps, ptrdiff_t base, const
     q.panel = p.ci_block = width
     p.row_pitch = _odd_lines(row, itemsize)
     p.co_unit = SUMS_BYTES // (itemsize * q.sums_pitch) // rows * rows
+    if p.n_tiles == 1 and p.items_per_unit >= p.n_batch:
+        q.sums_pitch = p.kernel_size * width
+        q.finish_rows = max(rows, FINISH_BYTES // (itemsize * q.sums_pitch) // rows * rows)
+        q.finish_rows = min(q.finish_rows, _ceil(p.c_out, rows) * rows)
+        p.co_unit = p.c_out
     return True
 
 
@@ -2056,7 +2125,9 @@ cdef ptrdiff_t _lay_scratch(fc1d_gradient* q, const fc1d_kernels* kernels) noexc
         q.panel_offset = end
         q.g_offset = q.panel_offset + q.panel * _ceil(p.row_pitch, q.stride) * q.stride
         q.sums_offset = q.g_offset + p.co_unit * cols
-        end = q.sums_offset + p.co_unit * q.sums_pitch + 8 * q.sums_pitch // p.kernel_size  # eight taps are read
+        end = q.finish_rows if q.finish_rows else p.co_unit
+        q.live_offset = q.sums_offset + end * q.sums_pitch + 8 * q.sums_pitch // p.kernel_size  # eight taps are read
+        end = q.live_offset + p.kernel_size
     q.copy_offset = end
     return end + kernels.rows * cols
 
@@ -2258,6 +2329,7 @@ cdef _real_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geometr
             grad_input = new((<object> like).shape, like.dtype)
             q.w, q.dx = cnp.PyArray_DATA(weight), cnp.PyArray_DATA(grad_input)
         q.fetch = p.c_in * p.c_out == 1 and size * (cnp.PyArray_SIZE(x) + cnp.PyArray_SIZE(g)) > FETCH_BYTES
+        p.pos = taps.pos
         scratch_bytes = size * _lay_scratch(&q, kernels)
         # a single partial sum is the result itself, or added to it from scratch
         in_place = q.parts * passes == 1 or (q.parts == 1 and q.panel > 0)

@@ -136,8 +136,9 @@ typedef struct {
     /* Panels of `panel` channels instead of dot products, if not 0. Then window.x_step is 1: the window has all
      * positions, of which column q of tap k needs the one at q*stride. `place` has the panel's element for each element
      * of a window row, `column` for each column of a chunk relative to its tap. Scratch: the window, a panel of it, panels
-     * of g, sums (sums_pitch an output channel), copies of rows of g. */
-    ptrdiff_t panel, stride, sums_pitch, panel_offset, g_offset, sums_offset, copy_offset;
+     * of g, sums (sums_pitch an output channel), a table of taps, copies of rows of g. Where there is one chunk, the sums
+     * are those of finish_rows output channels and a strip of the panel; otherwise finish_rows is 0. */
+    ptrdiff_t panel, stride, sums_pitch, panel_offset, g_offset, sums_offset, live_offset, copy_offset, finish_rows;
     const int32_t *place, *column;
     /* Depthwise, stride 1, or NULL: places of the taps in a row of the input whose column 0 is at `base`. Columns
      * [inside, beyond) read no padding. */
@@ -386,8 +387,8 @@ typedef struct {
     void (*run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     /* a unit of a correlate of one input channel a group on short inputs: groups of one item; see step.h */
     void (*run_channels)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
-    void (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
-                         const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed);
+    int (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk, const fc1d_problem *p,
+                        const ptrdiff_t *tap_k, ptrdiff_t taps, void *packed);
     int (*all_finite)(const void *numbers, ptrdiff_t n);
     void (*run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scratch);
     /* a unit of a depthwise correlate whose channels lie side by side: tile_cols columns of one item, see step.h */

@@ -190,7 +190,8 @@ static void NAME(run_dots)(const fc1d_gradient *q, NAME(chunk) c, ptrdiff_t co0,
  *
  *     sums[co][k][ci] (+)= sum over t of g[co][t] * panel[column[t] + tap[k]*width + ci]
  *
- * No lanes are summed, however few the columns; sums are transposed to dw when the last chunk is done.
+ * No lanes are summed, however few the columns; sums are transposed to dw when the last chunk is done, or where that is
+ * the only one, those of a few output channels at a time.
  */
 
 /* panel[t*rows + i] = row i of g at column t, the columns of all items behind one another. */
@@ -235,80 +236,155 @@ static void NAME(pack_panel)(const fc1d_gradient *q, const T *x, ptrdiff_t items
             NAME(transpose_to)(scratch + v * p->row_pitch + i, p->row_pitch, panel + v, q->place + i);
 }
 
-/* One chunk of the sums of output channels [co0, co1). */
-static void NAME(run_panels)(const fc1d_gradient *q, const NAME(chunk) * c, ptrdiff_t co0, ptrdiff_t co1, const T *g,
-                             const T *x, ptrdiff_t q0, double *db, T *scratch, T *copy)
+#if LANES > 1
+/* dw[ci*taps + k] = sums[k*pitch + ci] for ci < n_ci and `n_k` taps; `step` >= n_k are written, the ones too many in the
+ * place of the next channel's, which are written later. */
+static inline __attribute__((always_inline)) void NAME(transpose_taps)(const T *sums, ptrdiff_t pitch, ptrdiff_t n_ci,
+                                                                       ptrdiff_t taps, ptrdiff_t n_k, T *dw,
+                                                                       const int step)
+{
+    T tile[8 * LANES];
+    ptrdiff_t ci = taps == step ? NAME(interleave)(sums, pitch, n_ci, dw, step) : 0;
+    for (; ci + LANES < n_ci; ci += LANES) {
+        NAME(interleave)(sums + ci, pitch, LANES, tile, step);
+        _Pragma("GCC unroll 16") for (ptrdiff_t i = 0; i < LANES; i++)
+            memcpy(dw + (ci + i) * taps, tile + i * step, (size_t)step * sizeof(T));
+    }
+    if (ci >= n_ci)
+        return;
+    NAME(interleave)(sums + ci, pitch, LANES, tile, step);
+    for (ptrdiff_t i = 0; ci + i < n_ci; i++)
+        for (ptrdiff_t k = 0; k < n_k; k++)
+            dw[(ci + i) * taps + k] = tile[i * step + k];
+}
+#endif
+
+/* dw[ci*taps + k] = or += sums[k*pitch + ci] for ci < n_ci and all taps: eight at a time, then what is left, with taps
+ * before it where it is no power of two. Where hardly any tap is `live`, the others are cleared first. */
+static void NAME(transpose_sums)(const T *sums, ptrdiff_t pitch, ptrdiff_t n_ci, ptrdiff_t taps, const int32_t *live,
+                                 ptrdiff_t n_live, T *dw, int add)
+{
+    if (add || 4 * n_live <= taps) {
+        if (!add)
+            memset(dw, 0, (size_t)(n_ci * taps) * sizeof(T));
+        for (ptrdiff_t j = 0; j < n_live; j++)
+            for (ptrdiff_t ci = 0; ci < n_ci; ci++)
+                dw[ci * taps + live[j]] += sums[live[j] * pitch + ci];
+        return;
+    }
+    ptrdiff_t k = 0;
+#if LANES > 1
+    for (; k + 8 <= taps; k += 8)
+        NAME(transpose_taps)(sums + k * pitch, pitch, n_ci, taps, 8, dw + k, 8);
+    const ptrdiff_t left = taps - k, step = left <= 2 ? left : left <= 4 ? 4 : 8;
+    const ptrdiff_t first = taps >= step ? taps - step : k, n_k = taps - first;
+    if (left == 1)
+        NAME(transpose_taps)(sums + first * pitch, pitch, n_ci, taps, n_k, dw + first, 1);
+    else if (left == 2)
+        NAME(transpose_taps)(sums + first * pitch, pitch, n_ci, taps, n_k, dw + first, 2);
+    else if (left > 0 && left <= 4)
+        NAME(transpose_taps)(sums + first * pitch, pitch, n_ci, taps, n_k, dw + first, 4);
+    else if (left > 4)
+        NAME(transpose_taps)(sums + first * pitch, pitch, n_ci, taps, n_k, dw + first, 8);
+#else
+    for (ptrdiff_t ci = 0; ci < n_ci; ci++)
+        for (k = 0; k < taps; k++)
+            dw[ci * taps + k] = sums[k * pitch + ci];
+#endif
+}
+
+/* The taps that read some of the input in columns [q0, q0 + cols); returns how many. The others read zeros, which times
+ * a finite g add nothing. */
+static ptrdiff_t NAME(find_taps)(const fc1d_gradient *q, ptrdiff_t q0, ptrdiff_t cols, int finite, int32_t *live)
 {
     const fc1d_problem *p = &q->window;
-    const ptrdiff_t n_vec = (p->c_in + LANES - 1) / LANES, kc = c->items * c->cols;
+    ptrdiff_t n = 0;
+    for (ptrdiff_t k = 0; k < p->kernel_size; k++) {
+        const ptrdiff_t first = q->base + p->pos[k] + q0 * q->stride;
+        const ptrdiff_t skip = first < 0 ? (-first + q->stride - 1) / q->stride : 0;
+        if (p->mode != FC1D_ZEROS || (skip < cols && first + skip * q->stride < p->l_in) || !finite)
+            live[n++] = (int32_t)k;
+    }
+    return n;
+}
+
+/* sums[co][k][ci] = or += the products of channels [co0, co1) of g with a panel of nv vectors. */
+static void NAME(multiply_panel)(const fc1d_gradient *q, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t nv, ptrdiff_t kc,
+                                 const T *g, const T *panel, const int32_t *live, ptrdiff_t n_live, T *sums,
+                                 ptrdiff_t co_pitch, ptrdiff_t k_pitch, int add)
+{
+    for (ptrdiff_t j = 0; j < n_live; j++) /* a tap's part of the panel stays in L1, g passes */
+        for (ptrdiff_t co = co0, rows; co < co1; co += rows) {
+            rows = co1 - co < ROWS ? co1 - co : ROWS;
+            T *to = sums + (co - co0) * co_pitch + live[j] * k_pitch;
+            NAME(expect)(to, rows, co_pitch, nv * LANES);
+            NAME(tiles)[rows][nv](kc, g + co * kc, panel + q->window.tap[live[j]], q->column, to, co_pitch, NULL, add, NULL);
+        }
+}
+
+/* The same for a gradient that has all its sums in one chunk: some output channels' in L1, and from there to dw, or where
+ * there is one tap, at once. */
+static void NAME(finish_panel)(const fc1d_gradient *q, ptrdiff_t n_co, ptrdiff_t ci, ptrdiff_t nv, ptrdiff_t kc,
+                               const T *g, const T *panel, const int32_t *live, ptrdiff_t n_live, T *sums, T *dw)
+{
+    const fc1d_problem *p = &q->window;
+    const ptrdiff_t taps = p->kernel_size, ldw = p->c_in * taps, n_ci = p->c_in - ci < nv * LANES ? p->c_in - ci : nv * LANES;
+    if (taps == 1 && n_live == 1 && n_ci == nv * LANES && !q->add) {
+        NAME(multiply_panel)(q, 0, n_co, nv, kc, g, panel, live, 1, dw + ci, ldw, 0, 0);
+        return;
+    }
+    for (ptrdiff_t co = 0; co < n_co; co += q->finish_rows) {
+        const ptrdiff_t end = n_co - co < q->finish_rows ? n_co : co + q->finish_rows;
+        NAME(multiply_panel)(q, co, end, nv, kc, g, panel, live, n_live, sums, q->sums_pitch, q->panel, 0);
+        for (ptrdiff_t i = co; i < end; i++)
+            NAME(transpose_sums)(sums + (i - co) * q->sums_pitch, q->panel, n_ci, taps, live, n_live,
+                                 dw + i * ldw + ci * taps, q->add);
+    }
+}
+
+/* One chunk of the sums of output channels [co0, co1), which dw begins with. */
+static void NAME(run_panels)(const fc1d_gradient *q, const NAME(chunk) * c, ptrdiff_t co0, ptrdiff_t co1, const T *g,
+                             const T *x, ptrdiff_t q0, T *dw, double *db, T *scratch, T *copy)
+{
+    const fc1d_problem *p = &q->window;
+    const ptrdiff_t n_vec = (p->c_in + LANES - 1) / LANES, kc = c->items * c->cols, n_co = co1 - co0, taps = p->kernel_size;
     const ptrdiff_t widest = q->panel / LANES, strips = (n_vec + widest - 1) / widest;
-    const T *panel = scratch + q->panel_offset, *g_panel = scratch + q->g_offset;
-    NAME(pack_g)(q, *c, co0, co1, g, scratch + q->g_offset, db, copy);
+    T *panel = scratch + q->panel_offset, *g_panel = scratch + q->g_offset, *sums = scratch + q->sums_offset;
+    int32_t *live = (int32_t *)(scratch + q->live_offset);
+    NAME(pack_g)(q, *c, co0, co1, g, g_panel, db, copy);
+    ptrdiff_t n_live = NAME(find_taps)(q, q0, c->cols, 1, live);
+    if (n_live < taps && !NAME(all_finite)(g_panel, n_co * kc))
+        n_live = NAME(find_taps)(q, q0, c->cols, 0, live);
+    if (n_live < taps && !c->add)
+        memset(sums, 0, (size_t)((q->finish_rows ? q->finish_rows : n_co) * q->sums_pitch) * sizeof(T));
     /* the rows of the next chunk, while this one is computed */
     const ptrdiff_t next = p->n_cols - q0 - c->cols, ahead = next < c->cols ? next : c->cols;
     if (ahead > 0 && q->gl == 1)
-        NAME(fetch_rows)(g + co0 * q->gc + c->cols, co1 - co0, q->gc, ahead);
+        NAME(fetch_rows)(g + co0 * q->gc + c->cols, n_co, q->gc, ahead);
     if (ahead > 0 && p->xl == 1)
         NAME(fetch_rows)(x + (q0 + c->cols) * q->stride, p->c_in, p->xc, ahead * q->stride);
     for (ptrdiff_t s = 0, v = 0, nv; s < strips; s++, v += nv) {
         nv = (n_vec - v) / (strips - s);
         NAME(pack_panel)(q, x, c->items, v * LANES, nv, q0, c->cols, scratch);
-        for (ptrdiff_t k = 0; k < p->kernel_size; k++) /* a tap's part of the panel stays in L1, g passes */
-            for (ptrdiff_t co = 0, rows; co < co1 - co0; co += rows) {
-                rows = co1 - co0 - co < ROWS ? co1 - co0 - co : ROWS;
-                T *sums = scratch + q->sums_offset + co * q->sums_pitch + (k * n_vec + v) * LANES;
-                NAME(expect)(sums, rows, q->sums_pitch, nv * LANES);
-                NAME(tiles)[rows][nv](kc, g_panel + co * kc, panel + p->tap[k], q->column, sums,
-                                      q->sums_pitch, NULL, c->add, NULL);
-            }
-    }
-}
-
-#if LANES > 1
-/* dw[ci*kernel_size + k] = or += sums[k*pitch + ci] for n_k taps; `step` >= n_k are written, the ones too many in the
- * place of taps that are written later. */
-static inline __attribute__((always_inline)) void NAME(transpose_taps)(const T *sums, ptrdiff_t pitch, ptrdiff_t c_in,
-                                                                       ptrdiff_t kernel_size, ptrdiff_t n_k, T *dw,
-                                                                       const T *end, int add, const int step)
-{
-    T tile[8 * LANES];
-    for (ptrdiff_t ci = 0; ci < c_in; ci += LANES) {
-        NAME(interleave)(sums + ci, pitch, LANES, tile, step);
-        for (ptrdiff_t i = 0; i < LANES && ci + i < c_in; i++, dw += kernel_size) {
-            if (add)
-                for (ptrdiff_t k = 0; k < n_k; k++)
-                    dw[k] += tile[i * step + k];
-            else if (end - dw >= step)
-                memcpy(dw, tile + i * step, (size_t)step * sizeof(T));
-            else
-                memcpy(dw, tile + i * step, (size_t)n_k * sizeof(T));
-        }
-    }
-}
-#endif
-
-/* dw[ci][k] of one output channel, set or added to, from sums[k][ci], eight taps at a time, the last ones first. */
-static void NAME(transpose_sums)(const T *sums, ptrdiff_t pitch, ptrdiff_t c_in, ptrdiff_t kernel_size, T *dw,
-                                 int add)
-{
-#if LANES > 1
-    const T *end = dw + c_in * kernel_size;
-    for (ptrdiff_t k = (kernel_size - 1) / 8 * 8; k >= 0; k -= 8) {
-        const ptrdiff_t n_k = kernel_size - k < 8 ? kernel_size - k : 8;
-        if (n_k == 1)
-            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, add, 1);
-        else if (n_k == 2)
-            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, add, 2);
-        else if (n_k <= 4)
-            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, add, 4);
+        if (q->finish_rows)
+            NAME(finish_panel)(q, n_co, v * LANES, nv, kc, g_panel, panel, live, n_live, sums, dw + co0 * c->ldw);
         else
-            NAME(transpose_taps)(sums + k * pitch, pitch, c_in, kernel_size, n_k, dw + k, end, add, 8);
+            NAME(multiply_panel)(q, 0, n_co, nv, kc, g_panel, panel, live, n_live, sums + v * LANES, q->sums_pitch,
+                                 n_vec * LANES, c->add);
     }
-#else
-    for (ptrdiff_t ci = 0; ci < c_in; ci++)
-        for (ptrdiff_t k = 0; k < kernel_size; k++)
-            dw[ci * kernel_size + k] = add ? dw[ci * kernel_size + k] + sums[k * pitch + ci] : sums[k * pitch + ci];
-#endif
+}
+
+/* The sums of all chunks, of output channels [co0, co1), to dw. */
+static void NAME(finish_sums)(const fc1d_gradient *q, ptrdiff_t co0, ptrdiff_t co1, T *dw, T *scratch)
+{
+    const fc1d_problem *p = &q->window;
+    const ptrdiff_t taps = p->kernel_size, ldw = p->c_in * taps, pitch = q->sums_pitch / taps;
+    int32_t *all = (int32_t *)(scratch + q->live_offset);
+    for (ptrdiff_t k = 0; k < taps; k++)
+        all[k] = (int32_t)k;
+    for (ptrdiff_t co = co0; co < co1; co++)
+        NAME(transpose_sums)(scratch + q->sums_offset + (co - co0) * q->sums_pitch, pitch, p->c_in, taps, all, taps,
+                             dw + co * ldw, q->add);
 }
 
 /* ---- depthwise layers: the gradient by the input in the same pass ----------------------------------------------- */
@@ -376,7 +452,7 @@ static void NAME(run_columns)(const fc1d_gradient *q, NAME(chunk) c, ptrdiff_t g
         return;
     }
     if (q->panel) {
-        NAME(run_panels)(q, &c, co0, co1, g, x, q0, db, scratch, copy);
+        NAME(run_panels)(q, &c, co0, co1, g, x, q0, dw, db, scratch, copy);
         return;
     }
     const T *window = scratch;
@@ -447,9 +523,8 @@ static void NAME(run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scr
             double *db = q->db ? q->db + part * q->db_part + group * p->c_out : NULL;
             for (ptrdiff_t i = begin; i < begin + visit && i < last; i++)
                 NAME(run_chunk)(q, group, co0, co1, i, i > first, dw, db, (T *)scratch);
-            for (ptrdiff_t co = co0; q->panel && dw && co < co1; co++)
-                NAME(transpose_sums)((const T *)scratch + q->sums_offset + (co - co0) * q->sums_pitch,
-                                     (p->c_in + LANES - 1) / LANES * LANES, p->c_in, p->kernel_size, dw + co * ldw, q->add);
+            if (q->panel && dw && !q->finish_rows)
+                NAME(finish_sums)(q, co0, co1, dw, (T *)scratch);
             const ptrdiff_t n0 = begin / p->n_tiles * p->items_per_unit, n1 = n0 + p->items_per_unit;
             for (ptrdiff_t n = n0; q->dx && q->scatter && n < n1 && n < p->n_batch; n++)
                 NAME(scatter_row)(q, (const T *)q->w + group * p->kernel_size,

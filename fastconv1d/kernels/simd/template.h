@@ -709,6 +709,29 @@ static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch
 
 /* ---- weights ------------------------------------------------------------------------------------------------- */
 
+/* Whether all of n numbers are finite: zero times anything else is NaN. */
+static int NAME(all_finite)(const void *numbers, ptrdiff_t n)
+{
+    enum { CHAINS = 8 }; /* one would wait for its own sums */
+    const T *p = (const T *)numbers;
+    V sum[CHAINS] = {{0}};
+    T rest = 0;
+    ptrdiff_t i = 0;
+    for (; i + CHAINS * LANES <= n; i += CHAINS * LANES)
+        _Pragma("GCC unroll 8") for (int c = 0; c < CHAINS; c++) sum[c] += LOAD(p + i + c * LANES) * (T)0;
+    for (; i + LANES <= n; i += LANES)
+        sum[0] += LOAD(p + i) * (T)0;
+    for (; i < n; i++)
+        rest += p[i] * (T)0;
+    for (int c = 1; c < CHAINS; c++)
+        sum[0] += sum[c];
+    T lanes[LANES];
+    STORE(lanes, sum[0]);
+    for (int l = 0; l < LANES; l++)
+        rest += lanes[l];
+    return rest == 0;
+}
+
 /* out[(c*n_k + j)*rows + i] = w[row[i] + c*si + tap[j]*sk]. */
 static inline __attribute__((always_inline)) void NAME(pack_strided)(const T *w, const ptrdiff_t *row, ptrdiff_t rows,
                                                                      ptrdiff_t n_c, ptrdiff_t si, const ptrdiff_t *tap,
@@ -721,6 +744,70 @@ static inline __attribute__((always_inline)) void NAME(pack_strided)(const T *w,
                 *out++ = from[row[i]];
         }
 }
+
+/* The same where the rows follow one another: row[i] = row[0] + i. */
+static void NAME(pack_rows)(const T *w, ptrdiff_t rows, ptrdiff_t n_c, ptrdiff_t si, const ptrdiff_t *tap, ptrdiff_t n_k,
+                            ptrdiff_t sk, T *out)
+{
+    for (ptrdiff_t c = 0; c < n_c; c++)
+        for (ptrdiff_t j = 0; j < n_k; j++, out += rows)
+            if (rows == ROWS)
+                memcpy(out, w + c * si + tap[j] * sk, ROWS * sizeof(T));
+            else
+                NAME(gather)(out, rows, w + c * si + tap[j] * sk, 1);
+}
+
+/* The same where ROWS rows of all taps lie in a few vectors: each vector of the result picks its elements from pairs of
+ * those, element `pick` of one of them. */
+#if BYTES >= 32 && defined(__GNUC__) && !defined(__clang__)
+#define PICKS 1
+enum { NAME(pick_taps) = LANES / ROWS > 0 ? LANES / ROWS : 1, NAME(pick_vectors) = 8, NAME(pick_pairs) = 4 };
+typedef struct {
+    ptrdiff_t vectors, pairs, reach, row[ROWS]; /* no vectors: not suited */
+    NAME(mask) pick[NAME(pick_vectors)], of[NAME(pick_vectors)][NAME(pick_pairs)];
+} NAME(picks);
+
+static void NAME(find_picks)(NAME(picks) * picks, const ptrdiff_t *row, const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t sk)
+{
+    const ptrdiff_t n = (n_k + NAME(pick_taps) - 1) / NAME(pick_taps);
+    picks->reach = row[ROWS - 1] - row[0] + tap[n_k - 1] * sk + 1;
+    picks->pairs = (picks->reach + 2 * LANES - 1) / (2 * LANES);
+    picks->vectors = n <= NAME(pick_vectors) && picks->pairs <= NAME(pick_pairs) ? n : 0;
+    for (ptrdiff_t i = 0; i < ROWS; i++)
+        picks->row[i] = row[i] - row[0];
+    for (ptrdiff_t v = 0; v < picks->vectors; v++) {
+        for (int l = 0; l < LANES; l++) {
+            const ptrdiff_t j = v * NAME(pick_taps) + l / ROWS;
+            picks->pick[v][l] = (TINT)(picks->row[l % ROWS] + tap[j < n_k ? j : n_k - 1] * sk);
+        }
+        for (ptrdiff_t i = 0; i < picks->pairs; i++)
+            picks->of[v][i] = picks->pick[v] / (2 * LANES) == (TINT)i;
+    }
+}
+
+/* Vectors of the last channels may reach beyond the end of w or of out, which is why those are left; returns the channels
+ * done. */
+static ptrdiff_t NAME(pack_picked)(const NAME(picks) * picks, const T *w, ptrdiff_t n_c, ptrdiff_t si, ptrdiff_t n_k,
+                                   const T *w_end, T *out, const T *out_end)
+{
+    const ptrdiff_t n = picks->vectors, pairs = picks->pairs;
+    ptrdiff_t c = 0;
+    for (; c < n_c && w_end - w >= pairs * 2 * LANES && out_end - out >= n * LANES; c++, w += si, out += n_k * ROWS) {
+        for (ptrdiff_t v = 0; v < n; v++) {
+            V sum = __builtin_shuffle(LOAD(w), LOAD(w + LANES), picks->pick[v]);
+            for (ptrdiff_t i = 1; i < pairs; i++) {
+                const V next = __builtin_shuffle(LOAD(w + 2 * i * LANES), LOAD(w + (2 * i + 1) * LANES), picks->pick[v]);
+                const NAME(mask) of = picks->of[v][i];
+                sum = (V)(((NAME(mask))sum & ~of) | ((NAME(mask))next & of));
+            }
+            STORE(out + v * LANES, sum);
+        }
+    }
+    return c;
+}
+#else
+#define PICKS 0
+#endif
 
 #if LANES > 1
 /* out[(c*n_k + j)*ROWS + i] = w[i*so + c*si + j]: rows interleaved in whole vectors. The last one of a channel reads and
@@ -761,73 +848,119 @@ static inline __attribute__((always_inline)) void NAME(pack_parts)(const T *w, c
         }
 }
 
-/* Order of a packed weight: group, block of ci, output phase, block of taps, tile of output channels, then
- * [ci in block][tap in block][channel in tile], as run_group walks it. `tap_k` maps sorted taps to kernel positions.
- * Strides are in elements, of complex numbers too, whose parts follow each other. */
-static void NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
-                               const fc1d_problem *p, const ptrdiff_t *tap_k, void *packed)
+/* One register tile's weights of n_ci channels and n_k taps, in the quickest way that their strides allow. */
+static void NAME(pack_tile)(const T *w, const ptrdiff_t *row, ptrdiff_t rows, ptrdiff_t so, ptrdiff_t n_ci, ptrdiff_t si,
+                            const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t step, const T *w_end, T *out,
+                            const T *out_end, void *scratch)
 {
-    T *out = (T *)packed;
-    const T *out_end = out + p->groups * p->c_out * p->c_in * p->kernel_size;
-    const ptrdiff_t parts = p->parts, fused = p->fused / parts, step = fused * sk;
-    /* taps of a channel lie together, in order, or even those of all channels */
-    const int together = parts == 1 && p->n_phases == 1 && step == 1 && so > 0 && si > 0 && sg > 0;
-    const T *w_end = (const T *)weight + (p->groups - 1) * sg + (p->c_out - 1) * so + (p->c_in - 1) * si + p->kernel_size;
-    for (ptrdiff_t g = 0; g < p->groups; g++)
-        for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
-            const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
-            for (ptrdiff_t r = 0; r < p->n_phases; r++)
-                for (ptrdiff_t k = p->phase_start[r]; k < p->phase_start[r + 1]; k += p->k_block) {
-                    const ptrdiff_t rest = p->phase_start[r + 1] - k, n_k = rest < p->k_block ? rest : p->k_block;
-                    const int joined = si == n_k;
-                    for (ptrdiff_t co = 0, rows; co < p->c_out; co += rows, out += rows * n_ci * n_k) {
-                        const T *w = (const T *)weight + g * sg;
-                        ptrdiff_t row[ROWS] = {0};
-                        rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
-                        for (ptrdiff_t i = 0; i < rows / parts; i++)
-                            row[i] = (co / parts + i) / fused * so + (co / parts + i) % fused * sk;
-                        if (parts == 2) {
-                            if (rows == ROWS)
-                                NAME(pack_parts)(w, row, ROWS, ci, n_ci, si, tap_k + k, n_k, step, out);
-                            else
-                                NAME(pack_parts)(w, row, rows, ci, n_ci, si, tap_k + k, n_k, step, out);
-                            continue;
-                        }
-                        w += ci * si;
+    (void)scratch;
+    int follow = 1, even = 1, in_order = step == 1;
+    for (ptrdiff_t i = 1; i < rows; i++) {
+        follow &= row[i] == row[0] + i;
+        even &= row[i] == row[0] + i * so;
+    }
+    for (ptrdiff_t j = 1; j < n_k; j++)
+        in_order &= tap[j] == tap[0] + j;
+    if (follow && n_k > 0) {
+        NAME(pack_rows)(w + row[0], rows, n_ci, si, tap, n_k, step, out);
+        return;
+    }
 #if LANES > 1
-                        /* 4 taps: below that the strided loop is as fast */
-                        if (together && rows == ROWS && (joined || n_k >= 4)) {
-                            NAME(pack_interleaved)(w + row[0] + k, so, joined ? 1 : n_ci, si, joined ? n_ci * n_k : n_k,
-                                                   w_end, out, out_end);
-                            continue;
-                        }
+    const int joined = in_order && si == n_k;
+    /* 4 taps: below that the strided loop is as fast */
+    if (w_end && even && in_order && rows == ROWS && (joined || (n_k >= 4 && (n_k > 8 || !PICKS)))) {
+        NAME(pack_interleaved)(w + row[0] + tap[0], so, joined ? 1 : n_ci, si, joined ? n_ci * n_k : n_k, w_end, out,
+                               out_end);
+        return;
+    }
+#if PICKS
+    NAME(picks) *picks = (NAME(picks) *)scratch;
+    int known = 1;
+    for (ptrdiff_t i = 0; i < rows; i++)
+        known &= row[i] - row[0] == picks->row[i];
+    if (!known && rows == ROWS && n_k > 0)
+        NAME(find_picks)(picks, row, tap, n_k, step);
+    if (w_end && rows == ROWS && n_k > 0 && picks->vectors) {
+        const ptrdiff_t done = NAME(pack_picked)(picks, w + row[0], n_ci, si, n_k, w_end, out, out_end);
+        w += done * si;
+        out += done * n_k * ROWS;
+        n_ci -= done;
+    }
 #endif
-                        if (rows == ROWS)
-                            NAME(pack_strided)(w, row, ROWS, n_ci, si, tap_k + k, n_k, step, out);
-                        else
-                            NAME(pack_strided)(w, row, rows, n_ci, si, tap_k + k, n_k, step, out);
-                    }
-                }
+#endif
+    if (rows == ROWS)
+        NAME(pack_strided)(w, row, ROWS, n_ci, si, tap, n_k, step, out);
+    else
+        NAME(pack_strided)(w, row, rows, n_ci, si, tap, n_k, step, out);
+}
+
+/* Output channels [co, end) of input channels [c, c + n_c) of a block of n_ci, all taps: `w` and `out` are the block's.
+ * `out_end` is NULL where what follows a tile has been written. */
+static void NAME(pack_block)(const fc1d_problem *p, const T *w, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
+                             const ptrdiff_t *tap_k, ptrdiff_t ci, ptrdiff_t n_ci, ptrdiff_t c, ptrdiff_t n_c, ptrdiff_t co,
+                             ptrdiff_t end, const T *w_end, T *out, const T *out_end)
+{
+    const ptrdiff_t parts = p->parts, fused = p->fused / parts, step = fused * sk;
+#if PICKS
+    NAME(picks) picks;
+#else
+    int picks = 0;
+#endif
+    for (ptrdiff_t r = 0; r < p->n_phases; r++)
+        for (ptrdiff_t k = p->phase_start[r]; k < p->phase_start[r + 1]; k += p->k_block) {
+            const ptrdiff_t rest = p->phase_start[r + 1] - k, n_k = rest < p->k_block ? rest : p->k_block;
+#if PICKS
+            memset(picks.row, -1, sizeof(picks.row)); /* none are known of these taps */
+#endif
+            for (ptrdiff_t i = co, rows; i < end; i += rows) {
+                ptrdiff_t row[ROWS] = {0};
+                rows = end - i < ROWS ? end - i : ROWS;
+                T *tile = out + k * n_ci * p->c_out + i * n_ci * n_k, *to = tile + c * n_k * rows;
+                const T *to_end = out_end ? out_end : tile + n_ci * n_k * rows;
+                for (ptrdiff_t j = 0; j < rows / parts; j++)
+                    row[j] = (i / parts + j) / fused * so + (i / parts + j) % fused * sk;
+                if (parts == 1)
+                    NAME(pack_tile)(w + c * si, row, rows, so, n_c, si, tap_k + k, n_k, step, w_end, to, to_end, &picks);
+                else if (rows == ROWS)
+                    NAME(pack_parts)(w, row, ROWS, ci + c, n_c, si, tap_k + k, n_k, step, to);
+                else
+                    NAME(pack_parts)(w, row, rows, ci + c, n_c, si, tap_k + k, n_k, step, to);
+            }
         }
 }
 
-/* Whether all of n numbers are finite: zero times anything else is NaN. */
-static int NAME(all_finite)(const void *numbers, ptrdiff_t n)
+/* Order of a packed weight: group, block of ci, output phase, block of taps, tile of output channels, then
+ * [ci in block][tap in block][channel in tile], as run_group walks it. `tap_k` maps sorted taps to kernel positions, the
+ * largest of which is below `taps`. Strides are in elements, of complex numbers too, whose parts follow each other.
+ * Returns whether all packed numbers are finite. */
+static int NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
+                              const fc1d_problem *p, const ptrdiff_t *tap_k, ptrdiff_t taps, void *packed)
 {
-    enum { CHAINS = 4 }; /* one would wait for its own sums */
-    const T *p = (const T *)numbers;
-    V sum[CHAINS] = {{0}};
-    T rest = 0;
-    ptrdiff_t i = 0;
-    for (; i + CHAINS * LANES <= n; i += CHAINS * LANES)
-        _Pragma("GCC unroll 4") for (int c = 0; c < CHAINS; c++) sum[c] += LOAD(p + i + c * LANES) * (T)0;
-    for (; i < n; i++)
-        rest += p[i] * (T)0;
-    T lanes[LANES];
-    STORE(lanes, sum[0] + sum[1] + (sum[2] + sum[3]));
-    for (int l = 0; l < LANES; l++)
-        rest += lanes[l];
-    return rest == 0;
+    enum { TILES = 8, CHANNELS = 64 };
+    T *out = (T *)packed;
+    const T *out_end = out + p->groups * p->c_out * p->c_in * p->kernel_size;
+    const ptrdiff_t parts = p->parts, fused = p->fused / parts;
+    /* what vectors may read beyond their elements: all of the weight, where strides are not negative */
+    const int forward = parts == 1 && so > 0 && si > 0 && sg > 0 && sk > 0;
+    const T *w_end = !forward ? NULL : (const T *)weight + (p->groups - 1) * sg + (p->c_out / fused - 1) * so +
+                                           (p->c_in - 1) * si + (taps - 1) * sk + 1;
+    /* Where the output channels of an input channel lie together, a few tiles of a few input channels at a time: rows are
+     * read in lines that follow each other, and written to few places. */
+    const int across = forward && si > so;
+    const ptrdiff_t tiles = across ? TILES * ROWS : p->c_out, channels = across ? CHANNELS : p->c_in;
+    const int in_order = !across && p->n_phases == 1 && p->k_block >= p->kernel_size;
+    int finite = 1;
+    for (ptrdiff_t g = 0; g < p->groups; g++)
+        for (ptrdiff_t ci = 0, n_ci; ci < p->c_in; ci += n_ci, out += n_ci * p->kernel_size * p->c_out) {
+            const T *w = (const T *)weight + g * sg + (parts == 1 ? ci * si : 0);
+            n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
+            for (ptrdiff_t co = 0; co < p->c_out; co += tiles)
+                for (ptrdiff_t c = 0; c < n_ci; c += channels)
+                    NAME(pack_block)(p, w, so, si, sk, tap_k, ci, n_ci, c, n_ci - c < channels ? n_ci - c : channels, co,
+                                     p->c_out - co < tiles ? p->c_out : co + tiles, w_end, out, in_order ? out_end : NULL);
+            finite &= NAME(all_finite)(out, n_ci * p->kernel_size * p->c_out);
+        }
+    return finite;
 }
 
 /* ---- peak ---------------------------------------------------------------------------------------------------- */
@@ -859,4 +992,5 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 /* An enumerator, for the table of kernels that vectors.h makes of both dtypes: LANES is gone by then. */
 enum { NAME(lanes) = LANES };
 
+#undef PICKS
 #undef V

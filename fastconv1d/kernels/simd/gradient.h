@@ -318,7 +318,7 @@ static void NAME(multiply_panel)(const fc1d_gradient *q, ptrdiff_t co0, ptrdiff_
             rows = co1 - co < ROWS ? co1 - co : ROWS;
             T *to = sums + (co - co0) * co_pitch + live[j] * k_pitch;
             NAME(expect)(to, rows, co_pitch, nv * LANES);
-            NAME(tiles)[rows][nv](kc, g + co * kc, panel + q->window.tap[live[j]], q->column, to, co_pitch, NULL, add, NULL);
+            NAME(tiles)[rows][nv](kc, NULL, g + co * kc, panel + q->window.tap[live[j]], q->column, to, co_pitch, NULL, add, NULL);
         }
 }
 

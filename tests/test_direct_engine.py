@@ -534,6 +534,84 @@ def test_nothing_outside_of_the_arrays_is_touched(isa, monkeypatch):
     assert in_subprocess("test_direct_engine", name).strip() == isa
 
 
+def weights_between_guard_pages():
+    # Every way to pack: rows that follow one another, whole vectors of taps, elements picked from a
+    # few vectors, and one by one; of phases of strides, fused or not.
+    rng = np.random.default_rng(23)
+    for kernel_size, dtype in itertools.product(range(1, 19), DTYPES):
+        for stride in {1, 2, 3, 5, kernel_size}:
+            for dilation, c_out, at_end in ((1, 8, True), (2, 21, False), (1, 17, True)):
+                x = integers(rng, 1, 5, 4, dtype=dtype)
+                w = guarded(integers(rng, 5, c_out, kernel_size, dtype=dtype), at_end)
+                l_out = 3 * stride + dilation * (kernel_size - 1) + 1
+                y = np.full((1, c_out, l_out), np.nan, dtype)
+                assert direct_engine.scatter(x, w, None, y, window(stride, dilation), (1, False))
+                assert_exact(y, slow_scatter(x, w, None, l_out, stride, dilation))
+                w = guarded(integers(rng, c_out, 5, kernel_size, dtype=dtype), at_end)
+                x, left = integers(rng, 1, 5, 9, dtype=dtype), dilation * kernel_size
+                y = np.full((1, c_out, 3), np.nan, dtype)
+                where = window(stride, dilation, left)
+                direct_engine.correlate(x, w, None, y, where, (1, False))
+                assert_exact(y, slow_correlate(x, w, None, 3, stride, dilation, left))
+    print(direct_engine.isa())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect")
+def test_every_way_to_pack_reads_the_weight_alone(isa, monkeypatch):
+    monkeypatch.setenv("FASTCONV1D_ISA", isa)
+    assert in_subprocess("test_direct_engine", "weights_between_guard_pages").strip() == isa
+
+
+# l_in, l_out, kernel_size, stride, dilation, left: some taps read nothing in the whole call.
+SHORT = [
+    (1, 1, 13, 1, 1, 6),
+    (1, 1, 5, 8, 1, 2),
+    (1, 3, 12, 4, 1, 5),
+    (2, 3, 12, 3, 2, 7),
+    (3, 5, 21, 1, 8, 80),
+    (5, 4, 7, 2, 3, -1),
+    (1, 2, 200, 1, 1, 100),
+]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("sizes", SHORT)
+def test_taps_that_are_not_packed_for_a_call(sizes, dtype):
+    l_in, l_out, kernel_size, *where = sizes
+    rng = np.random.default_rng(24)
+    for c_in, c_out, groups in ((70, 23, 1), (6, 9, 3), (300, 4, 1)):
+        x, w = normals(rng, 2, c_in * groups, l_in), normals(rng, c_out * groups, c_in, kernel_size)
+        x, w = x.astype(dtype), w.astype(dtype)
+        place = window(*where, ZEROS, groups)
+        for transposed in (False, True):
+            if transposed:
+                w = w.reshape(groups, c_out, c_in, kernel_size).swapaxes(1, 2)
+                w = np.ascontiguousarray(w).reshape(groups * c_in, c_out, kernel_size)
+            layer = PreparedLayer(w, None, place, transposed)
+            y, bits = (np.full((2, c_out * groups, l_out), np.nan, dtype) for _ in range(2))
+            (direct_engine.scatter if transposed else direct_engine.correlate)(
+                x, w, None, y, place, (1, False)
+            )
+            layer.run(x, bits, where[2], 1)
+            assert_same_bits(y, bits, f"{sizes} {transposed}")
+            wide = (slow_scatter if transposed else slow_correlate)(
+                x, w, None, l_out, *where, groups=groups
+            )
+            np.testing.assert_allclose(y, wide, rtol=1e-4, atol=1e-4)
+
+
+def test_infinite_weights_of_taps_that_read_nothing():
+    x, w = np.ones((1, 9, 1), np.float32), np.ones((16, 9, 5), np.float32)
+    w[3, 4, 0] = np.inf
+    y = correlate(x, w, None, 1, 1, 1, 2)  # infinity times the zeros of the padding
+    assert np.isnan(y[0, 3, 0])
+    assert_exact(np.delete(y, 3, axis=1), np.full((1, 15, 1), 9))
+    w = w.swapaxes(0, 1)
+    y = np.full((1, 16, 1), np.nan, np.float32)
+    assert direct_engine.scatter(x, w, None, y, window(1, 1, 2), (1, False))
+    assert_exact(y, np.full((1, 16, 1), 9))
+
+
 def test_not_a_number_reaches_only_what_reads_it():
     rng = np.random.default_rng(20)
     for stride, dilation, kernel_size in itertools.product((1, 2, 3, 8), (1, 3), (1, 3, 6)):

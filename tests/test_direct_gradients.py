@@ -131,6 +131,53 @@ def test_panels_of_units_and_parts(dtype):
             check(g, x, kernel_size, stride, 1, 2, ZEROS, groups, threads=threads)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_panels_of_one_chunk(dtype):
+    # Finished strip by strip: taps in ones, twos, fours and eights, with taps before them where
+    # those are no power of two, the last channels of a row and of the array, several blocks of rows.
+    rng = np.random.default_rng(20)
+    for kernel_size in (*range(1, 20), 23, 41):
+        for c_in, c_out, l_out in ((16, 9, 1), (49, 33, 4), (113, 8, 3), (24, 70, 10)):
+            g = integers(rng, 1 + l_out % 3, c_out, l_out, dtype=dtype)
+            x = integers(rng, len(g), c_in, l_out + kernel_size - 1, dtype=dtype)
+            check(g, x, kernel_size, groups=1)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_taps_that_read_nothing(dtype):
+    # Before the input, behind it, and between two strides; in one chunk and in several, of which
+    # some taps read nothing in the first or the last.
+    rng = np.random.default_rng(21)
+    sizes = [  # l_in, l_out, kernel_size, stride, dilation, left
+        (1, 1, 13, 1, 1, 6),
+        (1, 1, 5, 8, 1, 2),
+        (3, 2, 9, 4, 3, 10),
+        (2, 9, 8, 1, 1, 8),
+        (5, 3, 16, 7, 2, 15),
+        (4, 40, 33, 1, 16, 256),
+        (150, 400, 21, 1, 7, 130),
+        (90, 300, 4, 2, 50, 200),
+    ]
+    for l_in, l_out, *where in sizes:
+        for n_batch, c_in, c_out in ((1, 40, 24), (3, 17, 9), (1, 70, 40)):
+            g = integers(rng, n_batch, c_out, l_out, dtype=dtype)
+            check(g, integers(rng, n_batch, c_in, l_in, dtype=dtype), *where)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_taps_that_read_nothing_of_a_gradient_that_is_not_finite(dtype):
+    # Zero times infinity is no number, whichever taps are left out for the others.
+    rng = np.random.default_rng(22)
+    for l_in, l_out, kernel_size, left in ((1, 1, 13, 6), (150, 400, 21, 160)):
+        g, x = integers(rng, 1, 40, l_out, dtype=dtype), integers(rng, 1, 40, l_in, dtype=dtype)
+        g[0, 3, 0] = np.inf
+        with np.errstate(invalid="ignore"):
+            dw, _ = weight_gradient(g, x, kernel_size, 1, 1, left)
+        assert np.isnan(dw[3, :, 0]).all()
+        others = [c for c in range(40) if c != 3]
+        assert_exact(dw[others], slow_weight_gradient(g[:, others], x, kernel_size, 1, 1, left))
+
+
 # ---- strides, dilations, paddings, blocks ------------------------------------------------------
 
 

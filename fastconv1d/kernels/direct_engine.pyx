@@ -2284,6 +2284,18 @@ def _complex_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geome
     return None
 
 
+cdef void _round_sums(const double* sums, cnp.ndarray db) noexcept:
+    """db = sums, of float32 or float64."""
+    cdef ptrdiff_t i, step = db.strides[0]
+    cdef char* to = <char*> cnp.PyArray_DATA(db)
+    cdef bint single = cnp.PyArray_TYPE(db) == cnp.NPY_FLOAT32
+    for i in range(db.shape[0]):
+        if single:
+            (<float*> (to + i * step))[0] = <float> sums[i]
+        else:
+            (<double*> (to + i * step))[0] = sums[i]
+
+
 def weight_gradient(cnp.ndarray g not None, cnp.ndarray x not None, cnp.ndarray dw not None, geometry, run, db=None,
                     bint only_db=False, cnp.ndarray weight=None, bint transposed=False):
     """dw[co, ci, k] = sum over n, l of g[n, co, l] * x[n, ci, l*stride + k*dilation - left].
@@ -2315,7 +2327,8 @@ cdef _real_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geometr
     cdef ptrdiff_t stride, dilation, pad_left, groups, chunks, passes, together, i, j
     cdef int mode, n_threads = run[0]
     cdef double macs
-    cdef cnp.ndarray grad_input = None
+    cdef cnp.ndarray grad_input = None, sums, bias_sums
+    cdef cnp.npy_intp[2] bias_shape
     _, _, stride, dilation, pad_left, _, groups, mode = geometry
     if elements == 0 or cnp.PyArray_SIZE(g) == 0:
         if not only_db:
@@ -2373,8 +2386,9 @@ cdef _real_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geometr
         scratch_bytes = size * _lay_scratch(&q, kernels)
         # a single partial sum is the result itself, or added to it from scratch
         in_place = q.parts * passes == 1 or (q.parts == 1 and q.panel > 0)
-        sums = dw[None] if only_db or in_place else new((q.parts, *(<object> dw).shape), dw.dtype)
-        bias_sums = None if db is None else np.empty((q.parts, dw.shape[0]))
+        sums = dw if only_db or in_place else new((q.parts, *(<object> dw).shape), dw.dtype)
+        bias_shape[0], bias_shape[1] = q.parts, dw.shape[0]
+        bias_sums = None if db is None else cnp.PyArray_EMPTY(2, bias_shape, cnp.NPY_FLOAT64, 0)
         if not only_db:
             q.dw, q.dw_part = cnp.PyArray_DATA(sums), elements
         if db is not None:
@@ -2393,6 +2407,10 @@ cdef _real_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geometr
                                  macs / passes, scratch_bytes, n_threads)
             if failed:
                 raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
+            if q.parts * passes == 1:  # most small calls: the sums are the results
+                if db is not None:
+                    _round_sums(<const double*> cnp.PyArray_DATA(bias_sums), db)
+                return grad_input
             with np.errstate(all="ignore"):
                 if passes > 1 and not only_db and not in_place:
                     for j in range(q.parts):

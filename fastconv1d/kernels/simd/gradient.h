@@ -114,9 +114,32 @@ static const NAME(dots_fn) NAME(dots)[ROWS + 1][9] = {{0},          DOT_ROW_8(1)
 static const ptrdiff_t NAME(dot_taps)[ROWS + 1] = {0, 8, 6, 4, 6, 4, 4, 3, 3};
 #endif
 
+/* The same as add_rows for rows of less than four vectors, whose lanes are summed together. */
+static void NAME(add_short_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, double *db)
+{
+    for (ptrdiff_t i = 0; i < rows; i += LANES) {
+        const ptrdiff_t m = rows - i < LANES ? rows - i : LANES;
+        V acc[LANES] = {{0}};
+        for (ptrdiff_t r = 0; r < m; r++)
+            for (ptrdiff_t n = 0; n < c->items; n++) {
+                const T *row = g + n * c->gn + (i + r) * c->gc;
+                for (ptrdiff_t q = 0; q < c->cols; q += LANES)
+                    acc[r] += c->cols - q < LANES ? LOAD_PART(row + q, c->cols - q) : LOAD(row + q);
+            }
+        T sums[LANES];
+        STORE(sums, NAME(sum_lanes)(acc));
+        for (ptrdiff_t r = 0; r < m; r++)
+            db[i + r] = c->add ? db[i + r] + sums[r] : sums[r];
+    }
+}
+
 /* db[i] (+)= the sum of row i of g, i < rows. */
 static void NAME(add_rows)(const NAME(chunk) *c, const T *g, ptrdiff_t rows, double *db)
 {
+    if (c->cols < 4 * LANES) {
+        NAME(add_short_rows)(c, g, rows, db);
+        return;
+    }
     for (ptrdiff_t i = 0; i < rows; i++) {
         V acc[LANES] = {{0}};
         for (ptrdiff_t n = 0; n < c->items; n++) {

@@ -830,12 +830,11 @@ static inline __attribute__((always_inline)) void NAME(pack_strided)(const T *w,
 static void NAME(pack_rows)(const T *w, ptrdiff_t rows, ptrdiff_t n_c, ptrdiff_t si, const ptrdiff_t *tap, ptrdiff_t n_k,
                             ptrdiff_t sk, T *out)
 {
-    for (ptrdiff_t c = 0; c < n_c; c++)
+    for (ptrdiff_t c = 0; rows == ROWS && n_k == 1 && c < n_c; c++) /* most often: without an inner loop */
+        memcpy(out + c * ROWS, w + c * si + tap[0] * sk, ROWS * sizeof(T));
+    for (ptrdiff_t c = 0; (rows < ROWS || n_k > 1) && c < n_c; c++)
         for (ptrdiff_t j = 0; j < n_k; j++, out += rows)
-            if (rows == ROWS)
-                memcpy(out, w + c * si + tap[j] * sk, ROWS * sizeof(T));
-            else
-                NAME(gather)(out, rows, w + c * si + tap[j] * sk, 1);
+            NAME(gather)(out, rows, w + c * si + tap[j] * sk, 1);
 }
 
 /* The same where ROWS rows of all taps lie in a few vectors: each vector of the result picks its elements from pairs of

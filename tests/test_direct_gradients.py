@@ -134,7 +134,7 @@ def test_panels_of_units_and_parts(dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_panels_of_one_chunk(dtype):
     # Finished strip by strip: taps in ones, twos, fours and eights, with taps before them where
-    # those are no power of two, the last channels of a row and of the array, several blocks of rows.
+    # those are no power of two, the last channels of a row and of the array, blocks of rows.
     rng = np.random.default_rng(20)
     for kernel_size in (*range(1, 20), 23, 41):
         for c_in, c_out, l_out in ((16, 9, 1), (49, 33, 4), (113, 8, 3), (24, 70, 10)):

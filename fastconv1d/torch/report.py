@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import inspect
 import re
 import types
 from typing import Any, NamedTuple
@@ -274,7 +275,8 @@ def _called_in(
             value = None
         found += [name for name, function in functions.items() if value is function]
         if depth and isinstance(value, types.FunctionType) and _is_theirs(value):
-            found += _called_in(value.__code__, value.__globals__, functions, depth - 1)
+            for function in {value, inspect.unwrap(value)}:  # what a decorator put around, too
+                found += _called_in(function.__code__, function.__globals__, functions, depth - 1)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             found += _called_in(constant, names, functions, depth)

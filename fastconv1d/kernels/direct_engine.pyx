@@ -242,7 +242,10 @@ cdef ptrdiff_t CHAIN = 128
 # With so few channels and terms the time goes into writing outputs: the window is kept to what stays in L1, and outputs
 # are written row by row instead of a strip of every row. Measured with 64 to 768 outputs: 2.2x at 1 channel, 10 terms,
 # 1.13x at 4 and 60; 0.98x at 12 and 60, 0.88x at 64 and 128.
+# With a residual, which is read as the output is written, up to 32 channels: 16 and 32 channels to 256 1.16 to 1.33x,
+# with 8 lanes 1.07 to 1.19x, 32 to 32 1.0 to 1.08x; 0.97x at the worst of 14 layers.
 cdef ptrdiff_t FEW_CHANNELS = 8
+cdef ptrdiff_t FEW_CHANNELS_ADDED = 32
 cdef ptrdiff_t FEW_TERMS = 128
 # The window of a tile and the weights of a block of output channels share L2 (512 KiB in the smallest in use).
 cdef ptrdiff_t WINDOW_BYTES = 128 * 1024
@@ -457,7 +460,8 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     cdef ptrdiff_t units = 4 * n_threads if n_threads > 1 else 1
     cdef bint split = False
     # columns that the window's share of L2 holds, with the taps in shared runs or apart
-    p.by_rows = p.c_in <= FEW_CHANNELS and p.c_in * p.kernel_size <= FEW_TERMS
+    cdef ptrdiff_t few = FEW_CHANNELS if p.residual == NULL else FEW_CHANNELS_ADDED
+    p.by_rows = p.c_in <= few and p.c_in * p.kernel_size <= FEW_TERMS
     cdef ptrdiff_t budget = (STRIP_VECTORS * lanes * itemsize if p.by_rows else WINDOW_BYTES) // (itemsize * p.ci_block)
     cdef ptrdiff_t merged = _make_runs(p, taps, base, FAR, 0, False, runs, where)
     cdef ptrdiff_t reach = 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dis
-import inspect
 import re
 import types
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from .classes import functions_of, own_class
+from .classes import functions_of, own_class, with_decorated
 from .layers import LONG, SMALL, Fast
 from .operators import DTYPES
 
@@ -275,7 +274,7 @@ def _called_in(
             value = None
         found += [name for name, function in functions.items() if value is function]
         if depth and isinstance(value, types.FunctionType) and _is_theirs(value):
-            for function in {value, inspect.unwrap(value)}:  # what a decorator put around, too
+            for function in with_decorated(value):
                 found += _called_in(function.__code__, function.__globals__, functions, depth - 1)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):

@@ -581,10 +581,10 @@ cdef ptrdiff_t _window_items(const fc1d_problem* p, ptrdiff_t itemsize) noexcept
 cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize) noexcept nogil:
     """Whether items should be the columns of a tile, and each position of the output a pass.
 
-    Compares cycles for one item of a group: multiply-adds at two vectors a cycle, of whole vectors, 10 ns for a row that
-    is packed or stored by itself, against transposing all of it. Over 240 layers of 16 to 512 channels, 3 and 5 taps, 5
-    to 40 positions and 32 to 200 items, those that are computed so are 0.99 to 1.69 times as fast as item by item with
-    16 lanes, 0.99 to 1.41 times with 8.
+    Compares cycles for one item of a group: multiply-adds at two vectors a cycle, columns that are dropped as well, 10 ns
+    for a row that is packed or stored by itself, against transposing all of it. Of 222 layers of 16 to 512
+    channels, 3 and 5 taps, 5 to 40 positions and 32 to 200 items, dropped columns decide for 32, which are 1.12 to 1.68
+    times as fast so with 16 lanes.
     """
     cdef ptrdiff_t lanes = kernels.lanes, room = min(_window_items(p, itemsize), p.n_batch)
     if (2 * p.n_batch < lanes or p.parts * p.y_step > 1 or p.residual != NULL or p.l_in > 64 or p.l_in == 0
@@ -597,9 +597,13 @@ cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdif
     for k in range(p.kernel_size):  # columns that a tap reads the input in
         taps += max(0, min(p.l_out, (p.l_in - 1 - p.x_base - p.pos[k]) // p.x_step + 1)
                     - max(0, _ceil(-p.x_base - p.pos[k], p.x_step)))
-    narrow = max(1., 4. / p.c_out) * (1. if room > lanes else 1.2)
-    cdef double alone = _ceil(p.l_out, lanes) * lanes * column * narrow + ROW_CYCLES * (p.c_in + p.c_out)
-    cdef double across = (column * taps / p.kernel_size * narrow * _ceil(room, lanes) * lanes / room
+    narrow = max(1., 4. / p.c_out)
+    # with a unit of one vector each weight is read for that one
+    cdef double one_vector = 1. if _window_items(p, itemsize) >= 2 * lanes and p.n_batch > lanes else 1.2
+    cdef ptrdiff_t columns = min(_ceil(p.l_out, lanes) * lanes,  # by itself, or beside others
+                                 p.l_out + (p.pos[p.kernel_size - 1] - p.pos[0]) // p.x_step)
+    cdef double alone = columns * column * narrow + ROW_CYCLES * (p.c_in + p.c_out)
+    cdef double across = (column * taps / p.kernel_size * narrow * one_vector * _ceil(room, lanes) * lanes / room
                           + TRANSPOSED_CYCLES * (p.c_in * p.l_in + p.c_out * p.l_out))
     return across < 0.96 * alone
 

@@ -513,6 +513,9 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     units = max(units, <ptrdiff_t> (_macs(p) / (4 * SIGNAL_MACS)))  # each packs its window: not too many
     while count * p.n_tiles < units and _ceil(p.n_cols, 2 * p.n_tiles) >= 4 * strip:
         p.n_tiles *= 2
+    cdef ptrdiff_t even = n_threads // _gcd(n_threads, count)  # three units keep two threads as long as four
+    if count * p.n_tiles < units and _ceil(p.n_cols, _ceil(p.n_tiles, even) * even) >= strip:
+        p.n_tiles = _ceil(p.n_tiles, even) * even
     p.tile_cols = p.n_cols
     if p.n_tiles > 1:
         p.tile_cols = _ceil(_ceil(p.n_cols, p.n_tiles), strip) * strip

@@ -70,7 +70,7 @@ if EMULATE_AVX512:
 
 
 class BuildExt(build_ext):
-    """build_ext that adds the compiler's flags and compiles on all CPUs, whole extensions or not."""
+    """build_ext that adds the compiler's flags and compiles on all CPUs."""
 
     def finalize_options(self):
         super().finalize_options()

@@ -392,7 +392,8 @@ def _add_tap(y: Array, values: Array, start: int, stride: int, mode: str) -> Non
         y[:, :, positions] += values[:, :, columns]
     else:  # several columns may be of one position
         position = _source(start + stride * np.arange(count), length, mode)
-        np.add.at(y, (slice(None), slice(None), position), values)
+        everywhere: Any = (slice(None), slice(None), position)
+        np.add.at(y, everywhere, values)
 
 
 def _inside(start: int, stride: int, count: int, length: int) -> tuple[slice, slice]:

@@ -114,9 +114,7 @@ typedef struct {
     const fc1d_run *row_runs;
     ptrdiff_t n_row_runs;
     const void *x_end; /* past the last element in memory */
-    /* Not 0: the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out of a tile.
-     * Elements of scratch, last, for the weights of a block of output channels without them, and a table of taps. */
-    ptrdiff_t live_elems;
+    int leaves_out; /* the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out */
     int stacked; /* of a depthwise layer four rows at once, of so many rows and columns of the kernel; y is plain */
 } fc1d_problem;
 

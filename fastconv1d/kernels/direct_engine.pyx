@@ -65,6 +65,7 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t ci_chain, ci_block, k_block
         ptrdiff_t group_blocks, levels
         const int32_t* tap
+        const int32_t* in_place
         const fc1d_run* runs
         ptrdiff_t n_runs, row_pitch
         ptrdiff_t tile_cols, items_per_unit, item_pitch, groups_per_unit, co_unit, co_block
@@ -534,7 +535,23 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
             for j in range(p.phase_start[r], p.phase_start[r + 1]):
                 tap[0] = <int32_t> (c * p.row_pitch + where[j])
                 tap += 1
+    if _reads_in_place(p, rows):
+        p.in_place = tap
+        for c in range(p.ci_block):
+            for j in range(p.kernel_size):
+                tap[0] = <int32_t> (c * p.xc + p.pos[j])
+                tap += 1
     return _lay_stage(p, kernels, itemsize)
+
+
+cdef bint _reads_in_place(const fc1d_problem* p, ptrdiff_t rows) noexcept nogil:
+    """Whether tiles inside the input take their rows from it: what is packed serves one register tile of rows alone.
+
+    384 channels to 2 of 14,221 positions took 1.48 ms and take 1.26, 32 to 1 with 7 taps 0.58 and 0.50 (AVX-512).
+    """
+    return (p.c_out <= rows and p.n_phases == 1 and p.x_step * p.xl * p.parts == 1 and p.half == 0
+            and p.before.function == 0 and p.items_per_unit == 1 and p.n_tiles > 1
+            and p.ci_block * max(p.xc, 1) + p.l_in < TAPS_REACH)
 
 
 cdef void _split_channels(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize, ptrdiff_t units,
@@ -580,7 +597,8 @@ cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdif
     Compares cycles for one item of a group: multiply-adds at two vectors a cycle, 10 ns for a row that is packed or
     stored by itself, against transposing all of it.
     """
-    cdef ptrdiff_t lanes = kernels.lanes, room = min(_window_items(p, itemsize), p.n_batch)
+    cdef ptrdiff_t lanes = kernels.lanes, room = _window_items(p, itemsize)
+    room = min(room if room < lanes else room // lanes * lanes, p.n_batch)
     if (2 * p.n_batch < lanes or p.parts * p.y_step > 1 or p.residual != NULL or p.l_in > 64 or p.l_in == 0
             or (p.l_in > 1 and p.xl != 1) or (p.l_out > 1 and p.yl != 1)
             or (p.groups * p.c_in > 1 and p.xc != p.l_in) or (p.groups * p.c_out > 1 and p.yc != p.l_out)
@@ -1126,7 +1144,7 @@ cdef class PreparedLayer:
         p.pos, p.x_base = taps.pos, base
         p.leaves_out = p.mode == 0 and k > 1 and _leaves_out(p, PART_COLUMNS) and self._is_finite()
         cdef size_t where_bytes = k * sizeof(ptrdiff_t), run_bytes = k * sizeof(fc1d_run)
-        cdef size_t table_bytes = where_bytes + run_bytes + p.ci_block * k * sizeof(int32_t)
+        cdef size_t table_bytes = where_bytes + run_bytes + 2 * p.ci_block * k * sizeof(int32_t)
         cdef ptrdiff_t few[256]  # for small layers, without malloc
         cdef char* tables = <char*> few if table_bytes <= sizeof(few) else <char*> malloc(table_bytes)
         if tables == NULL:

@@ -91,6 +91,7 @@ typedef struct {
     /* more than FC1D_FAN chains: the blocks of a group, of ci_block channels and k_block taps each, and levels of totals */
     ptrdiff_t group_blocks, levels;
     const int32_t *tap; /* phase r, block channel c, tap j: tap[phase_start[r]*ci_block + c*taps(r) + j] */
+    const int32_t *in_place; /* not NULL: the same for tiles inside the input, which need no window: its rows are those of x */
     /* the window: rows of row_pitch elements, one per input channel, made of runs */
     const fc1d_run *runs;
     ptrdiff_t n_runs, row_pitch;

@@ -624,6 +624,8 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
     const ptrdiff_t phase_pitch = (co1 - co0) * p->stage_pitch;
     T *stage = window + p->window_elems, *totals = stage + p->stage_elems + 2 * p->emit_rows * p->emit_pitch;
 
+    const fc1d_run *last_run = p->runs + p->n_runs - 1;
+    const int in_place = p->in_place && q0 + p->runs->start >= 0 && q0 + last_run->start + last_run->extra + width <= p->l_in;
     for (ptrdiff_t ci = 0; ci == 0 || ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
         NAME(ahead) ahead;
@@ -638,11 +640,14 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
                 return;
             }
         } else {
-            NAME(pack_window)(p, x, g * p->c_in, items, ci, n_ci, q0, width, window);
+            if (!in_place)
+                NAME(pack_window)(p, x, g * p->c_in, items, ci, n_ci, q0, width, window);
             if (ci == 0 && items > 1)
                 NAME(clear_gaps)(p, items, n_ci, width, window);
             ahead = NAME(look_ahead)(p, x, ci, q0, more_groups);
         }
+        const T *rows = in_place ? (const T *)p->x + x + ci * p->xc + q0 + p->x_base : window;
+        const int32_t *tap = in_place ? p->in_place : p->tap;
         for (ptrdiff_t r = 0; r < p->n_phases; r++) {
             const ptrdiff_t taps = p->phase_start[r + 1] - p->phase_start[r];
             T *base = p->staged ? stage + r * phase_pitch - co0 * p->stage_pitch : y;
@@ -650,7 +655,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
             for (ptrdiff_t k = 0; k == 0 || k < taps; k += p->k_block) {
                 const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
                 const T *wb = w + (ci * p->kernel_size + (p->phase_start[r] + k) * n_ci) * p->c_out;
-                NAME(terms) terms = {n_ci, n_k, taps, p->ci_chain, 0, n_k, p->tap + p->phase_start[r] * p->ci_block + k, p,
+                NAME(terms) terms = {n_ci, n_k, taps, p->ci_chain, 0, n_k, tap + p->phase_start[r] * p->ci_block + k, p,
                                      p->pos + p->phase_start[r] + k, q0, 0};
                 if (p->leaves_out)
                     NAME(find_live)(p, terms.pos, n_k, q0, item_cols, &terms.from, &terms.to);
@@ -667,7 +672,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
                                              p->total_elems, p->stage_pitch);
                 for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block) {
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
-                    NAME(run_block)(&terms, c0, c1, cols, wb, window, base, ldy, p->staged, b, accumulate, p->by_rows,
+                    NAME(run_block)(&terms, c0, c1, cols, wb, rows, base, ldy, p->staged, b, accumulate, p->by_rows,
                                     &ahead, to);
                 }
                 if (p->levels && last)

@@ -583,7 +583,8 @@ cdef ptrdiff_t _lay_stage(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_
     if not p.plain:
         p.emit_rows = max(1, min(p.emit_rows, EMIT_BYTES // (2 * itemsize * p.emit_pitch)))
     p.total_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.levels else 0
-    p.leaves_out &= _leaves_out(p, min(p.tile_cols, PART_COLUMNS if p.items_per_unit == 1 else p.tile_cols))
+    if p.leaves_out:  # planes have no places of taps to look at
+        p.leaves_out = _leaves_out(p, min(p.tile_cols, PART_COLUMNS if p.items_per_unit == 1 else p.tile_cols))
     if p.leaves_out:
         p.co_block = _ceil(p.co_block, 4 * lanes) * 4 * lanes  # run_across takes four vectors of channels
     return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch + p.levels * p.total_elems)

@@ -517,6 +517,9 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     units = max(units, <ptrdiff_t> (_macs(p) / (4 * SIGNAL_MACS)))  # each packs its window: not too many
     while count * p.n_tiles < units and _ceil(p.n_cols, 2 * p.n_tiles) >= 4 * strip:
         p.n_tiles *= 2
+    cdef ptrdiff_t even = n_threads // _gcd(n_threads, count)  # three units keep two threads as long as four
+    if count * p.n_tiles < units and _ceil(p.n_cols, _ceil(p.n_tiles, even) * even) >= strip:
+        p.n_tiles = _ceil(p.n_tiles, even) * even
     p.tile_cols = p.n_cols
     if p.n_tiles > 1:
         p.tile_cols = _ceil(_ceil(p.n_cols, p.n_tiles), strip) * strip
@@ -584,7 +587,7 @@ cdef ptrdiff_t _lay_stage(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_
     if not p.plain:
         p.emit_rows = max(1, min(p.emit_rows, EMIT_BYTES // (2 * itemsize * p.emit_pitch)))
     p.total_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.levels else 0
-    if p.leaves_out:  # never of planes, which have no such positions
+    if p.leaves_out:  # planes have no places of taps to look at
         p.leaves_out = _leaves_out(p, min(p.tile_cols, PART_COLUMNS if p.items_per_unit == 1 else p.tile_cols))
     if p.leaves_out:
         p.co_block = _ceil(p.co_block, 4 * lanes) * 4 * lanes  # run_across takes four vectors of channels

@@ -1391,7 +1391,7 @@ cdef class PreparedLayer:
         """Whether transposing pays, so that vectors run along the groups of one input channel.
 
         It saves 45 ns a group (AVX2): 1,536 channels with 4 taps took 72 us for 4 positions and take 5.4, 72 and 18 for
-        16, 86 and 89 for 64.
+        16, 86 and 89 for 64. 64 items of 400 channels with 101 taps over 13 positions took 20.9 ms by items and take 7.2.
         """
         return (p.c_in == 1 and p.groups >= 2 * self.kernels.lanes and p.c_out <= self.kernels.rows and p.l_in <= 48
                 and min(p.kernel_size, p.l_in) * p.l_out <= 2500 and p.kernel_size <= 1000 and p.yl == 1

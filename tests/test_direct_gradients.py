@@ -179,6 +179,43 @@ def test_taps_that_read_nothing_of_a_gradient_that_is_not_finite(dtype):
         assert_exact(dw[others], slow_weight_gradient(g[:, others], x, kernel_size, 1, 1, left))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_few_channels_to_many(dtype):
+    # Vectors along output channels, channels and taps having changed places: one chunk and several,
+    # several parts, strips of one to six vectors, every way to write the taps.
+    rng = np.random.default_rng(23)
+    sizes = [  # kernel_size, dilation, left, l_in
+        (1, 1, 0, 40),
+        (2, 1, 3, 3),
+        (3, 1, 1, 64),
+        (4, 3, 4, 64),
+        (7, 3, 9, 256),
+        (11, 1, 5, 121),
+        (5, 2, -1, 30),
+        (9, 1, 4, 3001),
+    ]
+    for c_in, c_out in itertools.product((1, 2, 3, 5, 8, 12, 17, 32), (32, 37, 100, 209)):
+        kernel_size, dilation, left, l_in = sizes[(c_in + c_out) % len(sizes)]
+        x = integers(rng, 1 + c_in // 12, c_in, l_in, dtype=dtype)
+        l_out = length(x, kernel_size, 1, dilation, left, left)
+        check(integers(rng, len(x), c_out, l_out, dtype=dtype), x, kernel_size, 1, dilation, left)
+
+
+@pytest.mark.parametrize("dtype", REAL)
+def test_few_channels_of_numbers_that_are_not_finite(dtype):
+    rng = np.random.default_rng(24)
+    for bad, at in itertools.product((np.nan, np.inf), (0, 1, 40, 98, 99)):
+        for left in (0, 2):
+            g = integers(rng, 1, 64, 96 + 2 * left, dtype=dtype)
+            x = integers(rng, 1, 4, 100, dtype=dtype)
+            g[g == 0], x[0, 2, at] = 1, bad
+            for one, other in ((g, x), (np.where(g > 3, bad, g).astype(dtype), x)):
+                with np.errstate(invalid="ignore"):
+                    dw, _ = weight_gradient(one, other, 5, 1, 1, left)
+                    wide_dw = slow_weight_gradient(one, other, 5, 1, 1, left)
+                assert_exact(np.isnan(dw), np.isnan(wide_dw))
+
+
 # ---- strides, dilations, paddings, blocks ------------------------------------------------------
 
 
@@ -490,6 +527,7 @@ DEEP = [
     (1, 48, 40, 3001, 7, 1, 1),
     (33, 48, 40, 35, 3, 2, 1),
     (1, 300, 80, 130, 16, 1, 1),
+    (1, 5, 133, 3001, 7, 1, 1),
 ]
 
 

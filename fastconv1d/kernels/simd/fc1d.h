@@ -138,6 +138,8 @@ typedef struct {
      * of g, sums (sums_pitch an output channel), a table of taps, copies of rows of g. Where there is one chunk, the sums
      * are those of finish_rows output channels and a strip of the panel; otherwise finish_rows is 0. */
     ptrdiff_t panel, stride, sums_pitch, panel_offset, g_offset, sums_offset, live_offset, copy_offset, finish_rows;
+    /* The window is that of grad_output and g the input: channels and taps change places, dw[ci][co][last tap - k]. */
+    int swapped;
     const int32_t *place, *column;
     /* Depthwise, stride 1, or NULL: places of the taps in a row of the input whose column 0 is at `base`. Columns
      * [inside, beyond) read no padding. */

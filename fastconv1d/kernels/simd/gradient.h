@@ -339,7 +339,8 @@ static void NAME(multiply_panel)(const fc1d_gradient *q, ptrdiff_t co0, ptrdiff_
     for (ptrdiff_t j = 0; j < n_live; j++) /* a tap's part of the panel stays in L1, g passes */
         for (ptrdiff_t co = co0, rows; co < co1; co += rows) {
             rows = co1 - co < ROWS ? co1 - co : ROWS;
-            T *to = sums + (co - co0) * co_pitch + live[j] * k_pitch;
+            const ptrdiff_t k = q->swapped ? q->window.kernel_size - 1 - live[j] : live[j];
+            T *to = sums + (co - co0) * co_pitch + k * k_pitch;
             NAME(expect)(to, rows, co_pitch, nv * LANES);
             NAME(tiles)[rows][nv](kc, NULL, g + co * kc, panel + q->window.tap[live[j]], q->column, to, co_pitch, NULL, add, NULL);
         }
@@ -352,6 +353,11 @@ static void NAME(finish_panel)(const fc1d_gradient *q, ptrdiff_t n_co, ptrdiff_t
 {
     const fc1d_problem *p = &q->window;
     const ptrdiff_t taps = p->kernel_size, ldw = p->c_in * taps, n_ci = p->c_in - ci < nv * LANES ? p->c_in - ci : nv * LANES;
+    if (q->swapped) {
+        NAME(multiply_panel)(q, 0, n_co, nv, kc, g, panel, live, n_live, sums, q->sums_pitch, q->panel, 0);
+        NAME(transpose_sums)(sums, q->panel, n_ci, n_co * taps, NULL, n_co * taps, dw + ci * n_co * taps, 0);
+        return;
+    }
     if (taps == 1 && n_live == 1 && n_ci == nv * LANES && !q->add) {
         NAME(multiply_panel)(q, 0, n_co, nv, kc, g, panel, live, 1, dw + ci, ldw, 0, 0);
         return;
@@ -403,6 +409,11 @@ static void NAME(finish_sums)(const fc1d_gradient *q, ptrdiff_t co0, ptrdiff_t c
     const fc1d_problem *p = &q->window;
     const ptrdiff_t taps = p->kernel_size, ldw = p->c_in * taps, pitch = q->sums_pitch / taps;
     int32_t *all = (int32_t *)(scratch + q->live_offset);
+    if (q->swapped) {
+        const ptrdiff_t n = p->c_out * taps;
+        NAME(transpose_sums)(scratch + q->sums_offset, pitch, p->c_in, n, NULL, n, dw, 0);
+        return;
+    }
     for (ptrdiff_t k = 0; k < taps; k++)
         all[k] = (int32_t)k;
     for (ptrdiff_t co = co0; co < co1; co++)

@@ -182,12 +182,12 @@ typedef struct {
     /* Channels of a group, each of which x_split phases of an input channel may be, or y_split of an output channel: column
      * l of phase r reads position l*x_split + r - left, and is written to l*y_split + r - crop. */
     ptrdiff_t c_in, c_out, x_split, y_split, crop, n_cols;
-    ptrdiff_t points, outputs; /* of a tile */
+    ptrdiff_t points, outputs, components; /* of a tile */
     int n_factors;
     ptrdiff_t factors[SPECTRAL_FACTORS], twiddle_start[SPECTRAL_FACTORS];
     /* tiles of an item and phases of the dilation, and those of a unit */
     ptrdiff_t n_tiles, n_phases, item_unit, tile_unit, phase_unit, n_item_units, n_tile_units, n_phase_units;
-    ptrdiff_t window_elems, x_row, x_slot, y_row, y_slot; /* scratch: two transforms, a window, spectra in and out */
+    ptrdiff_t window_elems, x_slot, y_slot; /* scratch: two transforms, a window, components in and out */
     fc1d_activation before, after;
     double residual_scale;
     int residual_last;

@@ -66,13 +66,12 @@ cdef enum:  # as in simd/spectral.h
     ROWS = 12  # tiles of a register tile
     VECTORS = 2  # and vectors of output channels
 
-# Bytes of a unit's spectra, in and out: they should stay in L2. 512 KiB took 1.73 ms and 1 MiB 1.85 of 64
-# channels (AVX-512).
-import os
-cdef ptrdiff_t SPECTRA_BYTES = int(os.environ.get('SB', 1 << 19))
-# Tiles that a unit has at the least, so that the weights' way from memory is worth while: of 256 channels and
-# 16 taps 48 took 8.5 ms, 24 took 11.1 and 192 took 9.2.
-cdef ptrdiff_t LEAST_TILES = int(os.environ.get('LT', 48))
+# Bytes of a unit's components, in and of a panel of outputs: they should stay in L2. Of 128 channels, 3 taps and 16
+# points 512 KiB took 1.72 ms, 1 MiB 1.58 and 1.5 MiB 1.79 (AVX-512, 2 MiB of L2).
+cdef ptrdiff_t SPECTRA_BYTES = 1 << 20
+# Tiles that a unit has at the least, so that the weights' way from memory is worth while: of 256 channels, 3 taps and 6
+# points 48 took 5.1 ms and 96 took 4.8; of 7 taps and 24 points 4.3 and 4.0.
+cdef ptrdiff_t LEAST_TILES = 96
 
 
 # Multiply-adds that take as long as a number of the weights' spectra.

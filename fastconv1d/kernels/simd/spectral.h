@@ -23,6 +23,7 @@
 #define SPECTRAL_ROWS 12
 #endif
 #define SPECTRAL_TERMS 128 /* of one chain, as in product.h */
+#define SPECTRAL_AHEAD 128 /* elements */
 #define SPECTRAL_PIECE 64  /* positions that are transposed together */
 
 /* ---- transforms: FFTPACK's passes over `radix` parts of l1 runs of ido elements, each a vector; the twiddles `wa` are
@@ -202,26 +203,24 @@ static NOINLINE void NAME(backward4)(ptrdiff_t ido, ptrdiff_t l1, const T *from,
 #undef TURN
 #undef TURN_BACK
 
-/* to[r] = sum over c of matrix[r][c]*x[c]: rows of a matrix times vectors that are `step` apart. */
-static inline __attribute__((always_inline)) void NAME(by_matrix)(const T *matrix, ptrdiff_t rows, const int columns,
-                                                                  const T *x, ptrdiff_t step, T *restrict to)
+/* to[r] = start + sum over c of matrix[r][c]*x[c], of vectors that are steps apart. Of the matrices of minimal filtering
+ * the first column has its only number in the first row, and the last in the last row. */
+static inline __attribute__((always_inline)) void NAME(by_matrix)(const T *matrix, ptrdiff_t rows, const T *x, ptrdiff_t step,
+                                                                  V start, T *to, ptrdiff_t to_step)
 {
+    const int last = SPECTRAL_FILTER - 1;
     V v[SPECTRAL_FILTER];
-    _Pragma("GCC unroll 6") for (int c = 0; c < columns; c++) v[c] = LOAD(x + c * step);
-    for (ptrdiff_t r = 0; r < rows; r++, matrix += columns) {
-        V sum = v[0] * matrix[0];
-        _Pragma("GCC unroll 6") for (int c = 1; c < columns; c++) sum += v[c] * matrix[c];
-        STORE(to + r * LANES, sum);
+    _Pragma("GCC unroll 6") for (int c = 0; c <= last; c++) v[c] = LOAD(x + c * step);
+    for (ptrdiff_t r = 0; r < rows; r++, matrix += SPECTRAL_FILTER) {
+        V sum = r == 0 ? start + v[0] * matrix[0] : r == rows - 1 ? start + v[last] * matrix[last] : start;
+        _Pragma("GCC unroll 6") for (int c = 1; c < last; c++) sum += v[c] * matrix[c];
+        STORE(to + r * to_step, sum);
     }
 }
 
 /* From points vectors, `step` apart, to their components, in one of two buffers, which is returned. */
 static const T *NAME(to_spectrum)(const fc1d_spectral *q, const T *x, ptrdiff_t step, T *buffer, T *other)
 {
-    if (q->n_factors == 0) {
-        NAME(by_matrix)((const T *)q->twiddles, SPECTRAL_FILTER, SPECTRAL_FILTER, x, step, buffer);
-        return buffer;
-    }
     const T *from = x;
     ptrdiff_t ido = 1;
     for (int f = q->n_factors - 1; f >= 0; f--) {
@@ -245,11 +244,6 @@ static const T *NAME(to_spectrum)(const fc1d_spectral *q, const T *x, ptrdiff_t 
 /* And back, times points; both buffers are written. */
 static const T *NAME(from_spectrum)(const fc1d_spectral *q, T *buffer, T *other)
 {
-    if (q->n_factors == 0) {
-        const T *matrix = (const T *)q->twiddles + SPECTRAL_FILTER * SPECTRAL_FILTER;
-        NAME(by_matrix)(matrix, q->outputs, SPECTRAL_FILTER, buffer, LANES, other);
-        return other;
-    }
     ptrdiff_t l1 = 1;
     for (int f = 0; f < q->n_factors; f++) {
         const ptrdiff_t radix = q->factors[f], ido = q->points / (l1 * radix);
@@ -274,6 +268,7 @@ typedef struct {
     const T *x, *w;
     T *y;
     ptrdiff_t block, terms; /* elements of all tiles of a vector of channels */
+    ptrdiff_t ahead;        /* from a weight to one to fetch, or 0 */
     int add;
 } NAME(spectral_part);
 
@@ -286,6 +281,7 @@ typedef struct {
             const ptrdiff_t here = left < LANES ? left : LANES;                                                        \
             for (ptrdiff_t t = 0; t < here; t++, w += NV * LANES) {                                                    \
                 V by[NV];                                                                                              \
+                PREFETCH(w + q->ahead);                                                                                \
                 _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) by[j] = LOAD(w + j * LANES);                     \
                 EACH(MR, NV, sums[i][j] += x[i * LANES + t] * by[j])                                                   \
             }                                                                                                          \
@@ -340,12 +336,15 @@ static void NAME(spectral_component)(const fc1d_spectral *q, const T *x, const T
             part.x = x + c / LANES * part.block + t * LANES;
             part.w = w + nv * LANES * c;
             part.add = c > 0;
+            part.ahead = t == 0 ? nv * LANES * q->c_in : 0; /* the next component's */
             NAME(spectral_tiles)[nv - 1][rows - 1](&part);
         }
     }
 }
 
 /* ---- what a unit reads and writes -------------------------------------------------------------------------------- */
+
+static ptrdiff_t NAME(least)(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
 #define SPECTRAL_PITCH (SPECTRAL_PIECE + 2 * LANES)
 
@@ -397,6 +396,24 @@ static void NAME(spectral_rows)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_
     }
 }
 
+/* to[c*tc + i*tl] = from[c*fc + i*fl] for LANES channels and n positions, rounded up to whole vectors; one of the strides
+ * on each side is 1. */
+static void NAME(spectral_squares)(T *to, ptrdiff_t tc, ptrdiff_t tl, const T *from, ptrdiff_t fc, ptrdiff_t fl, ptrdiff_t n)
+{
+    if (tc == 1 && fc == 1)
+        for (ptrdiff_t i = 0; i < n; i++)
+            STORE(to + i * tl, LOAD(from + i * fl));
+    else
+        for (ptrdiff_t i = 0; i < n; i += LANES) {
+            for (ptrdiff_t c = 0; c < LANES; c++)
+                if (tc == 1)
+                    PREFETCH(from + c * fc + i + SPECTRAL_AHEAD);
+                else
+                    PREFETCH_WRITE(to + c * tc + i + SPECTRAL_AHEAD);
+            NAME(transpose_square)(to + i * tl, tc == 1 ? tl : tc, from + i * fl, fc == 1 ? fl : fc);
+        }
+}
+
 /* Columns [start, start + n) of up to LANES channels, side by side in the window. */
 static void NAME(spectral_load)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_t channel, ptrdiff_t m, ptrdiff_t start,
                                 ptrdiff_t n, T *window)
@@ -404,10 +421,16 @@ static void NAME(spectral_load)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_
     NAME(finish) before;
     if (q->before.function)
         before = NAME(finish_of)(&q->before, NULL, 0, 0, 0);
+    const int direct = m == LANES && q->x_split == 1 && !q->half && !q->before.function && (q->xl == 1 || q->xc == 1);
     T rows[LANES * SPECTRAL_PITCH];
     memset(rows, 0, sizeof(rows));
     for (ptrdiff_t i = 0; i < n; i += SPECTRAL_PIECE) {
-        const ptrdiff_t wanted = n - i < SPECTRAL_PIECE ? n - i : SPECTRAL_PIECE;
+        const ptrdiff_t wanted = NAME(least)(n - i, SPECTRAL_PIECE), first = start + i - q->left;
+        if (direct && first >= 0 && first + (wanted + LANES - 1) / LANES * LANES <= q->l_in) {
+            NAME(spectral_squares)(window + i * LANES, 1, LANES, (const T *)q->x + item * q->xn + channel * q->xc + first * q->xl,
+                                   q->xc, q->xl, wanted);
+            continue;
+        }
         NAME(spectral_rows)(q, item, channel, m, start + i, wanted, q->before.function ? &before : NULL, rows);
         for (ptrdiff_t j = 0; j < wanted; j += LANES)
             NAME(transpose_square)(window + (i + j) * LANES, LANES, rows + j, SPECTRAL_PITCH);
@@ -440,9 +463,18 @@ static void NAME(spectral_store)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff
 {
     const NAME(finish) after = NAME(finish_of)(&q->after, NULL, 0, q->residual_scale, q->residual_last);
     const NAME(finish) *any = q->residual || q->after.function ? &after : NULL;
+    const int direct = m == LANES && q->y_split == 1 && !q->half && !q->residual &&
+                       (q->yl == 1 || (q->yc == 1 && !q->after.function));
     T rows[LANES * SPECTRAL_PITCH], more[LANES * SPECTRAL_PITCH];
     for (ptrdiff_t i = 0; i < n; i += SPECTRAL_PIECE) {
-        const ptrdiff_t here = n - i < SPECTRAL_PIECE ? n - i : SPECTRAL_PIECE, first = start + i;
+        const ptrdiff_t here = NAME(least)(n - i, SPECTRAL_PIECE), first = start + i;
+        if (direct && here % LANES == 0) {
+            T *y = (T *)q->y + item * q->yn + channel * q->yc + first * q->yl;
+            NAME(spectral_squares)(y, q->yc, q->yl, stage + i * LANES, 1, LANES, here);
+            for (ptrdiff_t c = 0; any && c < LANES; c++)
+                NAME(finish_row)(any, channel + c, y + c * q->yc, NULL, here);
+            continue;
+        }
         for (ptrdiff_t j = 0; j < here; j += LANES)
             NAME(transpose_square)(rows + j, SPECTRAL_PITCH, stage + (i + j) * LANES, LANES);
         if (q->y_split > 1) {
@@ -462,14 +494,15 @@ static void NAME(spectral_store)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff
     }
 }
 
-/* A spectrum v to its components, which are `slot` apart. */
-static inline void NAME(spectral_spread)(const fc1d_spectral *q, const T *v, T *to, ptrdiff_t slot)
+/* A tile of vectors, `step` apart, to its components, which are `slot` apart. */
+static inline void NAME(spectral_spread)(const fc1d_spectral *q, const T *x, ptrdiff_t step, T *buffer, T *to, ptrdiff_t slot)
 {
     if (q->n_factors == 0) {
-        for (ptrdiff_t e = 0; e < q->points; e++, to += slot)
-            STORE(to, LOAD(v + e * LANES));
+        const V zero = {0};
+        NAME(by_matrix)((const T *)q->twiddles, SPECTRAL_FILTER, x, step, zero, to, slot);
         return;
     }
+    const T *v = NAME(to_spectrum)(q, x, step, buffer, buffer + q->points * LANES);
     STORE(to, LOAD(v));
     STORE(to + slot, LOAD(v + (q->points - 1) * LANES));
     to += 2 * slot;
@@ -481,22 +514,26 @@ static inline void NAME(spectral_spread)(const fc1d_spectral *q, const T *v, T *
     }
 }
 
-/* And back to a spectrum: sums of products. */
-static inline void NAME(spectral_collect)(const fc1d_spectral *q, const T *from, ptrdiff_t slot, T *v)
+/* And back, from sums of products to outputs, with the bias. */
+static inline void NAME(spectral_collect)(const fc1d_spectral *q, const T *from, ptrdiff_t slot, V bias, T *buffer, T *to,
+                                          ptrdiff_t step)
 {
     if (q->n_factors == 0) {
-        for (ptrdiff_t e = 0; e < q->points; e++, from += slot)
-            STORE(v + e * LANES, LOAD(from));
+        const T *matrix = (const T *)q->twiddles + SPECTRAL_FILTER * SPECTRAL_FILTER;
+        NAME(by_matrix)(matrix, q->outputs, from, slot, bias, to, step);
         return;
     }
-    STORE(v, LOAD(from));
-    STORE(v + (q->points - 1) * LANES, LOAD(from + slot));
+    STORE(buffer, LOAD(from));
+    STORE(buffer + (q->points - 1) * LANES, LOAD(from + slot));
     from += 2 * slot;
     for (ptrdiff_t e = 1; e < q->points - 1; e += 2, from += 3 * slot) {
         const V both = LOAD(from + 2 * slot);
-        STORE(v + e * LANES, both - LOAD(from + slot));
-        STORE(v + (e + 1) * LANES, both + LOAD(from));
+        STORE(buffer + e * LANES, both - LOAD(from + slot));
+        STORE(buffer + (e + 1) * LANES, both + LOAD(from));
     }
+    const T *v = NAME(from_spectrum)(q, buffer, buffer + q->points * LANES);
+    for (ptrdiff_t i = 0; i < q->outputs; i++)
+        STORE(to + i * step, LOAD(v + i * LANES) + bias);
 }
 
 /* The spectra of all tiles of a unit to x, component after component. */
@@ -506,7 +543,6 @@ static void NAME(spectral_split)(const fc1d_spectral *q, const NAME(spectral_uni
     const ptrdiff_t first = u->tile * q->outputs * q->dilation + u->phase;
     const ptrdiff_t run = across == q->dilation ? reads : across;
     const ptrdiff_t all = u->items * u->tiles * across;
-    T *other = buffer + q->points * LANES;
     for (ptrdiff_t item = 0; item < u->items; item++)
         for (ptrdiff_t c = 0; c < q->c_in; c += LANES) {
             const ptrdiff_t m = q->c_in - c < LANES ? q->c_in - c : LANES;
@@ -516,14 +552,11 @@ static void NAME(spectral_split)(const fc1d_spectral *q, const NAME(spectral_uni
             for (ptrdiff_t t = 0; t < u->tiles; t++)
                 for (ptrdiff_t r = 0; r < across; r++) {
                     const T *read = window + (t * q->outputs * across + r) * LANES;
-                    const T *v = NAME(to_spectrum)(q, read, across * LANES, buffer, other);
                     T *to = x + c * all + ((item * u->tiles + t) * across + r) * LANES;
-                    NAME(spectral_spread)(q, v, to, q->x_slot);
+                    NAME(spectral_spread)(q, read, across * LANES, buffer, to, q->x_slot);
                 }
         }
 }
-
-static ptrdiff_t NAME(least)(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
 /* The outputs of all tiles of a unit, of n vectors of channels from `begin` on, from their spectra. */
 static void NAME(spectral_join)(const fc1d_spectral *q, const NAME(spectral_unit) * u, ptrdiff_t begin, ptrdiff_t n, T *buffer,
@@ -531,7 +564,6 @@ static void NAME(spectral_join)(const fc1d_spectral *q, const NAME(spectral_unit
 {
     const ptrdiff_t across = u->phases, first = u->tile * q->outputs * q->dilation + u->phase;
     const ptrdiff_t all = u->items * u->tiles * across;
-    T *other = buffer + q->points * LANES;
     for (ptrdiff_t item = 0; item < u->items; item++)
         for (ptrdiff_t v = 0; v < n; v++) {
             const ptrdiff_t c = begin + v * LANES, m = q->c_out - c < LANES ? q->c_out - c : LANES;
@@ -542,11 +574,8 @@ static void NAME(spectral_join)(const fc1d_spectral *q, const NAME(spectral_unit
             for (ptrdiff_t t = 0; t < u->tiles; t++)
                 for (ptrdiff_t r = 0; r < across; r++) {
                     const T *from = y + v * LANES * all + ((item * u->tiles + t) * across + r) * LANES;
-                    NAME(spectral_collect)(q, from, q->y_slot, buffer);
-                    const T *read = NAME(from_spectrum)(q, buffer, other);
                     T *to = stage + (t * q->outputs * across + r) * LANES;
-                    for (ptrdiff_t i = 0; i < q->outputs; i++)
-                        STORE(to + i * across * LANES, LOAD(read + i * LANES) + bias);
+                    NAME(spectral_collect)(q, from, q->y_slot, bias, buffer, to, across * LANES);
                 }
             const ptrdiff_t made = u->tiles * q->outputs * across, run = across == q->dilation ? made : across;
             for (ptrdiff_t i = 0; i < made; i += run) {
@@ -607,11 +636,14 @@ static void NAME(spectral_pack)(const fc1d_spectral_weight *p, ptrdiff_t unit, v
                                                      : k * q->x_split + ci % q->x_split;
                 taps[k * LANES + l] = tap < p->kernel_size ? row[(co + l) / q->y_split * p->so + tap * p->sk] : 0;
             }
-        if (q->n_factors == 0) {
-            NAME(by_matrix)((const T *)p->matrix, points, SPECTRAL_FILTER, taps, LANES, buffer);
-            NAME(spectral_spread)(q, buffer, to, slot);
-            continue;
+        for (ptrdiff_t e = 0; q->n_factors == 0 && e < points; e++) {
+            V sum = {0};
+            for (ptrdiff_t k = 0; k < p->taps; k++)
+                sum += LOAD(taps + k * LANES) * ((const T *)p->matrix)[e * SPECTRAL_FILTER + k];
+            STORE(to + e * slot, sum);
         }
+        if (q->n_factors == 0)
+            continue;
         const T *s = NAME(to_spectrum)(q, taps, LANES, buffer, other);
         STORE(to, LOAD(s) * share);
         STORE(to + slot, LOAD(s + (points - 1) * LANES) * share);

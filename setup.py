@@ -107,7 +107,6 @@ SIMD_HEADERS = [
         "fourier",
         "gradient",
         "half",
-        "minimal",
         "network",
         "pointwise",
         "product",

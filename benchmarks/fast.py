@@ -2,6 +2,8 @@
 
     python benchmarks/fast.py peers [NAME ...]      the three layers of docs/fast.md
     python benchmarks/fast.py sweep [--part 0/6]    60 layers: every engine, and what 'fast' takes
+    python benchmarks/fast.py dense [--part 0/2]    40 dense layers of 3 to 11 taps, 'fast' and direct
+    python benchmarks/fast.py layers [--part 0/2]   those of layers.csv, 'fast' and direct
     python benchmarks/fast.py errors [--count 1000] largest errors of fft, direct and torch
 
 Times are interleaved in one process, lower quartiles, on one thread (`taskset -c 1`). Rounds in
@@ -10,16 +12,18 @@ installed are left out: torch, fft-conv-pytorch.
 """
 
 import argparse
+import csv
 import math
 import resource
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import scipy.signal
 
 import fastconv1d
-from fastconv1d import Conv1d, conv1d
+from fastconv1d import Conv1d, ConvTranspose1d, conv1d
 from fastconv1d.core.fast import direct_time, fft_time
 from fastconv1d.kernels.direct_engine import peak_gflops
 from fastconv1d.planner import explain
@@ -186,6 +190,57 @@ def sweep(part, parts, seconds):
     print(f"regret: geomean {math.exp(np.mean(np.log(regrets))):.3f}, worst {max(regrets):.2f}")
 
 
+def dense_layers():
+    """40 dense layers of stride 1: sizes as of `Conv1d`, items and length."""
+    rng, layers = np.random.default_rng(40), []
+    while len(layers) < 40:
+        channels = (32, 48, 64, 64, 80, 96, 128, 128, 160, 192, 256, 384, 512)
+        c_in, c_out = int(rng.choice(channels)), int(rng.choice(channels))
+        c_out = c_in if rng.random() < 0.5 else c_out
+        kernel, dilation = int(rng.integers(3, 12)), int(rng.choice([1, 1, 3]))
+        n, length = int(rng.choice([1, 1, 4])), int(10 ** rng.uniform(1.7, 4.3))
+        if n * c_in * c_out * kernel * length < 4e9:
+            window = {"padding": "same", "dilation": dilation}
+            layers.append((Conv1d, (c_in, c_out, kernel), window, n, length))
+    return layers
+
+
+def listed_layers():
+    """The layers of layers.csv, as `dense_layers`."""
+    layers = []
+    with open(Path(__file__).with_name("layers.csv"), encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            names = ("stride", "padding", "dilation", "groups")
+            window = {name: int(row[name]) for name in names}
+            window["name"] = row["name"]
+            kind = Conv1d if row["op"] == "conv" else ConvTranspose1d
+            sizes = int(row["c_in"]), int(row["c_out"]), int(row["kernel"])
+            layers.append((kind, sizes, window, int(row["n"]), int(row["length"])))
+    return layers
+
+
+def gains(layers, seconds):
+    """What 'fast' gains over 'auto' where it takes another engine."""
+    found = []
+    for kind, sizes, window, n, length in layers:
+        window, name = dict(window), window.get("name", "")
+        window.pop("name", None)
+        fast, auto = kind(*sizes, **window, algorithm="fast"), kind(*sizes, **window)
+        auto.load_state_dict(fast.state_dict())
+        x = np.random.default_rng(0).standard_normal((n, sizes[0], length), np.float32)
+        taken = explain(fast, x.shape)["engine"]
+        if taken == "direct":
+            continue
+        out = auto(x)
+        runs = {"auto": partial(auto, x, out=out), "fast": partial(fast, x, out=out)}
+        times = quartiles(runs, seconds)
+        found.append(times["auto"] / times["fast"])
+        print(f"{found[-1]:.2f} {taken} {name} {sizes} {window} N {n} L {length}: auto "
+              f"{1e6 * times['auto']:.0f} us", flush=True)  # fmt: skip
+    print(f"{len(found)} of {len(layers)} taken: geomean {math.exp(np.mean(np.log(found))):.2f}, "
+          f"least {min(found):.2f}")  # fmt: skip
+
+
 def errors(count):
     """Largest errors of engines, beside the direct one's and in units of u sum |w| max |x|."""
     rng = np.random.default_rng(5)
@@ -216,7 +271,7 @@ def errors(count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("peers", "sweep", "errors"))
+    parser.add_argument("what", choices=("peers", "sweep", "dense", "layers", "errors"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--seconds", type=float, default=1.0)
@@ -227,6 +282,10 @@ def main():
             peers(given.names, given.seconds)
         elif given.what == "sweep":
             sweep(*map(int, given.part.split("/")), given.seconds)
+        elif given.what in ("dense", "layers"):
+            part, parts = map(int, given.part.split("/"))
+            layers = dense_layers() if given.what == "dense" else listed_layers()
+            gains(layers[part::parts], given.seconds)
         else:
             errors(given.count)
 

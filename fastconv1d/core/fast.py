@@ -26,8 +26,8 @@ _ONE_RATE, _CHANNEL_RATE, _DENSE_RATE = 48.0, 21.0, 78.0
 _OUTPUT, _WEIGHT, _DIRECT_CALL = 0.25, 0.19, 2_000.0
 # Times the input's length that a kernel has taps which are not left out, where it is longer.
 _READ = 2
-# ns of a call of transforms, and of an element of a row that is not contiguous.
-_CALL, _STRIDED = 25_000.0, 1.0
+# ns of a call of transforms, and of an element of a row that is not contiguous, in tiles also less.
+_CALL, _STRIDED, _QUICKLY_STRIDED = 25_000.0, 1.0, 0.3
 # ns of a call of tiles, and how much longer than estimated their time is taken to be: without it 2
 # of the 139 layers they were taken for lost, down to 0.88 of the direct engine, with it 1 (0.97).
 _TILES_CALL, _TILES_LATE = 3_200.0, 1.08
@@ -155,6 +155,10 @@ def tiles_time(
     size = spectral_tiles.sizes(w_shape, geometry.groups, transposed, geometry.stride)
     columns = -(-l_out // geometry.stride) if transposed else l_out
     time = spectral_tiles.call_cost(size, geometry.dilation, columns, kept, points)
+    if geometry.stride > 1:  # of phases: read in vectors for some strides, written one by one
+        quick = transposed or geometry.stride in (2, 4, 8)
+        split = geometry.groups * (size.c_out if transposed else size.c_in)
+        time += columns * split * (_QUICKLY_STRIDED if quick else _STRIDED)
     late = _TILES_LATE if columns >= _SHORT else 2
     return (_TILES_CALL + time * _slower(dtype)) * late
 

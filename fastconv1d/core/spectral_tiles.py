@@ -60,7 +60,7 @@ _PRODUCTS, _BEGUN = 67.0, 7.6
 # doubling of them, of a point of minimal filtering; and times it for an output channel.
 _POINT, _LEVEL, _FILTER_POINT, _OUTPUT = 0.2, 0.27, 0.122, 2.6
 # Numbers of the weights that each unit reads in passing, and ns of one beyond; ns to make one.
-_NEAR, _FAR_READ, _PACKED = 3_900_000, 0.17, 1.0
+_NEAR, _FAR_READ, _PACKED = 3_000_000, 0.3, 1.0
 # ns of transforms for a number of inputs and outputs that do not fit a cache, and how many do.
 _MEMORY, _CACHE = 0.118, 1 << 19
 # Tiles below which sums of products wait for each other: two of 48 points, 192 channels and 11 taps

@@ -1,6 +1,7 @@
 """Transforms beside what users write, and the rule of algorithm="fast" beside the best choice.
 
     python benchmarks/fast.py peers [NAME ...]      the three layers of docs/fast.md
+    python benchmarks/fast.py memory NAME           what one of them takes beyond input and output
     python benchmarks/fast.py sweep [--part 0/6]    60 layers: every engine, and what 'fast' takes
     python benchmarks/fast.py dense [--part 0/2]    40 dense layers of 3 to 11 taps, 'fast' and direct
     python benchmarks/fast.py layers [--part 0/2]   those of layers.csv, 'fast' and direct
@@ -14,7 +15,6 @@ installed are left out: torch, fft-conv-pytorch.
 import argparse
 import csv
 import math
-import resource
 import time
 from functools import partial
 from pathlib import Path
@@ -110,9 +110,7 @@ def peers(names, seconds):
         direct = Conv1d(c_in, c_out, kernel, **shape)
         direct.load_state_dict(layer.state_dict())
         y = np.zeros((1, c_out, length + sum(padding) - kernel + 1), np.float32)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         layer(x, out=y)
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         runs, exact = contestants(layer, x, y, padding), y.copy()
         for other, run in runs.items():
             got = np.asarray(run()).reshape(exact.shape)
@@ -122,8 +120,28 @@ def peers(names, seconds):
         best = min(t for n, t in found.items() if not n.startswith("fft "))
         told = ", ".join(f"{n} {1e3 * t:.2f}" for n, t in found.items())
         print(f"{name}: {told}, direct {1e3 * by_direct:.0f} ms; best peer / ours "
-              f"{best / ours:.2f}, direct / ours {by_direct / ours:.1f}; {more:.0f} MiB more",
-              flush=True)  # fmt: skip
+              f"{best / ours:.2f}, direct / ours {by_direct / ours:.1f}", flush=True)  # fmt: skip
+
+
+def memory(name):
+    """Print the high-water mark of a layer's first call, beyond what the process had before."""
+    c_in, c_out, groups, length, kernel, padding = LAYERS[name]
+    x = np.ones((1, c_in, length), np.float32)
+    y = np.ones((1, c_out, length + sum(padding) - kernel + 1), np.float32)
+    shape = {"padding": padding, "groups": groups, "bias": False}
+    layer = Conv1d(c_in, c_out, kernel, **shape, algorithm="fft")
+    for call in ("first call", "second call"):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak
+        before = resident("VmRSS")
+        layer(x, out=y)
+        told = f"{resident('VmHWM') - before:.1f} MiB at most, {resident('VmRSS') - before:.1f} kept"
+        print(f"{name}, {call}: {told}; weight {layer.weight.nbytes / 2**20:.1f} MiB")
+
+
+def resident(name):
+    """Return what Linux counts for this process, in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) / 1024
 
 
 def sweep_layers():
@@ -271,7 +289,7 @@ def errors(count):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("peers", "sweep", "dense", "layers", "errors"))
+    parser.add_argument("what", choices=("peers", "memory", "sweep", "dense", "layers", "errors"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--seconds", type=float, default=1.0)
@@ -280,6 +298,8 @@ def main():
     with fastconv1d.num_threads(1):
         if given.what == "peers":
             peers(given.names, given.seconds)
+        elif given.what == "memory":
+            memory(given.names[0])
         elif given.what == "sweep":
             sweep(*map(int, given.part.split("/")), given.seconds)
         elif given.what in ("dense", "layers"):

@@ -3,9 +3,9 @@
     python benchmarks/fast.py peers [NAME ...]      the three layers of docs/fast.md
     python benchmarks/fast.py memory NAME           what one of them takes beyond input and output
     python benchmarks/fast.py sweep [--part 0/6]    60 layers: every engine, and what 'fast' takes
-    python benchmarks/fast.py dense [--part 0/2]    40 dense layers of 3 to 11 taps, 'fast' and direct
-    python benchmarks/fast.py layers [--part 0/2]   those of layers.csv, 'fast' and direct
-    python benchmarks/fast.py errors [--count 1000] largest errors of fft, direct and torch
+    python benchmarks/fast.py dense [--part 0/2]    40 dense layers of 3 to 11 taps, and direct
+    python benchmarks/fast.py layers [--part 0/2]   those of layers.csv, and direct
+    python benchmarks/fast.py errors [--count 1000] largest errors beside the direct engine's
 
 Times are interleaved in one process, lower quartiles, on one thread (`taskset -c 1`). Rounds in
 which a loop of multiply-adds was 10 % slower than its best are left out. Peers that are not
@@ -134,7 +134,9 @@ def memory(name):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak
         before = resident("VmRSS")
         layer(x, out=y)
-        told = f"{resident('VmHWM') - before:.1f} MiB at most, {resident('VmRSS') - before:.1f} kept"
+        told = (
+            f"{resident('VmHWM') - before:.1f} MiB at most, {resident('VmRSS') - before:.1f} kept"
+        )
         print(f"{name}, {call}: {told}; weight {layer.weight.nbytes / 2**20:.1f} MiB")
 
 
@@ -240,9 +242,8 @@ def listed_layers():
 def gains(layers, seconds):
     """What 'fast' gains over 'auto' where it takes another engine."""
     found = []
-    for kind, sizes, window, n, length in layers:
-        window, name = dict(window), window.get("name", "")
-        window.pop("name", None)
+    for kind, sizes, options, n, length in layers:
+        window = {key: value for key, value in options.items() if key != "name"}
         fast, auto = kind(*sizes, **window, algorithm="fast"), kind(*sizes, **window)
         auto.load_state_dict(fast.state_dict())
         x = np.random.default_rng(0).standard_normal((n, sizes[0], length), np.float32)
@@ -253,7 +254,7 @@ def gains(layers, seconds):
         runs = {"auto": partial(auto, x, out=out), "fast": partial(fast, x, out=out)}
         times = quartiles(runs, seconds)
         found.append(times["auto"] / times["fast"])
-        print(f"{found[-1]:.2f} {taken} {name} {sizes} {window} N {n} L {length}: auto "
+        print(f"{found[-1]:.2f} {taken} {sizes} {options} N {n} L {length}: auto "
               f"{1e6 * times['auto']:.0f} us", flush=True)  # fmt: skip
     print(f"{len(found)} of {len(layers)} taken: geomean {math.exp(np.mean(np.log(found))):.2f}, "
           f"least {min(found):.2f}")  # fmt: skip
@@ -287,6 +288,27 @@ def errors(count):
           f"fft at most {max(bounds):.3f} u log2(2K) sum |w| max |x|")  # fmt: skip
 
 
+def errors_of_tiles(count):
+    """Those of dense layers by tiles, of 2 to 4 taps (minimal filtering) and of more."""
+    rng = np.random.default_rng(6)
+    ratios = {"2 to 4 taps": [], "5 to 32 taps": []}
+    while sum(map(len, ratios.values())) < count:
+        c_in, c_out = (int(c) for c in rng.integers(24, 200, 2))
+        kernel, length = int(rng.choice([2, 3, 4, 5, 7, 9, 11, 15, 32])), int(rng.integers(60, 900))
+        w = rng.standard_normal((c_out, c_in, kernel), np.float32)
+        layer = Conv1d(c_in, c_out, kernel, bias=False, rng=rng, algorithm="winograd")
+        layer.weight = w
+        if explain(layer, (1, c_in, length))["engine"] != "winograd":
+            continue
+        x = rng.standard_normal((1, c_in, length), np.float32)
+        exact = conv1d(x.astype(float), w.astype(float))
+        error = [np.abs(y - exact).max() for y in (layer(x), conv1d(x, w))]
+        ratios["2 to 4 taps" if kernel < 5 else "5 to 32 taps"].append(error[0] / error[1])
+    for name, found in ratios.items():
+        print(f"{len(found)} layers of {name}: error of winograd / direct at most "
+              f"{max(found):.2f}, median {np.median(found):.2f}")  # fmt: skip
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("peers", "memory", "sweep", "dense", "layers", "errors"))
@@ -308,6 +330,7 @@ def main():
             gains(layers[part::parts], given.seconds)
         else:
             errors(given.count)
+            errors_of_tiles(given.count)
 
 
 if __name__ == "__main__":

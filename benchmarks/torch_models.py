@@ -593,9 +593,7 @@ def main(arguments=None):
     ratios = []
     for name in options.models or MODELS:
         try:
-            (slow, *fast), differences = compare(
-                MODELS[name], options.rounds, options.algorithm
-            )
+            (slow, *fast), differences = compare(MODELS[name], options.rounds, options.algorithm)
         except (ImportError, LookupError, OSError, subprocess.CalledProcessError) as error:
             print(f"skipped {name}: {error}", file=sys.stderr)
             continue

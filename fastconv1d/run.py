@@ -281,7 +281,6 @@ def _onnx_model(path: Path, algorithm: str) -> Model:
     if operations is None:
         return Model(None, model, dtype)
 
-
     def asking() -> list[Operation]:
         made = operations_of(model) or []
         for op in made:

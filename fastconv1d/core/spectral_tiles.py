@@ -52,8 +52,8 @@ _FAR = 1 << 40
 _LANES = 16
 # Kernels beyond which the largest tile has too few outputs.
 _MOST_TAPS = 384
-# What follows is of 207 layers of 4 to 512 channels and 3 to 17 taps, float32, one core with AVX-512,
-# in the ns of `core.fast`, whose direct engine makes 78 multiply-adds in one; it is 14 % off.
+# What follows is of 207 layers of 4 to 512 channels and 3 to 17 taps, float32, one core with
+# AVX-512, in the ns of `core.fast`, whose direct engine makes 78 multiply-adds in one; 14 % off.
 # Multiply-adds a ns of products, and tiles in whose time a unit begins and ends.
 _PRODUCTS, _BEGUN = 67.0, 7.6
 # ns of a point of an input channel's transform of 16 points, how much of it is more for each
@@ -108,12 +108,19 @@ def unsuited(
     """
     if dtype_char not in ("f", "d"):
         return "the dtype should be float32 or float64"
+    if weight_shape[2] > _MOST_TAPS * stride:
+        return f"K should be at most {_MOST_TAPS} times the stride"
+    return unsuited_sizes(weight_shape, stride, dilation, left, right)
+
+
+def unsuited_sizes(
+    weight_shape: tuple[int, ...], stride: int, dilation: int, left: int, right: int
+) -> str | None:
+    """Return the rule of sizes that keeps a layer from all transforms, or None."""
     if 0 in weight_shape:
         return "no dimension of the weight may be zero"
     if stride != 1 and dilation != 1:
         return "stride or dilation should be 1"
-    if weight_shape[2] > _MOST_TAPS * stride:
-        return f"K should be at most {_MOST_TAPS} times the stride"
     if max(stride, dilation * weight_shape[2], abs(left), abs(right)) >= _FAR:
         return "stride, padding and dilation*K should be below 2**40"
     return None
@@ -136,7 +143,8 @@ def call_cost(
 ) -> float:
     """Return about how many ns an item takes; without kept spectra, they are made as well."""
     points = points_of(size) if points is None else points
-    tiles = -(-(-(-l_out // dilation)) // (points - size.taps + 1)) * min(dilation, l_out)
+    row = -(-l_out // dilation)
+    tiles = -(-row // (points - size.taps + 1)) * min(dilation, l_out)
     made = 0.0 if kept else components(points) * size.c_in * _wide(size.c_out) * _PACKED
     numbers = l_out * (size.c_in + size.c_out)
     memory = numbers * _MEMORY if numbers > _CACHE and points != FILTERED else 0.0
@@ -180,7 +188,6 @@ def points_of(size: Sizes) -> int:
     # positions; beyond it tiles reach too far over the end, and transforms leave L1.
     most = min(5 * taps + 21, 3 * taps + 52, max(256, 2 * taps))
     fitting = [points for points in FACTORS if taps < points <= most]
-
 
     def cost(points: int) -> float:  # half a tile is lost at the end
         return _group_cost(size, points, _TYPICAL / (points - size.taps + 1) + 0.5)

@@ -2,7 +2,7 @@
  *
  *     sums[q*pitch + i] (+)= sum over t < kc of w[i][t] * x[tap[t] + q]    for NV*LANES channels i and COLS columns q
  *
- * in chains of `chain` terms, as run_chains. Channel i of tap t is w[i / ROWS * ROWS * kc + t * ROWS + i % ROWS], as
+ * in chains, as run_chains. Channel i of term t is w[i / ROWS * ROWS * order->pitch + t * ROWS + i % ROWS], as
  * weights are packed for ROWS rows: a vector is one such piece, or two (whose loads go LANES - ROWS elements past the
  * last). The sums and what follows are those of a register tile, bit for bit.
  */
@@ -11,25 +11,32 @@
 #if LANES == ROWS
 #define CHANNELS(w) LOAD(w)
 #else
-#define CHANNELS(w) SHUFFLE(LOAD(w), LOAD((w) + ROWS * kc), PICK(FIRST_HALVES, LANES))
+#define CHANNELS(w) SHUFFLE(LOAD(w), LOAD((w) + ROWS * order->pitch), PICK(FIRST_HALVES, LANES))
 #endif
-typedef void (*NAME(across_fn))(ptrdiff_t kc, ptrdiff_t chain, const T *w, const T *x, const int32_t *tap, T *sums,
+typedef void (*NAME(across_fn))(const NAME(order) * order, const T *w, const T *x, const int32_t *tap, T *sums,
                                 ptrdiff_t pitch, const T *bias, int accumulate, const NAME(finish) * finish);
 
 #define ACROSS(NV, COLS)                                                                                               \
-    static void NAME(across_##NV##x##COLS)(ptrdiff_t kc, ptrdiff_t chain, const T *restrict w, const T *restrict x,   \
-                                           const int32_t *restrict tap, T *restrict sums, ptrdiff_t pitch,            \
-                                           const T *restrict bias, int accumulate, const NAME(finish) * finish)       \
+    static void NAME(across_##NV##x##COLS)(const NAME(order) * order, const T *restrict w, const T *restrict x,        \
+                                           const int32_t *tap, T *restrict sums, ptrdiff_t pitch,                      \
+                                           const T *restrict bias, int accumulate, const NAME(finish) * finish)        \
     {                                                                                                                  \
+        const ptrdiff_t kc = order->kc, chain = order->chain;                                                          \
         for (ptrdiff_t t = 0;;) {                                                                                      \
             const ptrdiff_t end = kc - t < chain ? kc : t + chain;                                                     \
             V acc[NV][COLS] = {{{0}}};                                                                                 \
-            for (; t < end; t++, w += ROWS) {                                                                          \
-                const T *restrict xt = x + tap[t];                                                                     \
-                V channels[NV];                                                                                        \
-                _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) channels[j] = CHANNELS(w + j * LANES * kc);       \
-                _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                                 \
-                    _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) acc[j][q] += channels[j] * xt[q];             \
+            while (t < end) {                                                                                          \
+                const ptrdiff_t stop = end - t < order->run ? end : t + order->run;                                    \
+                for (; t < stop; t++, w += ROWS) {                                                                     \
+                    const T *restrict xt = x + *tap++;                                                                 \
+                    V channels[NV];                                                                                    \
+                    _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) channels[j] =                                 \
+                        CHANNELS(w + j * LANES * order->pitch);                                                        \
+                    _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                             \
+                        _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) acc[j][q] += channels[j] * xt[q];         \
+                }                                                                                                      \
+                w += order->skip * ROWS;                                                                               \
+                tap += order->skip_table;                                                                              \
             }                                                                                                          \
             _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++)                                                       \
                 _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                                 \
@@ -61,7 +68,8 @@ typedef void (*NAME(across_fn))(ptrdiff_t kc, ptrdiff_t chain, const T *w, const
 #define ENTRIES_3(COLS) {0, NAME(across_1x##COLS), NAME(across_2x##COLS), NAME(across_3x##COLS)}
 #define ENTRIES_4(COLS)                                                                                                \
     {0, NAME(across_1x##COLS), NAME(across_2x##COLS), NAME(across_3x##COLS), NAME(across_4x##COLS)}
-enum { NAME(few) = 8 };
+/* And columns at once of a wider tile in which each has taps of its own to leave out: four vectors on AVX-512. */
+enum { NAME(few) = 8, NAME(part_columns) = 6 };
 ACROSS_4(1) ACROSS_4(2)
 #if ROWS == 4 /* 16 vector registers: 7 and 8 columns in two passes, see run_across */
 enum { NAME(at_once) = 6 };
@@ -78,8 +86,8 @@ static const ptrdiff_t NAME(across_vectors)[NAME(few) + 1] = {0, 4, 4, 4, 4, 4, 
 #endif
 
 /* Columns [0, cols), cols <= few, of output channels [co0, co1) in whole vectors; returns the first channel left. */
-static ptrdiff_t NAME(run_across)(ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, ptrdiff_t kc, ptrdiff_t chain,
-                                  const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
+static ptrdiff_t NAME(run_across)(ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, const NAME(order) * order, const T *w,
+                                  const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
                                   const NAME(sink) * sink)
 {
     enum { PITCH = 4 * LANES };
@@ -99,8 +107,8 @@ static ptrdiff_t NAME(run_across)(ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, 
          * take 32 us instead of 38, 7 columns 31 instead of 35. */
         for (ptrdiff_t q = 0, m; q < cols; q += m) {
             m = cols > NAME(at_once) && q == 0 ? (cols + 1) / 2 : cols - q;
-            NAME(across)[m][nv](kc, chain, w + co * kc, window + q, tap, sums + q * PITCH, PITCH, bias ? bias + co : NULL,
-                                accumulate, in_tile ? finish : NULL);
+            NAME(across)[m][nv](order, w + co * order->pitch, window + q, tap, sums + q * PITCH, PITCH,
+                                bias ? bias + co : NULL, accumulate, in_tile ? finish : NULL);
         }
         for (ptrdiff_t i = 0; i < n; i++)
             for (ptrdiff_t q = 0; q < cols; q++)

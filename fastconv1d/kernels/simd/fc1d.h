@@ -91,6 +91,7 @@ typedef struct {
     /* more than FC1D_FAN chains: the blocks of a group, of ci_block channels and k_block taps each, and levels of totals */
     ptrdiff_t group_blocks, levels;
     const int32_t *tap; /* phase r, block channel c, tap j: tap[phase_start[r]*ci_block + c*taps(r) + j] */
+    const int32_t *in_place; /* not NULL: the same for tiles inside the input, which need no window: its rows are those of x */
     /* the window: rows of row_pitch elements, one per input channel, made of runs */
     const fc1d_run *runs;
     ptrdiff_t n_runs, row_pitch;
@@ -114,9 +115,7 @@ typedef struct {
     const fc1d_run *row_runs;
     ptrdiff_t n_row_runs;
     const void *x_end; /* past the last element in memory */
-    /* Not 0: the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out of a tile.
-     * Elements of scratch, last, for the weights of a block of output channels without them, and a table of taps. */
-    ptrdiff_t live_elems;
+    int leaves_out; /* the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out */
     int stacked; /* of a depthwise layer four rows at once, of so many rows and columns of the kernel; y is plain */
 } fc1d_problem;
 

@@ -258,7 +258,7 @@ static void NAME(run_panels)(const fc1d_gradient *q, const NAME(chunk) * c, ptrd
                 rows = co1 - co0 - co < ROWS ? co1 - co0 - co : ROWS;
                 T *sums = scratch + q->sums_offset + co * q->sums_pitch + (k * n_vec + v) * LANES;
                 NAME(expect)(sums, rows, q->sums_pitch, nv * LANES);
-                NAME(tiles)[rows][nv](kc, g_panel + co * kc, panel + p->tap[k], q->column, sums,
+                NAME(tiles)[rows][nv](kc, NULL, g_panel + co * kc, panel + p->tap[k], q->column, sums,
                                       q->sums_pitch, NULL, c->add, NULL);
             }
     }

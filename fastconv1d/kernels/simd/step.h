@@ -135,24 +135,19 @@ static void NAME(run_channels)(const fc1d_problem *p, ptrdiff_t unit, void *scra
     }
     const NAME(finish) after = NAME(finish_of)(&p->after, NULL, 0, 0, 0);
     for (ptrdiff_t l = 0; l < p->l_out; l++) {
-        ptrdiff_t from = p->kernel_size, to = 0; /* taps that read the input */
-        for (ptrdiff_t k = 0; k < p->kernel_size; k++) {
+        ptrdiff_t from = 0, to = p->kernel_size;
+        if (p->leaves_out)
+            NAME(find_live)(p, p->pos, p->kernel_size, l, 1, &from, &to);
+        if (from == to) { /* one of zeros, for the bias */
+            from = 0;
+            to = 1;
+        }
+        for (ptrdiff_t k = from; k < to; k++) {
             ptrdiff_t i = p->x_base + l * p->x_step + p->pos[k];
             const int inside = i >= 0 && i < p->l_in;
             if (!inside && p->mode != FC1D_ZEROS)
                 i = NAME(resolve)(i, p->l_in, p->mode);
             rows[k] = inside || p->mode != FC1D_ZEROS ? in + i * pitch : zeros;
-            if (rows[k] != zeros) {
-                from = k < from ? k : from;
-                to = k + 1;
-            }
-        }
-        if (!p->live_elems) {
-            from = 0;
-            to = p->kernel_size;
-        } else if (from >= to) {
-            from = 0;
-            to = 1;
         }
         for (ptrdiff_t j = 0; j < p->c_out; j++) {
             const T *w = (const T *)p->w + (j * p->kernel_size + from) * p->groups + g0;

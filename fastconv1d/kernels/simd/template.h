@@ -19,22 +19,35 @@
  * The chain of sums runs over t in order in one accumulator per output, so the value of an output depends neither on
  * its place in the tile nor on the tile's shape. `bias` (MR values) or NULL is added to a fresh sum; with `accumulate`
  * the sum is added to what y holds; `finish`, if not NULL, is applied to the result. x must be readable for NV*LANES
- * columns past every tap.
+ * columns past every tap. `order`, if not NULL, says which terms are left out: those of taps that read nothing, as zero times
+ * a finite weight adds nothing.
  */
-typedef void (*NAME(tile_fn))(ptrdiff_t kc, const T *w, const T *x, const int32_t *tap, T *y, ptrdiff_t ldy,
-                              const T *bias, int accumulate, const NAME(finish) * finish);
+typedef struct {
+    ptrdiff_t kc, chain;             /* terms, and terms of a chain, without those that are left out */
+    ptrdiff_t run, skip, skip_table; /* after each `run` terms so many are left out of w, and of tap */
+    ptrdiff_t pitch;                 /* of w from one output channel to the next, in terms */
+} NAME(order);
+typedef void (*NAME(tile_fn))(ptrdiff_t kc, const NAME(order) * order, const T *w, const T *x, const int32_t *tap, T *y,
+                              ptrdiff_t ldy, const T *bias, int accumulate, const NAME(finish) * finish);
 
 #define TILE(MR, NV)                                                                                                   \
-    static void NAME(tile_##MR##x##NV)(ptrdiff_t kc, const T *restrict w, const T *restrict x,                         \
-                                       const int32_t *restrict tap, T *restrict y, ptrdiff_t ldy,                      \
+    static void NAME(tile_##MR##x##NV)(ptrdiff_t kc, const NAME(order) * order, const T *restrict w,                   \
+                                       const T *restrict x, const int32_t *restrict tap, T *restrict y, ptrdiff_t ldy, \
                                        const T *restrict bias, int accumulate, const NAME(finish) * finish)            \
     {                                                                                                                  \
         V acc[MR][NV] = {{{0}}};                                                                                       \
-        for (ptrdiff_t t = 0; t < kc; t++, w += MR) {                                                                  \
-            const T *restrict xt = x + tap[t];                                                                         \
-            V xv[NV];                                                                                                  \
-            _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) xv[j] = LOAD(xt + j * LANES);                        \
-            EACH(MR, NV, acc[i][j] += w[i] * xv[j])                                                                    \
+        for (ptrdiff_t t = 0, end = order && order->run < kc ? order->run : kc;;) {                                    \
+            for (; t < end; t++, w += MR) {                                                                            \
+                const T *restrict xt = x + tap[t];                                                                     \
+                V xv[NV];                                                                                              \
+                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) xv[j] = LOAD(xt + j * LANES);                    \
+                EACH(MR, NV, acc[i][j] += w[i] * xv[j])                                                                \
+            }                                                                                                          \
+            if (t == kc)                                                                                               \
+                break;                                                                                                 \
+            w += order->skip * MR;                                                                                     \
+            tap += order->skip_table;                                                                                  \
+            end += order->run; /* kc is a multiple of it */                                                            \
         }                                                                                                              \
         if (accumulate)                                                                                                \
             EACH(MR, NV, acc[i][j] = LOAD(y + i * ldy + j * LANES) + acc[i][j])                                        \
@@ -211,20 +224,27 @@ static inline void NAME(expect)(T *y, ptrdiff_t rows, ptrdiff_t ldy, ptrdiff_t n
             PREFETCH_WRITE(y + i * ldy + j);
 }
 
-/* A register tile of kc terms in chains of `chain`: the first sum is set, or with `accumulate` added to what y holds, as
- * all others are. */
-static inline void NAME(run_chains)(NAME(tile_fn) tile, ptrdiff_t rows, ptrdiff_t kc, ptrdiff_t chain, const T *w,
-                                    const T *x, const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
+/* A register tile of all terms, chain by chain: the first sum is set, or with `accumulate` added to what y holds, as all
+ * others are. */
+static inline void NAME(run_chains)(NAME(tile_fn) tile, ptrdiff_t rows, const NAME(order) * order, const T *w, const T *x,
+                                    const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
                                     const NAME(finish) * finish)
 {
-    for (; kc > chain; kc -= chain, w += chain * rows, tap += chain, accumulate = 1)
-        tile(chain, w, x, tap, y, ldy, bias, accumulate, NULL);
-    tile(kc, w, x, tap, y, ldy, bias, accumulate, finish);
+    ptrdiff_t kc = order->kc;
+    if (kc > order->chain) {
+        const ptrdiff_t chain = order->chain, runs = order->skip ? chain / order->run : 0;
+        for (; kc > chain; kc -= chain, accumulate = 1) {
+            tile(chain, order, w, x, tap, y, ldy, bias, accumulate, NULL);
+            w += (chain + runs * order->skip) * rows;
+            tap += chain + runs * order->skip_table;
+        }
+    }
+    tile(kc, order, w, x, tap, y, ldy, bias, accumulate, finish);
 }
 
 /* One register tile with last steps, or of which columns from `cols` < nv*LANES on are not kept. */
-static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t cols, ptrdiff_t kc, ptrdiff_t chain, const T *w,
-                           const T *x, const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
+static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t cols, const NAME(order) * order, const T *w, const T *x,
+                           const int32_t *tap, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
                            const NAME(finish) * finish, ptrdiff_t channel)
 {
     const NAME(tile_fn) tile = NAME(tiles)[rows][nv];
@@ -234,7 +254,7 @@ static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t cols, ptrdiff
             for (ptrdiff_t j = 0; j < nv * LANES; j += 64 / (ptrdiff_t)sizeof(T))
                 PREFETCH(finish->residual + i * finish->ldr + nv * LANES + j);
     if (whole)
-        NAME(run_chains)(tile, rows, kc, chain, w, x, tap, y, ldy, bias, accumulate, in_tile ? finish : NULL);
+        NAME(run_chains)(tile, rows, order, w, x, tap, y, ldy, bias, accumulate, in_tile ? finish : NULL);
     else {
         T edge[NAME(most_vectors) * LANES];
         for (ptrdiff_t i = 0; accumulate && i < rows; i++) {
@@ -242,7 +262,7 @@ static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t cols, ptrdiff
             for (ptrdiff_t j = cols; j < nv * LANES; j++)
                 edge[i * nv * LANES + j] = 0;
         }
-        NAME(run_chains)(tile, rows, kc, chain, w, x, tap, edge, nv * LANES, bias, accumulate, NULL);
+        NAME(run_chains)(tile, rows, order, w, x, tap, edge, nv * LANES, bias, accumulate, NULL);
         for (ptrdiff_t i = 0; i < rows; i++)
             NAME(gather)(y + i * ldy, cols, edge + i * nv * LANES, 1);
     }
@@ -257,24 +277,21 @@ static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t cols, ptrdiff
 /* All columns [0, cols) of output channels [co0, co1), `rows` (<= ROWS) at a time. Either the strip of the window that one
  * register tile needs stays in L1 while the weights stream past it, or, where the whole window stays in L1, the weights
  * of one register tile stay and the output is written row after row. */
-static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, ptrdiff_t kc,
-                           ptrdiff_t chain, const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy,
-                           int padded, const T *bias, int accumulate, int by_rows, NAME(ahead) *ahead, const NAME(sink) * sink)
+static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, const NAME(order) * order,
+                           const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, int padded, const T *bias,
+                           int accumulate, int by_rows, NAME(ahead) *ahead, const NAME(sink) * sink)
 {
-#if ACROSS_CHANNELS
-    if (rows == ROWS && cols <= NAME(few))
-        co0 = NAME(run_across)(co0, co1, cols, kc, chain, w, window, tap, y, ldy, bias, accumulate, sink);
     if (co0 == co1)
         return;
-#endif
     const ptrdiff_t n_vec = (cols + LANES - 1) / LANES, widest = NAME(vectors)[rows];
     const ptrdiff_t strips = (n_vec + widest - 1) / widest, sweep = by_rows ? rows : co1 - co0;
-    if (rows == 1 && kc > 0 && kc <= NAME(row_terms) && kc <= chain && !accumulate && !sink) {
+    const ptrdiff_t kc = order->kc, pitch = order->pitch;
+    if (rows == 1 && kc > 0 && kc <= NAME(row_terms) && kc <= order->chain && kc <= order->run && !accumulate && !sink) {
         const ptrdiff_t whole = padded ? n_vec * LANES : cols / LANES * LANES;
         NAME(fetch_ahead)(ahead, 0, 1);
-        NAME(row)[kc](w + co0 * kc, window, tap, y + co0 * ldy, whole, bias ? bias + co0 : NULL);
+        NAME(row)[kc](w + co0 * pitch, window, tap, y + co0 * ldy, whole, bias ? bias + co0 : NULL);
         if (whole < cols)
-            NAME(run_tile)(1, 1, cols - whole, kc, chain, w + co0 * kc, window + whole, tap, y + co0 * ldy + whole, ldy,
+            NAME(run_tile)(1, 1, cols - whole, order, w + co0 * pitch, window + whole, tap, y + co0 * ldy + whole, ldy,
                            bias ? bias + co0 : NULL, 0, NULL, 0);
         return;
     }
@@ -289,7 +306,7 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
                 const T *b = bias ? bias + co : NULL;
                 NAME(expect)(out, rows, ldy, nv * LANES);
                 if (plain) {
-                    NAME(run_chains)(tile, rows, kc, chain, w + co * kc, window + q, tap, out, ldy, b, accumulate, NULL);
+                    NAME(run_chains)(tile, rows, order, w + co * pitch, window + q, tap, out, ldy, b, accumulate, NULL);
                     continue;
                 }
                 NAME(finish) finish;
@@ -298,8 +315,8 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
                     if (finish.residual)
                         finish.residual += co * finish.ldr + q;
                 }
-                NAME(run_tile)(rows, nv, cols - q, kc, chain, w + co * kc, window + q, tap, out, ldy,
-                               b, accumulate, sink ? &finish : NULL, sink ? sink->channel + co : 0);
+                NAME(run_tile)(rows, nv, cols - q, order, w + co * pitch, window + q, tap, out, ldy, b, accumulate,
+                               sink ? &finish : NULL, sink ? sink->channel + co : 0);
             }
         }
 }
@@ -468,13 +485,27 @@ static ptrdiff_t NAME(block_of)(const fc1d_problem *p, ptrdiff_t ci, ptrdiff_t k
 
 /* Whether that block, not the first, is added to the sums; otherwise it begins a group, and the sums were carried. */
 static NOINLINE int NAME(go_on)(const fc1d_problem *p, ptrdiff_t ci, ptrdiff_t k, ptrdiff_t taps, const T *sums,
-                                ptrdiff_t lds, ptrdiff_t rows, ptrdiff_t cols, T *total)
+                                ptrdiff_t lds, ptrdiff_t rows, ptrdiff_t cols, T *total, ptrdiff_t level, ptrdiff_t pitch)
 {
     const ptrdiff_t block = NAME(block_of)(p, ci, k, taps);
     if (block % p->group_blocks)
         return 1;
-    NAME(carry)(total, p->total_elems, p->stage_pitch, sums, lds, rows, cols, block / p->group_blocks - 1);
+    NAME(carry)(total, level, pitch, sums, lds, rows, cols, block / p->group_blocks - 1);
     return 0;
+}
+
+/* The first of n_k positions, which rise or fall, that is at least (falling: below) `limit`. */
+static ptrdiff_t NAME(first_beyond)(const ptrdiff_t *pos, ptrdiff_t n_k, ptrdiff_t limit, int falling)
+{
+    ptrdiff_t low = 0;
+    while (low < n_k) {
+        const ptrdiff_t middle = (low + n_k) / 2;
+        if ((pos[middle] < limit) == falling)
+            n_k = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
 }
 
 /* The taps [*from, *to) of n_k at pos that read some of the input in columns [q0, q0 + cols); they lie in order. */
@@ -482,69 +513,93 @@ static void NAME(find_live)(const fc1d_problem *p, const ptrdiff_t *pos, ptrdiff
                             ptrdiff_t *from, ptrdiff_t *to)
 {
     const ptrdiff_t low = p->x_base + q0 * p->x_step, high = low + (cols - 1) * p->x_step;
-    ptrdiff_t a = 0, b = n_k;
-    while (a < b && (high + pos[a] < 0 || low + pos[a] >= p->l_in))
-        a++;
-    while (a < b && (high + pos[b - 1] < 0 || low + pos[b - 1] >= p->l_in))
-        b--;
-    *from = a;
-    *to = b;
+    const int falling = n_k > 1 && pos[1] < pos[0];
+    const ptrdiff_t begin = NAME(first_beyond)(pos, n_k, falling ? p->l_in - low : -high, falling);
+    const ptrdiff_t end = NAME(first_beyond)(pos, n_k, falling ? -high : p->l_in - low, falling);
+    *from = begin < end ? begin : end; /* the input may be empty */
+    *to = end;
 }
 
-/* Weights of `rows` output channels packed as they are, but for the taps outside [from, to) of n_k. The sums keep their
- * bits, as zero times a finite weight adds nothing. Returns where the next channels go. */
-static T *NAME(pack_live)(const T *restrict w, ptrdiff_t rows, ptrdiff_t n_ci, ptrdiff_t n_k, ptrdiff_t from, ptrdiff_t to,
-                          T *restrict out)
-{
-    const ptrdiff_t n = (to - from) * rows;
-    w += from * rows;
-    for (ptrdiff_t c = 0; c < n_ci; c++, out += n, w += n_k * rows)
-        if (rows == ROWS)
-            for (ptrdiff_t i = 0; i < n; i += ROWS) {
-                PREFETCH(w + i + 2048 / (ptrdiff_t)sizeof(T));
-                memcpy(out + i, w + i, ROWS * sizeof(T));
-            }
-        else
-            NAME(gather)(out, n, w, 1);
-    return out;
-}
-
-/* The sums of output channels [c0, c1) of a block of kc terms, of which `n_k` for a channel of the input: all of them, or
- * where some taps read nothing, in `live` without those. */
+/* The terms of a block for output channels: those of n_ci channels and n_k taps, of which [from, to) read some of the input in
+ * the columns of the tile. With `part` so many columns at once have taps of their own to leave out. */
 typedef struct {
     ptrdiff_t n_ci, n_k, taps; /* channels, taps of the block, and of the phase */
     ptrdiff_t chain;           /* channels */
-    ptrdiff_t from, to;        /* taps that read the input */
+    ptrdiff_t from, to;
     const int32_t *tap;
-    T *live; /* room for weights, and a table behind them */
+    const fc1d_problem *p;
+    const ptrdiff_t *pos;
+    ptrdiff_t q0, part;
 } NAME(terms);
 
+static inline NAME(order) NAME(order_of)(const NAME(terms) * t, ptrdiff_t from, ptrdiff_t to)
+{
+    const ptrdiff_t n_k = to - from, kc = t->n_ci * n_k;
+    const NAME(order) order = {kc, t->chain * n_k, n_k < t->n_k ? n_k : kc, t->n_k - n_k, t->taps - n_k, t->n_ci * t->n_k};
+    return order;
+}
+
+#if ACROSS_CHANNELS
+/* Whether parts of a tile's columns should leave out taps of their own: where that saves cycles (two multiply-adds each, for
+ * a vector of channels), though each sum is carried to and from its column by itself. */
+static void NAME(find_parts)(NAME(terms) * t, ptrdiff_t cols)
+{
+    const ptrdiff_t live = t->to - t->from, whole = (cols + LANES - 1) / LANES * LANES, low = t->p->x_base + t->q0 * t->p->x_step;
+    const ptrdiff_t a = t->pos[0], b = t->pos[t->n_k - 1];
+    ptrdiff_t cycles = 3 * LANES * cols / t->n_ci, from, to;
+    if (live == t->n_k && low + (a < b ? a : b) >= 0 && low + (cols - 1) * t->p->x_step + (a < b ? b : a) < t->p->l_in)
+        return; /* nothing to leave out anywhere */
+    for (ptrdiff_t q = 0, n; q < cols; q += n) {
+        n = cols - q < NAME(part_columns) ? cols - q : NAME(part_columns);
+        NAME(find_live)(t->p, t->pos, t->n_k, t->q0 + q, n, &from, &to);
+        cycles += (to - from) * (n + 1);
+    }
+    t->part = cycles < live * whole ? NAME(part_columns) : 0;
+}
+
+/* What run_block does, as far as whole vectors of channels go; returns the first channel left. */
+static ptrdiff_t NAME(run_parts)(const NAME(terms) * t, ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t cols, const T *w,
+                                 const T *window, T *y, ptrdiff_t ldy, const T *bias, int accumulate,
+                                 const NAME(sink) * sink)
+{
+    NAME(sink) of_part;
+    ptrdiff_t next = c0, from = t->from, to = t->to;
+    for (ptrdiff_t q = 0, n; q < cols; q += n) {
+        n = t->part && t->part < cols - q ? t->part : cols - q;
+        if (t->part)
+            NAME(find_live)(t->p, t->pos, t->n_k, t->q0 + q, n, &from, &to);
+        const NAME(order) order = NAME(order_of)(t, from, to);
+        if (sink) {
+            of_part = *sink;
+            if (sink->finish.residual)
+                of_part.finish.residual += q;
+        }
+        next = NAME(run_across)(c0, c1, n, &order, w + from * ROWS, window + q, t->tap + from, y + q, ldy, bias, accumulate,
+                                sink ? &of_part : NULL);
+    }
+    return next;
+}
+#endif
+
+/* The sums of output channels [c0, c1) of a block of terms. */
 static void NAME(run_block)(const NAME(terms) * t, ptrdiff_t c0, ptrdiff_t c1, ptrdiff_t cols, const T *w, const T *window,
                             T *y, ptrdiff_t ldy, int padded, const T *bias, int accumulate, int by_rows,
                             NAME(ahead) * ahead, const NAME(sink) * sink)
 {
-    const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS, n_k = t->to - t->from, kc = t->n_ci * n_k;
-    const int32_t *tap = t->tap;
-    if (n_k < t->n_k) {
-        T *end = t->live;
-        const T *from = w + c0 * t->n_ci * t->n_k;
-        for (ptrdiff_t co = c0, rows; co < c1; co += rows, from += rows * t->n_ci * t->n_k) {
-            rows = co < whole ? ROWS : c1 - whole;
-            end = NAME(pack_live)(from, rows, t->n_ci, t->n_k, t->from, t->to, end);
-        }
-        int32_t *table = (int32_t *)end;
-        for (ptrdiff_t c = 0; c < t->n_ci; c++)
-            for (ptrdiff_t j = 0; j < n_k; j++)
-                table[c * n_k + j] = t->tap[c * t->taps + t->from + j];
-        tap = table;
-        w = t->live - c0 * kc;
-    }
-    if (whole > c0)
-        NAME(run_rows)(ROWS, c0, whole, cols, kc, t->chain * n_k, w, window, tap, y, ldy, padded, bias, accumulate,
-                       by_rows, ahead, sink);
+    const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
+    const NAME(order) order = NAME(order_of)(t, t->from, t->to);
+    const int32_t *tap = t->tap + t->from;
+#if ACROSS_CHANNELS
+    if (cols <= NAME(few) || t->part)
+        c0 = NAME(run_parts)(t, c0, whole, cols, w, window, y, ldy, bias, accumulate, sink);
+    if (c0 == c1)
+        return;
+#endif
+    NAME(run_rows)(ROWS, c0, whole, cols, &order, w + t->from * ROWS, window, tap, y, ldy, padded, bias, accumulate, by_rows,
+                   ahead, sink);
     if (whole < c1)
-        NAME(run_rows)(c1 - whole, whole, c1, cols, kc, t->chain * n_k, w, window, tap, y, ldy, padded, bias, accumulate,
-                       by_rows, ahead, sink);
+        NAME(run_rows)(c1 - whole, whole, c1, cols, &order, w + t->from * (c1 - whole), window, tap, y, ldy, padded, bias,
+                       accumulate, by_rows, ahead, sink);
 }
 
 /* Of planes, `n` is the batch item and o0 its first output row, otherwise 0; `items` counts rows then. */
@@ -568,8 +623,9 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
     }
     const ptrdiff_t phase_pitch = (co1 - co0) * p->stage_pitch;
     T *stage = window + p->window_elems, *totals = stage + p->stage_elems + 2 * p->emit_rows * p->emit_pitch;
-    T *live = totals + p->levels * p->total_elems;
 
+    const fc1d_run *last_run = p->runs + p->n_runs - 1;
+    const int in_place = p->in_place && q0 + p->runs->start >= 0 && q0 + last_run->start + last_run->extra + width <= p->l_in;
     for (ptrdiff_t ci = 0; ci == 0 || ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
         NAME(ahead) ahead;
@@ -584,11 +640,14 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
                 return;
             }
         } else {
-            NAME(pack_window)(p, x, g * p->c_in, items, ci, n_ci, q0, width, window);
+            if (!in_place)
+                NAME(pack_window)(p, x, g * p->c_in, items, ci, n_ci, q0, width, window);
             if (ci == 0 && items > 1)
                 NAME(clear_gaps)(p, items, n_ci, width, window);
             ahead = NAME(look_ahead)(p, x, ci, q0, more_groups);
         }
+        const T *rows = in_place ? (const T *)p->x + x + ci * p->xc + q0 + p->x_base : window;
+        const int32_t *tap = in_place ? p->in_place : p->tap;
         for (ptrdiff_t r = 0; r < p->n_phases; r++) {
             const ptrdiff_t taps = p->phase_start[r + 1] - p->phase_start[r];
             T *base = p->staged ? stage + r * phase_pitch - co0 * p->stage_pitch : y;
@@ -596,18 +655,24 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
             for (ptrdiff_t k = 0; k == 0 || k < taps; k += p->k_block) {
                 const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
                 const T *wb = w + (ci * p->kernel_size + (p->phase_start[r] + k) * n_ci) * p->c_out;
-                NAME(terms) terms = {n_ci, n_k, taps, p->ci_chain, 0, n_k, p->tap + p->phase_start[r] * p->ci_block + k, live};
-                if (p->live_elems)
-                    NAME(find_live)(p, p->pos + p->phase_start[r] + k, n_k, q0, item_cols, &terms.from, &terms.to);
+                NAME(terms) terms = {n_ci, n_k, taps, p->ci_chain, 0, n_k, tap + p->phase_start[r] * p->ci_block + k, p,
+                                     p->pos + p->phase_start[r] + k, q0, 0};
+                if (p->leaves_out)
+                    NAME(find_live)(p, terms.pos, n_k, q0, item_cols, &terms.from, &terms.to);
+#if ACROSS_CHANNELS
+                if (p->leaves_out && items == 1 && cols > NAME(few) && co1 - co0 >= LANES && n_k > 0)
+                    NAME(find_parts)(&terms, cols);
+#endif
                 const int last = ci + n_ci == p->c_in && k + n_k == taps;
                 const NAME(sink) *to = last && !p->staged && active && !p->levels ? &sink : NULL;
                 int accumulate = ci > 0 || k > 0;
                 const T *b = accumulate ? NULL : bias;
                 if (p->levels && accumulate)
-                    accumulate = NAME(go_on)(p, ci, k, taps, base + co0 * ldy, ldy, co1 - co0, cols, totals + r * phase_pitch);
+                    accumulate = NAME(go_on)(p, ci, k, taps, base + co0 * ldy, ldy, co1 - co0, cols, totals + r * phase_pitch,
+                                             p->total_elems, p->stage_pitch);
                 for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block) {
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
-                    NAME(run_block)(&terms, c0, c1, cols, wb, window, base, ldy, p->staged, b, accumulate, p->by_rows,
+                    NAME(run_block)(&terms, c0, c1, cols, wb, rows, base, ldy, p->staged, b, accumulate, p->by_rows,
                                     &ahead, to);
                 }
                 if (p->levels && last)
@@ -649,6 +714,39 @@ static void NAME(run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
         NAME(run_group)(p, n0, o0, items, g, co0, co1, tile * p->tile_cols, g + 1 < g1, (T *)scratch);
 }
 
+/* What channels [ci, ci + n_ci) of the input add to position l of channels [c0, c1), for all items of a unit: the rows of a
+ * tap are those of one position each. `stage` begins with channel c0, the totals lie as the stage does. */
+static void NAME(run_position)(const fc1d_problem *p, ptrdiff_t l, ptrdiff_t ci, ptrdiff_t n_ci, ptrdiff_t c0, ptrdiff_t c1,
+                               ptrdiff_t items, const T *w, const T *bias, const T *window, T *stage, int32_t *table)
+{
+    const ptrdiff_t taps = p->kernel_size, ldy = p->l_out * p->stage_pitch, zeros = p->window_elems - p->row_pitch;
+    T *sums = stage + l * p->stage_pitch, *total = sums + p->stage_elems;
+    for (ptrdiff_t k = 0; k < taps; k += p->k_block) {
+        const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
+        const int first = ci == 0 && k == 0;
+        NAME(ahead) nothing = {0};
+        NAME(terms) terms = {n_ci, n_k, n_k, p->ci_chain, 0, n_k, table, p, p->pos + k, l, 0};
+        if (p->leaves_out)
+            NAME(find_live)(p, p->pos + k, n_k, l, 1, &terms.from, &terms.to);
+        int accumulate = !first;
+        if (p->levels && accumulate)
+            accumulate = NAME(go_on)(p, ci, k, taps, sums, ldy, c1 - c0, items, total, p->stage_elems, ldy);
+        for (ptrdiff_t j = terms.from; j < terms.to; j++) {
+            ptrdiff_t i = p->x_base + l * p->x_step + p->pos[k + j];
+            const int inside = i >= 0 && i < p->l_in, found = inside || p->mode != FC1D_ZEROS;
+            if (!inside && found)
+                i = NAME(resolve)(i, p->l_in, p->mode);
+            for (ptrdiff_t c = 0; c < n_ci; c++)
+                table[c * n_k + j] = (int32_t)(found ? (c * p->l_in + i) * p->row_pitch : zeros);
+        }
+        NAME(run_block)(&terms, c0, c1, items, w + (ci * taps + k * n_ci) * p->c_out, window, sums - c0 * ldy, ldy, 1,
+                        first ? bias : NULL, accumulate, p->by_rows, &nothing, NULL);
+        if (p->levels && ci + n_ci == p->c_in && k + n_k == taps)
+            NAME(add_totals)(sums, ldy, total, p->stage_elems, ldy, c1 - c0, items,
+                             NAME(block_of)(p, ci, k, taps) / p->group_blocks);
+    }
+}
+
 /* Many short items: one column for each, and each position of the output computed by itself, for all items of the unit. A
  * window row is a position of an input channel, so that a tap that reads padding is a row of zeros, or left out. Channels
  * and positions of an item lie side by side in x and in y. */
@@ -657,11 +755,10 @@ static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch
     const ptrdiff_t co0 = unit % p->n_co_units * p->co_unit, g = unit / p->n_co_units % p->groups;
     const ptrdiff_t n0 = unit / p->n_co_units / p->groups * p->items_per_unit;
     const ptrdiff_t items = p->n_batch - n0 < p->items_per_unit ? p->n_batch - n0 : p->items_per_unit;
-    const ptrdiff_t co1 = p->c_out - co0 < p->co_unit ? p->c_out : co0 + p->co_unit, taps = p->kernel_size;
-    const T *w = (const T *)p->w + g * p->c_out * p->c_in * taps;
+    const ptrdiff_t co1 = p->c_out - co0 < p->co_unit ? p->c_out : co0 + p->co_unit;
+    const T *w = (const T *)p->w + g * p->c_out * p->c_in * p->kernel_size;
     const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
-    T *window = (T *)scratch, *stage = window + p->window_elems, *live = stage + p->stage_elems;
-    int32_t *table = (int32_t *)(live + p->live_elems);
+    T *window = (T *)scratch, *stage = window + p->window_elems, *table = stage + (1 + p->levels) * p->stage_elems;
     const ptrdiff_t zeros = p->window_elems - p->row_pitch, ldy = p->l_out * p->stage_pitch;
     memset(window + zeros, 0, (size_t)p->row_pitch * sizeof(T));
     for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
@@ -676,26 +773,10 @@ static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch
         for (ptrdiff_t i = 0; i < n_ci * p->l_in; i++) /* columns that are computed and dropped, see clear_gaps */
             for (ptrdiff_t j = items; j % LANES; j++)
                 window[i * p->row_pitch + j] = 0;
-        for (ptrdiff_t l = 0; l < p->l_out; l++)
-            for (ptrdiff_t k = 0; k < taps; k += p->k_block) {
-                const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
-                const int accumulate = ci > 0 || k > 0;
-                NAME(ahead) nothing = {0};
-                NAME(terms) terms = {n_ci, n_k, n_k, p->ci_chain, 0, n_k, table, live};
-                if (p->live_elems)
-                    NAME(find_live)(p, p->pos + k, n_k, l, 1, &terms.from, &terms.to);
-                for (ptrdiff_t j = 0; j < n_k; j++) {
-                    ptrdiff_t i = p->x_base + l * p->x_step + p->pos[k + j];
-                    const int inside = i >= 0 && i < p->l_in, found = inside || p->mode != FC1D_ZEROS;
-                    if (!inside && found)
-                        i = NAME(resolve)(i, p->l_in, p->mode);
-                    for (ptrdiff_t c = 0; c < n_ci; c++)
-                        table[c * n_k + j] = (int32_t)(found ? (c * p->l_in + i) * p->row_pitch : zeros);
-                }
-                NAME(run_block)(&terms, co0, co1, items, w + (ci * taps + k * n_ci) * p->c_out, window,
-                                stage + l * p->stage_pitch - co0 * ldy, ldy, 1, accumulate ? NULL : bias, accumulate,
-                                p->by_rows, &nothing, NULL);
-            }
+        for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block)
+            for (ptrdiff_t l = 0; l < p->l_out; l++)
+                NAME(run_position)(p, l, ci, n_ci, c0, co1 - c0 < p->co_block ? co1 : c0 + p->co_block, items, w, bias,
+                                   window, stage + (c0 - co0) * ldy, (int32_t *)table);
     }
     const ptrdiff_t rows = (co1 - co0) * p->l_out;
     if (p->after.function) {

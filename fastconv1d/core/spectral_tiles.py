@@ -166,7 +166,8 @@ def _group_cost(size: Sizes, points: int, tiles: float) -> float:
 
 def output_cost(size: Sizes) -> float:
     """Return about how many ns an output position of a group takes in a long call."""
-    return call_cost(size._replace(groups=1), 1, 1 << 16, kept=True) / (1 << 16)
+    points, length = points_of(size), 1 << 16
+    return _group_cost(size, points, length / (points - size.taps + 1)) / length
 
 
 def _wide(channels: int) -> int:

@@ -182,7 +182,7 @@ def points_of(size: Sizes) -> int:
     --------
     >>> from fastconv1d.core.spectral_tiles import Sizes, points_of
     >>> points_of(Sizes(256, 256, 16, 1))
-    48
+    32
     """
     taps = size.taps
     # Of 5 to 128 taps the largest size that was among the fastest in inputs of some thousand

@@ -14,6 +14,7 @@ import os
 import re
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy
@@ -69,10 +70,21 @@ if EMULATE_AVX512:
 
 
 class BuildExt(build_ext):
-    """build_ext that adds the compiler's flags."""
+    """build_ext that adds the compiler's flags and compiles on all CPUs."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
 
     def build_extensions(self):
         msvc = self.compiler.compiler_type == "msvc"
+        compile_in_turn = self.compiler.compile
+        jobs = ThreadPoolExecutor(self.parallel)
+
+        def compile_side_by_side(sources, *args, **options):
+            parts = [jobs.submit(compile_in_turn, [s], *args, **options) for s in sources]
+            return [name for part in parts for name in part.result()]
+
         for extension in self.extensions:
             extension.extra_compile_args += MSVC_FLAGS if msvc else UNIX_FLAGS
             extension.extra_link_args += LINK_FLAGS
@@ -83,7 +95,9 @@ class BuildExt(build_ext):
                 file=sys.stderr,
             )
             self.extensions = [e for e in self.extensions if e.name != OPENMP.name]
-        super().build_extensions()
+        self.compiler.compile = compile_side_by_side
+        with jobs:
+            super().build_extensions()
 
     def has_openmp(self):
         with tempfile.TemporaryDirectory() as folder:
@@ -160,11 +174,11 @@ NAMES = (
     "chain",
     "operands",
 )
-extensions = [kernel(name) for name in NAMES]
+# Those with most to compile first, so that no CPU waits for them in the end.
+extensions = [kernel("direct_engine", SIMD_SOURCES), kernel("fourier", TRANSFORM_SOURCES)]
+extensions += [kernel(name) for name in NAMES]
 # NumPy's allocator hook is in all versions that run the package, not in its default API.
 extensions.append(kernel("memory", macros=[("NPY_TARGET_VERSION", "NPY_1_22_API_VERSION")]))
-extensions.append(kernel("direct_engine", SIMD_SOURCES))
-extensions.append(kernel("fourier", TRANSFORM_SOURCES))
 OPENMP = kernel("openmp", (), OPENMP_FLAGS, OPENMP_LINK_FLAGS)
 extensions.append(OPENMP)
 

@@ -376,30 +376,40 @@ def _weight_gradient(
 
 def _tap(x: Array, start: int, stride: int, count: int, mode: str) -> Array:
     """Return x[:, :, start + l*stride] for l in range(count), padded by `mode` outside."""
-    source, inside = _source(start + stride * np.arange(count), x.shape[2], mode)
+    if mode != "zeros":
+        return x[:, :, _source(start + stride * np.arange(count), x.shape[2], mode)]
     window = np.zeros((*x.shape[:2], count), x.dtype)
-    window[:, :, inside] = x[:, :, source[inside]]
+    columns, positions = _inside(start, stride, count, x.shape[2])
+    window[:, :, columns] = x[:, :, positions]
     return window
 
 
 def _add_tap(y: Array, values: Array, start: int, stride: int, mode: str) -> None:
     """Add values[:, :, l] to y[:, :, start + l*stride], the adjoint of `_tap`."""
-    source, inside = _source(start + stride * np.arange(values.shape[2]), y.shape[2], mode)
-    columns: Any = (slice(None), slice(None), source[inside])
-    np.add.at(y, columns, values[:, :, inside])
+    count, length = values.shape[2], y.shape[2]
+    if mode == "zeros":
+        columns, positions = _inside(start, stride, count, length)
+        y[:, :, positions] += values[:, :, columns]
+    else:  # several columns may be of one position
+        position = _source(start + stride * np.arange(count), length, mode)
+        everywhere: Any = (slice(None), slice(None), position)
+        np.add.at(y, everywhere, values)
 
 
-def _source(position: Array, length: int, mode: str) -> tuple[Array, Array]:
-    """Return where in [0, length) each padded position reads, and whether it reads anything."""
-    inside = (position >= 0) & (position < length)
+def _inside(start: int, stride: int, count: int, length: int) -> tuple[slice, slice]:
+    """Return the l in range(count) with start + l*stride in [0, length), and these positions."""
+    first, end = max(0, -(start // stride)), min(count, -((start - length) // stride))
+    if first >= end:
+        return slice(0), slice(0)
+    return slice(first, end), slice(start + first * stride, start + end * stride, stride)
+
+
+def _source(position: Array, length: int, mode: str) -> Array:
+    """Return where in [0, length) each position padded by `mode` reads."""
     if mode == "reflect":
         position = np.abs(position)
-        position = np.where(position < length, position, 2 * (length - 1) - position)
-    elif mode == "replicate":
-        position = np.clip(position, 0, max(length - 1, 0))
-    elif mode == "circular":
-        position = position % length
-    return position, inside if mode == "zeros" else np.ones_like(inside)
+        return np.where(position < length, position, 2 * (length - 1) - position)
+    return np.clip(position, 0, max(length - 1, 0)) if mode == "replicate" else position % length
 
 
 def _wide(array: Array) -> Array:

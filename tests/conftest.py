@@ -5,6 +5,7 @@ import signal
 import pytest
 from hypothesis import settings
 from layers import Library
+from primitives import remembered
 
 import fastconv1d
 from fastconv1d.kernels import direct_engine
@@ -47,11 +48,27 @@ def pytest_collection_modifyitems(config, items):
     if not config.getoption("--soak") and not any("promises" in a or "soak" in a for a in asked):
         config.hook.pytest_deselected(items=promises)
         items[:] = [item for item in items if "promises" not in item.keywords]
+    items[:] = with_isas_in_turns(items)
     if not config.getoption("--soak") and "soak" not in config.getoption("markexpr"):
         skip = pytest.mark.skip(reason="full count: needs -m soak")
         for item in items:
             if "soak" in item.keywords:
                 item.add_marker(skip)
+
+
+def but_for_the_isa(item):
+    """What the runs of a test on every instruction set have in common."""
+    isa = item.callspec.params["isa"]
+    return item.nodeid.replace(f"[{isa}", "[").replace(f"-{isa}", "")
+
+
+def with_isas_in_turns(items):
+    """The items in order, but with those that differ in the instruction set alone side by side."""
+    groups = {}
+    for item in items:
+        by_isa = "isa" in getattr(item, "fixturenames", ())
+        groups.setdefault(but_for_the_isa(item) if by_isa else item, []).append(item)
+    return [item for group in groups.values() for item in group]
 
 
 @pytest.fixture(scope="session", params=ALGORITHMS)
@@ -78,6 +95,7 @@ def deterministic():
 def isa(request):
     """The instruction set in use, once for each that this CPU has."""
     before = direct_engine.isa()
+    remembered.start(but_for_the_isa(request.node))
     direct_engine.set_isa(request.param)
     yield request.param
     direct_engine.set_isa(before)

@@ -356,7 +356,7 @@ def test_a_bad_file_exits_2_with_one_line(tmp_path, name):
 @pytest.mark.parametrize("name", ["pipe.wav", "pipe.npy"])
 def test_pipes_do_not_block(tmp_path, name):
     os.mkfifo(tmp_path / name)
-    done = run_cli("demo", tmp_path / name, timeout=60)
+    done = run_cli("demo", tmp_path / name)
     assert done.returncode == 2
     assert (
         done.stderr == f"fastconv1d demo: {tmp_path / name}: is a pipe: expected a regular file\n"

@@ -194,15 +194,20 @@ def test_processes_started_by_hand(tmp_path):
         ):
             arguments = [*command, "--scheduler-file", str(address)]
             started.append(subprocess.Popen([*python, *arguments], env=environment, **quiet))
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300
         while not address.exists() and time.monotonic() < deadline:
             time.sleep(0.1)
-        with Client(scheduler_file=str(address), set_as_default=False, timeout=60) as client:
-            client.wait_for_workers(2, timeout=60)
+        with Client(scheduler_file=str(address), set_as_default=False, timeout=300) as client:
+            client.wait_for_workers(2, timeout=300)
             y = fd.conv1d(da.from_array(SIGNAL, chunks=(2, 8, 3000)), WEIGHT, padding="same")
-            result = client.compute(y).result(timeout=60)
+            result = client.compute(y).result(timeout=300)
         assert_same_bits(result, fastconv1d.conv1d(SIGNAL, WEIGHT, padding="same"))
     finally:
         for process in reversed(started):
             process.terminate()
-            process.wait(20)
+        for process in reversed(started):
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

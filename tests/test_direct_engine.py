@@ -1,6 +1,7 @@
 """Correlate and scatter of the direct engine, for every instruction set that this CPU has."""
 
 import copy
+import functools
 import itertools
 import pickle
 import sys
@@ -403,15 +404,16 @@ DEPTHS = [(1, 1, 1), (1, 4097, 1), (3, 700, 2), (70, 31, 1), (512, 3, 1), (2000,
 SPREAD_DEPTHS = [(1, 1, 1), (3, 31, 1), (17, 5, 2), (90, 1, 1), (9, 8, 4)]
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("decades", [0, 15])
-def test_accuracy(dtype, decades):
+@functools.cache
+def long_sums(dtype, decades):
+    """Operands and, in a longer dtype, both results with the sums of magnitudes."""
     rng = np.random.default_rng(16)
 
     def spread(*shape):
         values = normals(rng, *shape, dtype=np.promote_types(dtype, np.float64))
         return (values * 10 ** rng.uniform(-decades, decades, shape)).astype(dtype)
 
+    cases = []
     sizes = itertools.product(SPREAD_DEPTHS if decades else DEPTHS, (1, 6))
     for (c_in, kernel_size, stride), c_out in sizes:
         x, b = spread(1, c_in, kernel_size + 70), spread(c_out)
@@ -419,20 +421,21 @@ def test_accuracy(dtype, decades):
         where = (70 // stride, stride, 1, 2)
         wide = [longer(a) for a in (x, w, b)]
         scale = [abs(a) for a in wide]
-        assert_within(
-            correlate(x, w, b, *where),
-            slow_correlate(*wide, *where),
-            slow_correlate(*scale, *where),
-            f"correlate {w.shape} {stride}",
-        )
+        y = slow_correlate(*wide, *where), slow_correlate(*scale, *where)
         for arrays in (wide, scale):
             arrays[1] = arrays[1].swapaxes(0, 1)
-        assert_within(
-            scatter(x, w.swapaxes(0, 1), b, *where),
-            slow_scatter(*wide, *where),
-            slow_scatter(*scale, *where),
-            f"scatter {w.shape} {stride}",
-        )
+        up = slow_scatter(*wide, *where), slow_scatter(*scale, *where)
+        cases.append((x, w, b, where, y, up))
+    return cases
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("decades", [0, 15])
+def test_accuracy(dtype, decades):
+    for x, w, b, where, y, up in long_sums(dtype, decades):
+        assert_within(correlate(x, w, b, *where), *y, f"correlate {w.shape} {where}")
+        back = w.swapaxes(0, 1)
+        assert_within(scatter(x, back, b, *where), *up, f"scatter {w.shape} {where}")
 
 
 # ---- layouts and memory ------------------------------------------------------------------------
@@ -524,7 +527,25 @@ def correlate_and_scatter_between_guard_pages():
             y = guarded(np.empty((n_batch, c_out, l_in * stride - 1), dtype), at_end)
             direct_engine.scatter(x, wt, b, y, window(*where), (1, False))
             assert_exact(y, slow_scatter(x, wt, b, l_in * stride - 1, *where))
+    for c_out, dtype, at_end in itertools.product((1, 2, 3, 8), DTYPES, (True, False)):
+        few_outputs_in_place(rng, c_out, dtype, lambda a, at_end=at_end: guarded(a, at_end))
     print(direct_engine.isa())
+
+
+def few_outputs_in_place(rng, c_out, dtype, placed):
+    for kernel_size, left, l_in in ((1, 0, 2049), (3, 1, 2500), (7, 0, 2063)):
+        x = placed(integers(rng, 1, 40, l_in, dtype=dtype))
+        w, b = integers(rng, c_out, 40, kernel_size, dtype=dtype), integers(rng, c_out, dtype=dtype)
+        y = placed(np.empty((1, c_out, length(x, kernel_size, 1, 1, left, 0)), dtype))
+        direct_engine.correlate(x, w, b, y, window(1, 1, left, ZEROS), (1, False))
+        assert_exact(y, slow_correlate(x, w, b, y.shape[2], 1, 1, left, ZEROS))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("c_out", [*range(1, 10)])
+def test_few_output_channels_read_the_input_in_place(dtype, c_out):
+    few_outputs_in_place(np.random.default_rng(31), c_out, dtype, lambda a: a)
+    few_outputs_in_place(np.random.default_rng(32), c_out, dtype, lambda a: a[:, :, ::-1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect")

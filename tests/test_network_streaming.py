@@ -819,9 +819,13 @@ def test_memory_stays_flat(share):
                     stream.reset()
 
     run(warm)
-    before = resident_kib()
-    run(count)
-    assert resident_kib() - before < 1024
+    for _ in range(3):  # a leak is of every call; others in this process touch new pages once
+        before = resident_kib()
+        run(count)
+        grown = resident_kib() - before
+        if grown < 1024:
+            break
+    assert grown < 1024
 
 
 def layers_between():

@@ -530,7 +530,7 @@ def test_what_is_no_regular_file_does_not_block(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=120,
+            timeout=300,
         )
         assert f"OnnxError: {path} is {kind}: a model should be in a regular file" in done.stderr
     with pytest.raises(FileNotFoundError):

@@ -14,6 +14,11 @@ def integers(rng, shape, dtype):
     return rng.integers(-4, 5, shape).astype(dtype)
 
 
+def normals(rng, shape, dtype):
+    x = rng.standard_normal(shape)
+    return (x + 1j * rng.standard_normal(shape) if dtype == "complex64" else x).astype(dtype)
+
+
 def layer_of(rng, c_in, c_out, kernel, dtype, **options):
     layer = fastconv1d.Conv1d(c_in, c_out, kernel, dtype=dtype, **options)
     layer.weight = integers(rng, layer.weight.shape, dtype)
@@ -40,6 +45,7 @@ DEPTHWISE = [
     (64, 1, 3, 1, 1, 1, 2, "replicate"),
     (40, 1, 300, 1, 150, 1, 3, "zeros"),
     (40, 1, 5, 1, 40, 1, 3, "zeros"),  # columns that read nothing
+    (50, 1, 101, 1, 100, 1, 13, "zeros"),
 ]
 
 
@@ -70,6 +76,12 @@ ITEMS = [
     (70, 5, 13, 3, 1, 3, 2, 1, 4, "reflect"),
     (70, 5, 13, 3, 1, 3, 2, 1, 4, "circular"),
     (40, 2, 3, 140, 1, 139, 1, 1, 4, "zeros"),
+    (64, 128, 70, 5, 1, 2, 1, 1, 15, "zeros"),  # vectors that are nearly full
+    (9, 16, 70, 1, 3, 0, 1, 1, 2, "zeros"),
+    (40, 110, 37, 41, 1, 80, 4, 1, 1, "zeros"),  # totals of one level
+    (33, 150, 19, 31, 1, 30, 1, 1, 3, "zeros"),
+    (19, 257, 160, 3, 2, 32, 32, 1, 43, "zeros"),  # a window of some items alone
+    (40, 1100, 8, 101, 1, 100, 2, 1, 1, "zeros"),  # and of two
 ]
 
 
@@ -126,7 +138,57 @@ DEAD = [
     (True, 2, 12, 7, 101, 3, 4, 1, 1, 5),
     (True, 1, 12, 8, 64, 4, 0, 1, 1, 3),
     (True, 1, 9, 6, 7, 2, 0, 40, 3, 11),
+    # parts of a tile leave out taps of their own
+    (False, 1, 37, 43, 31, 2, 30, 1, 1, 3),
+    (False, 1, 100, 33, 10, 1, 18, 2, 1, 4),
+    (False, 2, 150, 70, 41, 1, 40, 1, 1, 5),
+    (False, 1, 9, 40, 130, 1, 129, 1, 1, 11),
+    (True, 1, 51, 64, 41, 2, 0, 1, 1, 8),
+    (True, 2, 34, 130, 21, 2, 3, 16, 2, 19),
 ]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "complex64"])
+@pytest.mark.parametrize("case", DEAD)
+def test_left_out_taps_do_not_change_bits(isa, case, dtype):
+    # Zeros of the input's own are multiplied; those beyond its ends are left out.
+    transposed, n, c_in, c_out, kernel, stride, padding, dilation, groups, length = case
+    rng = np.random.default_rng(5)
+    x = normals(rng, (n, c_in, length), dtype)
+    reach = dilation * (kernel - 1)
+    options = {"stride": stride, "dilation": dilation, "groups": groups}
+    if transposed:
+        w = normals(rng, (c_in, c_out // groups, kernel), dtype)
+        y = fastconv1d.conv_transpose1d(x, w, padding=padding, **options)
+        wide = np.pad(x, ((0, 0), (0, 0), (reach, reach)))
+        whole = fastconv1d.conv_transpose1d(wide, w, **options)
+        expected = whole[:, :, reach * stride + padding :][:, :, : y.shape[2]]
+    else:
+        w = normals(rng, (c_out, c_in // groups, kernel), dtype)
+        y = fastconv1d.conv1d(x, w, padding=padding, **options)
+        wide = np.pad(x, ((0, 0), (0, 0), (padding, padding)))
+        expected = fastconv1d.conv1d(wide, w, **options)
+    assert y.tobytes() == np.ascontiguousarray(expected).tobytes()
+
+
+@pytest.mark.parametrize("activation", ["relu", "tanh"])
+def test_steps_of_parts(isa, activation):
+    rng = np.random.default_rng(6)
+    layer = layer_of(rng, 37, 43, 31, "float32", stride=2, padding=30, activation=activation)
+    plain = fastconv1d.Conv1d(37, 43, 31, stride=2, padding=30)
+    plain.weight, plain.bias = layer.weight, layer.bias
+    x, residual = integers(rng, (1, 37, 3), "float32"), integers(rng, (1, 43, 17), "float32")
+    function = {"relu": lambda z: np.maximum(z, 0), "tanh": fastconv1d.Tanh()}[activation]
+    np.testing.assert_array_equal(layer(x), function(plain.eval()(x)))
+    y = layer(x, residual=residual)
+    np.testing.assert_array_equal(y, function(plain(x) + residual))
+
+
+def test_scratch_of_many_items_is_bounded(isa):
+    layer = layer_of(np.random.default_rng(7), 8, 8, 3, "float32", padding=10_000)
+    assert explain(layer, (64, 8, 1))["scratch_bytes"] < 4 << 20
+    x = integers(np.random.default_rng(7), (64, 8, 1), "float32")
+    np.testing.assert_array_equal(layer(x), expected_of(layer, x))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

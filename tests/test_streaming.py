@@ -151,15 +151,19 @@ def test_depthwise_steps_give_the_bits_of_the_whole(isa, isa_dtype):
     rng = np.random.default_rng(6)
     for n_batch in (1, 3):
         for channels in (1, 3, 8, 37, 64):
-            for kernel_size, dilation in ((1, 1), (4, 1), (3, 5), (129, 1), (300, 1)):
+            # A history moves every 64 steps, or as many as it holds.
+            for kernel_size, dilation, l_in in (
+                *((1, 1, 150), (4, 1, 150), (3, 5, 150)),
+                *((129, 1, 400), (300, 1, 400)),
+            ):
                 layer = depthwise(n_batch, channels, kernel_size, dilation=dilation)
                 layer = dataclasses.replace(
-                    layer, dtype=isa_dtype, bias=bool(rng.integers(2)), l_in=400
+                    layer, dtype=isa_dtype, bias=bool(rng.integers(2)), l_in=l_in
                 )
                 x, *_ = layer.normal_arrays(channels)
                 module = module_of(layer)
                 whole, stream = module(x), module.stream(n_batch)
-                steps = [(i, i + 1) for i in range(400)]
+                steps = [(i, i + 1) for i in range(l_in)]
                 assert_same_bits(streamed(stream, x, steps), whole, f"{layer}")
                 mixed = [(0, 3), *steps[3:20], (20, 50), *steps[50:52], (52, 52), *steps[52:]]
                 assert_same_bits(streamed(stream, x, mixed), whole, f"{layer}")
@@ -647,6 +651,10 @@ def test_memory_stays_flat(share):
                 stream.flush()
 
     run(warm)
-    before = resident_kib()
-    run(count)
-    assert resident_kib() - before < 1024
+    for _ in range(3):  # a leak is of every call; others in this process touch new pages once
+        before = resident_kib()
+        run(count)
+        grown = resident_kib() - before
+        if grown < 1024:
+            break
+    assert grown < 1024

@@ -259,7 +259,7 @@ except fastconv1d.WeightFileError as error:
 """
 
 
-def run_python(code, *arguments, timeout=120):
+def run_python(code, *arguments, timeout=300):
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,

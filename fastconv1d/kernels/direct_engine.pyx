@@ -230,7 +230,10 @@ cdef ptrdiff_t CHAIN = 128
 # With so few channels and terms the time goes into writing outputs: the window is kept to what stays in L1, and outputs
 # are written row by row instead of a strip of every row. Measured with 64 to 768 outputs: 2.2x at 1 channel, 10 terms,
 # 1.13x at 4 and 60; 0.98x at 12 and 60, 0.88x at 64 and 128.
+# With a residual, which is read as the output is written, up to 32 channels: 16 and 32 channels to 256 1.16 to 1.33x,
+# with 8 lanes 1.07 to 1.19x, 32 to 32 1.0 to 1.08x; 0.97x at the worst of 14 layers.
 cdef ptrdiff_t FEW_CHANNELS = 8
+cdef ptrdiff_t FEW_CHANNELS_ADDED = 32
 cdef ptrdiff_t FEW_TERMS = 128
 # The window of a tile and the weights of a block of output channels share L2 (512 KiB in the smallest in use).
 cdef ptrdiff_t WINDOW_BYTES = 128 * 1024
@@ -467,7 +470,8 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     cdef ptrdiff_t units = 4 * n_threads if n_threads > 1 else 1
     cdef bint split = False
     # columns that the window's share of L2 holds, with the taps in shared runs or apart
-    p.by_rows = p.c_in <= FEW_CHANNELS and p.c_in * p.kernel_size <= FEW_TERMS
+    cdef ptrdiff_t few = FEW_CHANNELS if p.residual == NULL else FEW_CHANNELS_ADDED
+    p.by_rows = p.c_in <= few and p.c_in * p.kernel_size <= FEW_TERMS
     cdef ptrdiff_t budget = (STRIP_VECTORS * lanes * itemsize if p.by_rows else WINDOW_BYTES) // (itemsize * p.ci_block)
     cdef ptrdiff_t merged = _make_runs(p, taps, base, FAR, 0, False, runs, where), n_taps = _count_live(p)
     cdef ptrdiff_t reach = 0
@@ -499,6 +503,9 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     units = max(units, <ptrdiff_t> (_macs(p) / (4 * SIGNAL_MACS)))  # each packs its window: not too many
     while count * p.n_tiles < units and _ceil(p.n_cols, 2 * p.n_tiles) >= 4 * strip:
         p.n_tiles *= 2
+    cdef ptrdiff_t even = n_threads // _gcd(n_threads, count)  # three units keep two threads as long as four
+    if count * p.n_tiles < units and _ceil(p.n_cols, _ceil(p.n_tiles, even) * even) >= strip:
+        p.n_tiles = _ceil(p.n_tiles, even) * even
     p.tile_cols = p.n_cols
     if p.n_tiles > 1:
         p.tile_cols = _ceil(_ceil(p.n_cols, p.n_tiles), strip) * strip
@@ -566,7 +573,8 @@ cdef ptrdiff_t _lay_stage(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_
     if not p.plain:
         p.emit_rows = max(1, min(p.emit_rows, EMIT_BYTES // (2 * itemsize * p.emit_pitch)))
     p.total_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.levels else 0
-    p.leaves_out &= _leaves_out(p, min(p.tile_cols, PART_COLUMNS if p.items_per_unit == 1 else p.tile_cols))
+    if p.leaves_out:  # planes have no places of taps to look at
+        p.leaves_out = _leaves_out(p, min(p.tile_cols, PART_COLUMNS if p.items_per_unit == 1 else p.tile_cols))
     if p.leaves_out:
         p.co_block = _ceil(p.co_block, 4 * lanes) * 4 * lanes  # run_across takes four vectors of channels
     return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch + p.levels * p.total_elems)
@@ -580,8 +588,10 @@ cdef ptrdiff_t _window_items(const fc1d_problem* p, ptrdiff_t itemsize) noexcept
 cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize) noexcept nogil:
     """Whether items should be the columns of a tile, and each position of the output a pass.
 
-    Compares cycles for one item of a group: multiply-adds at two vectors a cycle, 10 ns for a row that is packed or
-    stored by itself, against transposing all of it.
+    Compares cycles for one item of a group: multiply-adds at two vectors a cycle, columns that are dropped as well, 10 ns
+    for a row that is packed or stored by itself, against transposing all of it. Of 222 layers of 16 to 512
+    channels, 3 and 5 taps, 5 to 40 positions and 32 to 200 items, dropped columns decide for 32, which are 1.12 to 1.68
+    times as fast so with 16 lanes.
     """
     cdef ptrdiff_t lanes = kernels.lanes, room = _window_items(p, itemsize)
     room = min(room if room < lanes else room // lanes * lanes, p.n_batch)
@@ -595,11 +605,15 @@ cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdif
     for k in range(p.kernel_size):  # columns that a tap reads the input in
         taps += max(0, min(p.l_out, (p.l_in - 1 - p.x_base - p.pos[k]) // p.x_step + 1)
                     - max(0, _ceil(-p.x_base - p.pos[k], p.x_step)))
-    narrow = max(1., 4. / p.c_out) * (1. if room > lanes else 1.2)
-    cdef double alone = p.l_out * column * narrow + ROW_CYCLES * (p.c_in + p.c_out)
-    cdef double across = (column * taps / p.kernel_size * narrow * _ceil(room, lanes) * lanes / room
+    narrow = max(1., 4. / p.c_out)
+    # with a unit of one vector each weight is read for that one
+    cdef double one_vector = 1. if _window_items(p, itemsize) >= 2 * lanes and p.n_batch > lanes else 1.2
+    cdef ptrdiff_t columns = min(_ceil(p.l_out, lanes) * lanes,  # by itself, or beside others
+                                 p.l_out + (p.pos[p.kernel_size - 1] - p.pos[0]) // p.x_step)
+    cdef double alone = columns * column * narrow + ROW_CYCLES * (p.c_in + p.c_out)
+    cdef double across = (column * taps / p.kernel_size * narrow * one_vector * _ceil(room, lanes) * lanes / room
                           + TRANSPOSED_CYCLES * (p.c_in * p.l_in + p.c_out * p.l_out))
-    return across < 0.9 * alone
+    return across < 0.96 * alone
 
 
 # ---- planes ----------------------------------------------------------------------------------------------------------
@@ -1319,7 +1333,7 @@ cdef class PreparedLayer:
         """Whether transposing pays, so that vectors run along the groups of one input channel.
 
         It saves 45 ns a group (AVX2): 1,536 channels with 4 taps took 72 us for 4 positions and take 5.4, 72 and 18 for
-        16, 86 and 89 for 64.
+        16, 86 and 89 for 64. 64 items of 400 channels with 101 taps over 13 positions took 20.9 ms by items and take 7.2.
         """
         return (p.c_in == 1 and p.groups >= 2 * self.kernels.lanes and p.c_out <= self.kernels.rows and p.l_in <= 48
                 and min(p.kernel_size, p.l_in) * p.l_out <= 2500 and p.kernel_size <= 1000 and p.yl == 1

@@ -30,7 +30,7 @@ _READ = 2
 _CALL, _STRIDED, _QUICKLY_STRIDED = 25_000.0, 1.0, 0.3
 # ns of a call of tiles, and how much longer than estimated their time is taken to be: without it 2
 # of the 139 layers they were taken for lost, down to 0.88 of the direct engine, with it 1 (0.97).
-_TILES_CALL, _TILES_LATE = 3_200.0, 1.08
+_TILES_CALL, _TILES_LATE = 12_000.0, 1.08
 # Columns below which they take twice as long: 256 channels of 3 taps took 1.3 times as long as the
 # direct engine for 32 columns, and 0.9 times for 50.
 _SHORT = 48

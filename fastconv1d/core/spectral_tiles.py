@@ -63,9 +63,10 @@ _POINT, _LEVEL, _FILTER_POINT, _OUTPUT = 0.2, 0.27, 0.122, 2.6
 _NEAR, _FAR_READ, _PACKED = 3_000_000, 0.3, 1.0
 # ns of transforms for a number of inputs and outputs that do not fit a cache, and how many do.
 _MEMORY, _CACHE = 0.118, 1 << 19
-# Tiles below which sums of products wait for each other: two of 48 points, 192 channels and 11 taps
-# took 1.12 of the direct engine's time instead of 0.98.
-_FEW = 4
+# Times the time of one tile that few tiles take longer than estimated, for their sums wait for each
+# other: two of 48 points, 192 channels and 11 taps took 1.12 of the direct engine's time instead of
+# 0.98, and 7 of 32 points, 256 -> 32 channels and 8 taps 1.18 instead of 0.9.
+_FEW = 2
 # Positions of a call for which the size of tiles is chosen: a longer one has tiles as good for it.
 _TYPICAL = 512
 # Tiles and bytes of a unit, as in kernels/spectral.pyx.
@@ -148,8 +149,8 @@ def call_cost(
     made = 0.0 if kept else components(points) * size.c_in * _wide(size.c_out) * _PACKED
     numbers = l_out * (size.c_in + size.c_out)
     memory = numbers * _MEMORY if numbers > _CACHE and points != FILTERED else 0.0
-    more = 1.0 if tiles >= _FEW else 1.5
-    return size.groups * (_group_cost(size, points, tiles) * more + made + memory)
+    few = 1 + _FEW / tiles if tiles else 1.0
+    return size.groups * (_group_cost(size, points, tiles) * few + made + memory)
 
 
 def _group_cost(size: Sizes, points: int, tiles: float) -> float:

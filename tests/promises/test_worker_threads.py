@@ -109,6 +109,7 @@ def test_64_host_threads_that_ask_for_8(limit, share):
             host.join()
         if watch.looks > 10:  # on a busy machine it seldom has its turn
             break
+        until(lambda hosts=hosts: all(map(gone, hosts)))
     watch.over.set()
     watch.join()
     assert not wrong

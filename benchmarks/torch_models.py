@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import pickle
 import statistics
 import subprocess
 import sys
@@ -44,6 +45,8 @@ PACKAGES = {
     "deeplc": "deeplc==4.5.0",
     "spliceai": "spliceai==1.3.1",
     "silero_vad": "silero-vad==6.2.3",
+    "whisperx": "whisperx==3.8.6",
+    "asteroid_filterbanks": "asteroid-filterbanks==0.4.0",
 }
 
 
@@ -215,6 +218,54 @@ def silero_vad():
     model = torch.jit.load(package("silero_vad") / "data" / "silero_vad.jit")
     model(torch.zeros(1, 512), 16000)
     return model, (torch.randn(1, 512), 16000)
+
+
+class SincNet(nn.Module):
+    """The front of pyannote's voice activity detector (Ravanelli and Bengio 2018)."""
+
+    def __init__(self, filters):
+        super().__init__()
+        self.wav_norm1d = nn.InstanceNorm1d(1, affine=True)
+        self.conv1d = nn.ModuleList([filters, nn.Conv1d(80, 60, 5), nn.Conv1d(60, 60, 5)])
+        self.norm1d = nn.ModuleList(nn.InstanceNorm1d(n, affine=True) for n in (80, 60, 60))
+        self.pool1d = nn.MaxPool1d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.wav_norm1d(x)
+        for i, (conv, norm) in enumerate(zip(self.conv1d, self.norm1d, strict=True)):
+            x = conv(x)
+            x = F.leaky_relu(norm(self.pool1d(x if i else torch.abs(x))))
+        return x
+
+
+class _Forgotten(dict):
+    def __init__(self, *_, **__):
+        super().__init__()
+
+    def __setstate__(self, state):
+        pass
+
+
+class _TensorsAlone(pickle.Unpickler):
+    """Reads a checkpoint whose other objects are of packages that need not be there."""
+
+    def find_class(self, module, name):
+        is_known = module.split(".")[0] in ("torch", "collections")
+        return super().find_class(module, name) if is_known else _Forgotten
+
+
+def sincnet():
+    package("asteroid_filterbanks")
+    coding = importlib.import_module("asteroid_filterbanks.enc_dec")
+    bank = importlib.import_module("asteroid_filterbanks.param_sinc_fb").ParamSincFB
+    model = SincNet(coding.Encoder(bank(80, 251, stride=10, sample_rate=16000)))
+    reader = types.ModuleType("reader")
+    reader.Unpickler = _TensorsAlone
+    path = package("whisperx") / "assets" / "pytorch_model.bin"
+    loaded = torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
+    state = {k[8:]: v for k, v in loaded["state_dict"].items() if k.startswith("sincnet.")}
+    model.load_state_dict(state)
+    return model, (torch.randn(1, 1, 80000),)
 
 
 # ---- known architectures, random weights --------------------------------------------------------
@@ -529,6 +580,7 @@ MODELS = {
     "deeplc": deeplc,
     "spliceai": spliceai,
     "silero-vad (JIT)": silero_vad,
+    "SincNet": sincnet,
     "Conv-TasNet": of_examples("conv_tasnet"),
     "WaveNet": of_examples("wavenet", 0.25),
     "Demucs": demucs,

@@ -666,3 +666,19 @@ def test_gradients_of_float32_parameters_of_16_bit_inputs(op):
     ):
         assert_exact(result, wanted, op)
     assert [a.dtype for a in getattr(fastconv1d, op)(g, x, w)] == ["float16", "float32", "float32"]
+
+
+@pytest.mark.parametrize("dtype", REAL)
+@pytest.mark.parametrize("sizes", [(32, 33, 1, 1), (32, 41, 4, 3), (16, 256, 1, 1), (9, 5, 14, 1)])
+def test_residuals_of_few_channels_are_added_row_by_row(sizes, dtype, isa):
+    c_in, c_out, kernel, dilation = sizes
+    rng = np.random.default_rng(0)
+    x = rng.integers(-9, 9, (2, c_in, 1_237)).astype(dtype)
+    w, b = (rng.integers(-9, 9, s).astype(dtype) for s in ((c_out, c_in, kernel), (c_out,)))
+    options = {"padding": 2, "dilation": dilation}
+    plain = reference.conv1d(x, w, b, **options)
+    residual = rng.integers(-99, 99, plain.shape).astype(dtype)
+    for threads in (1, 2):
+        with num_threads(threads):
+            y = conv1d(x, w, b, residual=residual, activation="relu", **options)
+            assert_exact(y, np.maximum(plain + residual, 0))

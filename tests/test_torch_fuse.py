@@ -114,10 +114,44 @@ class CausalPlanes(nn.Conv2d):
         return super().forward(F.pad(x, (1, 0, 2, 0)))
 
 
+class Joined(nn.Module):
+    """Branches that are joined before a norm and an activation."""
+
+    def __init__(self, c=6):
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Conv1d(c, n, n, padding="same") for n in (3, 5, 1))
+        self.up = nn.ConvTranspose1d(c, 3, 3, padding=1)
+        self.norm, self.act = nn.BatchNorm1d(12), nn.LeakyReLU(0.1, inplace=True)
+        self.a, self.b = nn.Conv1d(c, 4, 1), Causal(c, 2, 2)
+
+    def forward(self, x):
+        y = torch.cat([*(branch(x) for branch in self.branches), self.up(x)], 1)
+        z = F.relu(torch.cat((self.a(x), self.b(x)), dim=1))
+        return torch.cat((self.act(self.norm(y)), z), 1)
+
+
+class Pooled(nn.Module):
+    """Pooling between convolutions of planes, as a module and as a function."""
+
+    def __init__(self, c=6):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(c, c, 3, padding=1), nn.Conv2d(c, c, 1)
+        self.pool = nn.MaxPool2d((3, 2), (2, 1), (1, 0), ceil_mode=True)
+
+    def forward(self, x):
+        x = F.max_pool2d(F.relu(self.conv1(x)), 2, padding=1)
+        return self.pool(self.conv2(x))
+
+
 MODELS = {
     "planes": (Planes, {"conv1": ["convolution", "batch norm", "relu"],
                         "conv2": ["convolution", "batch norm", "addition", "leaky_relu"],
                         "conv3": ["relu", "convolution"]}),
+    "joined": (Joined, {f"branches.{i}": ["convolution", "batch norm", "leaky_relu"]
+                        for i in range(3)}
+               | {"up": ["convolution", "batch norm", "leaky_relu"],
+                  "a": ["convolution", "relu"], "b": ["padding", "convolution", "relu"]}),
+    "pooled": (Pooled, {"conv1": ["convolution", "relu"]}),
     "block": (Block, {"conv1": ["convolution", "batch norm", "relu"],
                       "conv2": ["convolution", "batch norm", "addition", "relu"]}),
     "chomped": (Chomped, {"conv": ["convolution", "cut", "leaky_relu", "addition"]}),
@@ -138,7 +172,8 @@ MODELS = {
 def made(name):
     make, expected = MODELS[name]
     model = settled(make())
-    x = torch.randn(2, 6, 8, 9) if name == "planes" else torch.randn(2, 6, 20)
+    sizes = {"planes": (8, 9), "pooled": (40, 33)}
+    x = torch.randn(2, 6, *sizes.get(name, (20,)))
     fast, report = accelerate(model, fuse=True, example_inputs=(x,), conv2d=True)
     return model, fast, report, x, expected
 
@@ -278,6 +313,115 @@ def test_slopes_are_seen():
         assert errors[0] == errors[1]
 
 
+@pytest.mark.parametrize("change", ["eval", "norm", "hook", "wider", "statistics", "activation"])
+def test_changes_of_a_norm_behind_joined_branches_are_seen(change):
+    model, fast, _, x, _ = made("joined")
+    with torch.no_grad():
+        before = fast(x)
+        for m in (model, fast):
+            torch.manual_seed(1)
+            if change == "norm":
+                m.norm = settled(nn.BatchNorm1d(12, eps=2.0))
+            elif change == "hook":
+                m.norm.register_forward_hook(lambda m, a, y: y + 1)
+            elif change == "wider":
+                m.norm.running_mean = torch.zeros(13)
+            elif change == "statistics":
+                m.norm.running_var.mul_(3)
+            elif change == "activation":
+                m.act.negative_slope = 0.9
+        if change == "wider":
+            for m in (model, fast):
+                with pytest.raises(RuntimeError, match="13"):
+                    m(x)
+            return
+        assert (change == "eval") == torch.equal(fast(x), before)
+        close(fast(x), model(x))
+    assert is_fused(fast, x) == (change not in ("norm", "hook"))
+
+
+def test_joined_along_other_axes():
+    """Inputs without a batch are joined along the length, which no norm of channels follows."""
+    model = settled(nn.Sequential(Joined()))[0]
+    model.norm = settled(nn.BatchNorm1d(80))
+    fast, report = accelerate(model, fuse=True)
+    assert report.fused
+    x = torch.randn(6, 20)
+    with torch.no_grad():
+        results = []
+        for m in (model, fast):
+            try:
+                results.append(m(x))
+            except RuntimeError as error:
+                results.append(str(error))
+    assert type(results[0]) is type(results[1])
+    assert isinstance(results[0], str) or torch.equal(*results)
+
+
+WINDOWS = [
+    ((2, 2),), ((2, 1), (2, 1)), (3, 2, 1), ((3, 2), (1, 3), (1, 0), 1, False, True),
+    (2, None, 0, 2), ((1, 5), 2, (0, 2), (1, 3), False, True), (3, 1, 1), (4, 4, 2, 1, False, True),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("shape", [(2, 3, 17, 23), (3, 33, 1), (1, 2, 1, 40)])
+def test_pools_are_torchs(window, shape, dtype, monkeypatch):
+    from fastconv1d.torch import pools
+
+    monkeypatch.setattr(pools, "LEAST", 0)
+    monkeypatch.setattr(pools, "NARROW", 0)
+    x = torch.randint(-50, 50, shape).to(dtype)
+    x.view(-1)[7], x.view(-1)[31] = float("nan"), -float("inf")
+    module = nn.MaxPool2d(*window)
+    try:
+        expected = module(x)
+    except RuntimeError:
+        pool = pools.Pool(module, lambda: pools._settings_of(module))
+        assert pool._computed(x) is None
+        with pytest.raises(RuntimeError):
+            pool(x)
+        return
+    pool = pools.Pool(module, lambda: pools._settings_of(module))
+    actual = pool._computed(x)
+    assert actual.dtype == dtype and actual.stride() == expected.stride()
+    assert torch.equal(actual.nan_to_num(1e9), expected.nan_to_num(1e9))
+    assert torch.equal(actual.isnan(), expected.isnan())
+
+
+def test_pools_that_torch_computes(monkeypatch):
+    from fastconv1d.torch import pools
+
+    monkeypatch.setattr(pools, "LEAST", 0)
+    module = nn.MaxPool2d(2, return_indices=True)
+    pool = pools.Pool(module, lambda: pools._settings_of(module))
+    x = torch.randn(2, 3, 8, 8)
+    assert len(pool(x)) == 2
+    module.return_indices = False
+    last = x.to(memory_format=torch.channels_last)
+    for each in (last, x[:, :, ::2], x.half(), torch.randint(9, (1, 2, 4, 4))):
+        assert pool._computed(each) is None
+        assert torch.equal(pool(each), module(each))
+    assert pool(last).stride() == module(last).stride()
+    assert pool._computed(x) is None and torch.equal(pool(x), module(x))  # rows of few columns
+    module.padding = 2
+    for m in (module, pool):
+        with pytest.raises(RuntimeError, match="pad should be at most half"):
+            m(x)
+
+
+def test_pools_run_here(monkeypatch):
+    from fastconv1d.torch import pools
+
+    monkeypatch.setattr(pools, "LEAST", 0)
+    monkeypatch.setattr(pools, "NARROW", 0)
+    _, fast, _, x, _ = made("pooled")
+    with torch.profiler.profile() as profiled, torch.no_grad():
+        fast(x)
+    assert not any("max_pool" in row.key for row in profiled.key_averages())
+
+
 def test_old_weight_norms_are_computed_once():
     model, fast, _, x, _ = made("gated")
     calls = []
@@ -386,7 +530,7 @@ def test_lists_are_compared():
 def test_a_difference_on_the_example_inputs_undoes_it(monkeypatch):
     from fastconv1d.torch import fusing
 
-    monkeypatch.setattr(fusing, "_folded", lambda norm, w, b, groups, scatter: (w * 2, b))
+    monkeypatch.setattr(fusing, "folded", lambda norm, part, w, b, groups, scatter: (w * 2, b))
     x = torch.randn(2, 6, 20)
     model = settled(nn.Sequential(nn.Conv1d(6, 6, 3), nn.BatchNorm1d(6)))
     fast, report = accelerate(model, fuse=True, example_inputs=x)

@@ -66,10 +66,10 @@ def test_threads_and_weights_are_those_of_the_call():
     x = torch.randn(1, 64, 1000)
     with torch.no_grad():
         fast(x), fast(x)
-        assert fast._pack.products.leaves(x.shape, 1, False)
-        assert not fast._pack.products.leaves(x.shape, 1, True)
+        assert fast._pack.products.leaves(x, 1, False)
+        assert not fast._pack.products.leaves(x, 1, True)
         torch.set_num_threads(2)
-        assert not fast._pack.products.leaves(x.shape, 1, False)
+        assert not fast._pack.products.leaves(x, 1, False)
         torch.set_num_threads(1)
         for module in (torchs, fast):  # whatever was known of the old one, torch sees the new
             module.weight = nn.Parameter(torch.ones(5, 64, 3))
@@ -109,7 +109,20 @@ def test_planes_have_the_same_rule():
     for shape, groups, large in (((256, 256, 3, 3), 1, True), ((256, 1, 3, 3), 256, False)):
         found = products.products_of(shape, 1, (1, 1), groups)
         for size, items, expected in ((7, 1, True), (7, 8, True), (14, 8, large), (14, 1, False)):
-            assert found.leaves((items, 256, size, size), 2, True) == expected
+            assert found.leaves(torch.empty(items, 256, size, size), 2, True) == expected
         assert "planes of at most 64 positions" in found.described()
     found = products.products_of((64, 64, 1, 1), 1, (1, 1), 1)
-    assert found.leaves((1, 64, 56, 56), 2, False) and found.leaves((64, 56, 56), 2, False)
+    for shape in ((1, 64, 56, 56), (64, 56, 56)):
+        assert found.leaves(torch.empty(shape), 2, False)
+
+
+@pytest.mark.filterwarnings("ignore:.*clears events:UserWarning")
+@pytest.mark.parametrize("name", LAYERS)
+def test_inputs_that_do_not_lie_in_order_are_not_left(name):
+    torchs, expected = LAYERS[name]
+    fast, _ = accelerate(torchs.eval())
+    x = torch.randn(1, 8, torchs.in_channels).transpose(1, 2)
+    with torch.no_grad():
+        fast(x)
+        assert is_left(fast, x) == expected[2]
+        torch.testing.assert_close(fast(x), torchs(x), rtol=1e-4, atol=1e-4)

@@ -274,6 +274,23 @@ def test_inference_parameters_are_packed_once():
         )
 
 
+def test_a_copy_made_in_inference_mode_has_versions():
+    torchs = exact(nn.Conv1d(64, 96, 3).eval())
+    x = whole(1, 64, 20)
+    with torch.inference_mode():
+        fast, _ = accelerate(torchs)
+        assert not fast.weight.is_inference() and fast.weight.requires_grad
+        fast(x)
+        assert not fast._pack.whole
+        for m in (torchs, fast):
+            m.weight.add_(1)
+        assert torch.equal(fast(x), torchs(x))
+        made = nn.Conv1d(64, 96, 3).eval()
+        again, _ = accelerate(made)
+        assert made.weight.is_inference() and not again.weight.is_inference()
+        torch.testing.assert_close(again(x), made(x), rtol=1e-4, atol=1e-4)
+
+
 def shared_writer(weight, go, done):
     go.wait()
     weight[1, 0, 0] = 5

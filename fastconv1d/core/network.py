@@ -163,10 +163,12 @@ def pooled(
     *,
     largest: bool,
     divisors: NDArray[Any] | None = None,
+    threads: int | None = None,
 ) -> None:
     """Write the largest or the sum of the windows over the last one or two axes.
 
-    Sums are divided by `divisors`, one for each place along the last axis.
+    Sums are divided by `divisors`, one for each place along the last axis. `threads` are by default
+    as many as are configured.
 
     Examples
     --------
@@ -184,7 +186,8 @@ def pooled(
     sizes = [1] * len(alone) + list(x.shape[x.ndim - len(windows) :])
     planes = np.ascontiguousarray(x).reshape(-1, *sizes)
     target = out.reshape(len(planes), -1, out.shape[-1])
-    kernels.pool(planes, target, *alone, *windows, largest, divisors, config.get_num_threads())
+    n_threads = config.get_num_threads() if threads is None else threads
+    kernels.pool(planes, target, *alone, *windows, largest, divisors, n_threads)
 
 
 def reduced_parts(

@@ -244,7 +244,10 @@ cdef ptrdiff_t CHAIN = 128
 # With so few channels and terms the time goes into writing outputs: the window is kept to what stays in L1, and outputs
 # are written row by row instead of a strip of every row. Measured with 64 to 768 outputs: 2.2x at 1 channel, 10 terms,
 # 1.13x at 4 and 60; 0.98x at 12 and 60, 0.88x at 64 and 128.
+# With a residual, which is read as the output is written, up to 32 channels: 16 and 32 channels to 256 1.16 to 1.33x,
+# with 8 lanes 1.07 to 1.19x, 32 to 32 1.0 to 1.08x; 0.97x at the worst of 14 layers.
 cdef ptrdiff_t FEW_CHANNELS = 8
+cdef ptrdiff_t FEW_CHANNELS_ADDED = 32
 cdef ptrdiff_t FEW_TERMS = 128
 # The window of a tile and the weights of a block of output channels share L2 (512 KiB in the smallest in use).
 cdef ptrdiff_t WINDOW_BYTES = 128 * 1024
@@ -481,7 +484,8 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     cdef ptrdiff_t units = 4 * n_threads if n_threads > 1 else 1
     cdef bint split = False
     # columns that the window's share of L2 holds, with the taps in shared runs or apart
-    p.by_rows = p.c_in <= FEW_CHANNELS and p.c_in * p.kernel_size <= FEW_TERMS
+    cdef ptrdiff_t few = FEW_CHANNELS if p.residual == NULL else FEW_CHANNELS_ADDED
+    p.by_rows = p.c_in <= few and p.c_in * p.kernel_size <= FEW_TERMS
     cdef ptrdiff_t budget = (STRIP_VECTORS * lanes * itemsize if p.by_rows else WINDOW_BYTES) // (itemsize * p.ci_block)
     cdef ptrdiff_t merged = _make_runs(p, taps, base, FAR, 0, False, runs, where), n_taps = _count_live(p)
     cdef ptrdiff_t reach = 0
@@ -598,8 +602,10 @@ cdef ptrdiff_t _window_items(const fc1d_problem* p, ptrdiff_t itemsize) noexcept
 cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize) noexcept nogil:
     """Whether items should be the columns of a tile, and each position of the output a pass.
 
-    Compares cycles for one item of a group: multiply-adds at two vectors a cycle, 10 ns for a row that is packed or
-    stored by itself, against transposing all of it.
+    Compares cycles for one item of a group: multiply-adds at two vectors a cycle, columns that are dropped as well, 10 ns
+    for a row that is packed or stored by itself, against transposing all of it. Of 222 layers of 16 to 512
+    channels, 3 and 5 taps, 5 to 40 positions and 32 to 200 items, dropped columns decide for 32, which are 1.12 to 1.68
+    times as fast so with 16 lanes.
     """
     cdef ptrdiff_t lanes = kernels.lanes, room = _window_items(p, itemsize)
     room = min(room if room < lanes else room // lanes * lanes, p.n_batch)
@@ -613,11 +619,15 @@ cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdif
     for k in range(p.kernel_size):  # columns that a tap reads the input in
         taps += max(0, min(p.l_out, (p.l_in - 1 - p.x_base - p.pos[k]) // p.x_step + 1)
                     - max(0, _ceil(-p.x_base - p.pos[k], p.x_step)))
-    narrow = max(1., 4. / p.c_out) * (1. if room > lanes else 1.2)
-    cdef double alone = p.l_out * column * narrow + ROW_CYCLES * (p.c_in + p.c_out)
-    cdef double across = (column * taps / p.kernel_size * narrow * _ceil(room, lanes) * lanes / room
+    narrow = max(1., 4. / p.c_out)
+    # with a unit of one vector each weight is read for that one
+    cdef double one_vector = 1. if _window_items(p, itemsize) >= 2 * lanes and p.n_batch > lanes else 1.2
+    cdef ptrdiff_t columns = min(_ceil(p.l_out, lanes) * lanes,  # by itself, or beside others
+                                 p.l_out + (p.pos[p.kernel_size - 1] - p.pos[0]) // p.x_step)
+    cdef double alone = columns * column * narrow + ROW_CYCLES * (p.c_in + p.c_out)
+    cdef double across = (column * taps / p.kernel_size * narrow * one_vector * _ceil(room, lanes) * lanes / room
                           + TRANSPOSED_CYCLES * (p.c_in * p.l_in + p.c_out * p.l_out))
-    return across < 0.9 * alone
+    return across < 0.96 * alone
 
 
 # ---- planes ----------------------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ def _of_planes(
 def _is_left(x: Tensor, weight: Tensor, step: int, dilation: Any, groups: int) -> bool:
     """Whether torch computes a call as fast."""
     products = products_of(weight.shape, step, dilation, groups)
-    return products is not None and products.leaves(x.shape, weight.dim() - 2, False)
+    return products is not None and products.leaves(x, weight.dim() - 2, False)
 
 
 def operands_of(

@@ -156,14 +156,26 @@ def reason_against(own: Any) -> str | None:
 
 
 def functions_of(own: type) -> list[types.FunctionType]:
-    """The functions of a class that torch did not write."""
+    """The functions of a class that torch did not write, and what decorators put around them."""
     return [
-        value
+        function
         for base in own.__mro__
         if not base.__module__.startswith(("torch.nn.", "torch.ao.", "fastconv1d."))
         for value in vars(base).values()
         if isinstance(value, types.FunctionType)
+        for function in with_decorated(value)
     ]
+
+
+def with_decorated(function: types.FunctionType) -> list[types.FunctionType]:
+    """A function, and the one that it was put around."""
+    try:
+        inner = inspect.unwrap(function)
+    except ValueError:  # it is around itself
+        return [function]
+    if inner is function or not isinstance(inner, types.FunctionType):
+        return [function]
+    return [function, inner]
 
 
 def _asks_for_the_class(code: types.CodeType) -> bool:

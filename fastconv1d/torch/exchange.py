@@ -103,7 +103,10 @@ def accelerate(
     parameters stay as they are. Parameters of up to 16 KiB are compared bit by bit in each call,
     larger ones in calls of at least 1,024 output positions. In shorter calls these are known by
     their storage, version and 16 of their elements: a write through ``.data``, a NumPy view or
-    another process to a part of them goes unseen there until ``eval()`` is called.
+    another process to a part of them goes unseen there until ``eval()`` is called. Parameters that
+    were made in `torch.inference_mode` have no version and are compared in each call, which takes
+    up to a sixth of a model's time: the copy that is made here has none such, with
+    ``inplace=True`` make the model outside of that mode.
 
     Examples
     --------
@@ -125,7 +128,10 @@ def accelerate(
     if algorithm == "auto":
         algorithm = config.get_algorithm()
     if not inplace:
-        model = copy.deepcopy(model, _derived(model))
+        # Parameters made in inference mode have no version: calls would compare all of their bits,
+        # for 8 % of HiFi-GAN's time and 15 % of ResNet1d's.
+        with torch.inference_mode(False):
+            model = copy.deepcopy(model, _derived(model))
     fusing.unfuse(model)
     replaced, left = [], {}
     layers = {}

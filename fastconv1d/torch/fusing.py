@@ -14,7 +14,6 @@ import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 from torch.autograd import profiler
@@ -24,7 +23,9 @@ from ..core.activations import Steps, parse_activation
 from .calls import computed, functions_in
 from .classes import AROUND, class_of, derived, give_back, own_class, reason_against
 from .layers import LONG, Fast, _Pack, _plain_array
+from .norms import Part, PartOfNorm, folded
 from .operators import num_threads, operands
+from .pools import pool_of
 from .tracing import Graph, Inner, Untraceable, Watched, layer_of, old_norm, trace
 from .watch import is_plain, profiling, torch_watches
 
@@ -123,6 +124,7 @@ class Chain:
     def __init__(self, layer: Any, run: Callable[..., Any]) -> None:
         self.layer, self.run = layer, run
         self.norm: Any = None
+        self.part: Part | None = None  # the norm's channels; None: all
         self.before: _Function | None = None
         self.after: _Function | None = None
         self.left = self.right = 0  # columns of zeros before, and after; a cut is below zero
@@ -194,7 +196,7 @@ class Chain:
         if x.dim() != layer._rank + 2 or not layer._is_torchs():
             return None
         products = self._pack.products
-        if products is not None and products.leaves(x.shape, layer._rank, True):
+        if products is not None and products.leaves(x, layer._rank, True):
             return None
         parts, norm = self._parts()
         if not layer._fits(x, parts):
@@ -230,7 +232,7 @@ class Chain:
             geometry = geometry._replace(left=left, right=right)
         layer._check(x.shape, w.shape, None if b is None else b.shape, geometry)
         if self.norm is not None:
-            w, b = _folded(self.norm, w, b, geometry.groups, layer._is_scatter)
+            w, b = folded(self.norm, self.part, w, b, geometry.groups, layer._is_scatter)
         settings = self._settings()
         for function, setting in zip((self.before, self.after), settings, strict=False):
             if function is not None and setting is None:  # a PReLU with more slopes than before
@@ -252,29 +254,6 @@ class Chain:
         return pack
 
 
-def _folded(norm: Any, w: Any, b: Any, groups: int, is_scatter: bool) -> tuple[Any, Any]:
-    """The weight and the bias of a layer and the batch norm after it, in eval mode."""
-    if not all(t is None or is_plain(t) for t in (norm.weight, norm.bias)):
-        raise TypeError
-    mean, var = (
-        t.numpy(force=True).astype(np.float64) for t in (norm.running_mean, norm.running_var)
-    )
-    scale = 1 / np.sqrt(var + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight.numpy(force=True)
-    shift = -mean * scale if b is None else (b - mean) * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.numpy(force=True)
-    channels = (w.shape[1] * groups if is_scatter else w.shape[0],)
-    if not all(t is None or t.shape == channels for t in (norm.weight, norm.bias, mean, var)):
-        raise ValueError
-    if is_scatter:
-        factors = scale.reshape(groups, 1, -1)
-        w64 = w.reshape(groups, -1, *w.shape[1:]) * factors[..., None]
-        return w64.reshape(w.shape).astype(w.dtype), shift.astype(w.dtype)
-    return (w * scale.reshape(-1, *(1,) * (w.ndim - 1))).astype(w.dtype), shift.astype(w.dtype)
-
-
 # ---- finding chains ------------------------------------------------------------------------------
 
 
@@ -288,11 +267,14 @@ class _Matcher:
     def __init__(self, graph: fx.Graph, root: nn.Module, names: dict[int, str]) -> None:
         self.graph, self.root, self.names = graph, root, names
         self.chains: dict[str, Chain] = {}
-        self.skipped: list[Any] = []  # modules that do nothing in eval mode
+        self.watched: list[Any] = []  # modules that are not called any more, beside those of chains
 
     def run(self) -> None:
         for node in list(self.graph.nodes):
             self._skip(node)
+        for node in list(self.graph.nodes):
+            self._part(node)
+            self._pool(node)
         for node in list(self.graph.nodes):
             layer = None if node._erased else layer_of(node, self.root)
             if layer is None or len(node.args) != 1 or node.kwargs:
@@ -305,9 +287,65 @@ class _Matcher:
         if node.op == "call_module" and len(node.args) == 1:
             module = self.root.get_submodule(str(node.target))
             if type(module) in _NOTHING:
-                self.skipped.append(module)
+                self.watched.append(module)
                 node.replace_all_uses_with(_source(node))
                 self.graph.erase_node(node)
+
+    def _pool(self, node: fx.Node) -> None:
+        found = pool_of(node, self.root)
+        if found is not None:
+            pool, module = found
+            with self.graph.inserting_after(node):
+                node.replace_all_uses_with(self.graph.call_function(pool, (_source(node),)))
+            self.graph.erase_node(node)
+            if module is not None:
+                self.watched.append(module)
+
+    def _part(self, node: fx.Node) -> None:
+        """Have what follows joined convolutions follow each of these, where it can be fused."""
+        layers = _joined(node, self.root)
+        if layers is None:
+            return
+        followers, first = self._followers(node, layers[0]), 0
+        sizes = [layer.out_channels for layer in layers]
+        branches = list(node.all_input_nodes)
+        for i, size in enumerate(sizes):
+            part = Part(first, first + size, sum(sizes))
+            for follower in followers:
+                branches[i] = self._repeated(follower, branches[i], part, layers[0])
+            first += size
+        if followers:
+            node.args, node.kwargs = (branches, 1), {}
+            followers[-1].replace_all_uses_with(node)
+            for follower in reversed(followers):
+                self.graph.erase_node(follower)
+
+    def _repeated(self, node: fx.Node, source: fx.Node, part: Part, layer: Any) -> fx.Node:
+        """The same as a node for one of the values that were joined before it."""
+        norm, target = self._norm_of(node, layer), node.target
+        op = node.op
+        if norm is not None:
+            op, target = "call_function", PartOfNorm(norm[0], part)
+            self.watched.append(norm[0])
+        with self.graph.inserting_after(source):
+            return self.graph.create_node(op, target, (source, *node.args[1:]), node.kwargs)
+
+    def _followers(self, node: fx.Node, layer: Any) -> list[fx.Node]:
+        """A batch norm and an activation, or one of both, that alone read what was joined."""
+        found: list[fx.Node] = []
+        last = node
+        while len(last.users) == 1:
+            (after,) = last.users
+            norm, function = self._norm_of(after, layer), _function_of(after, self.root)
+            if not (norm is not None and not found) and not (
+                function is not None and after.args[0] is last
+            ):
+                break
+            found.append(after)
+            if norm is None:
+                break
+            last = after
+        return found
 
     def _match(self, node: fx.Node, layer: Any) -> None:
         run = node.target if isinstance(node.target, Inner) else layer
@@ -380,8 +418,8 @@ class _Matcher:
             function = _function_of(after, self.root)
             other = _other(after, last)
             if norm is not None and not (chain.norm or chain.after or chain.adds):
-                chain.norm = norm
-                chain.torchs.append(("", norm))
+                chain.norm, chain.part, run = norm
+                chain.torchs.append(("", run))
             elif cut is not None and chain.right >= 0 and not (chain.after or chain.adds):
                 if chain.left or chain.right or not _has_padding(chain.layer, -cut):
                     break
@@ -400,12 +438,36 @@ class _Matcher:
             last = after
         return last, residual
 
-    def _norm_of(self, node: fx.Node, layer: Any) -> Any:
+    def _norm_of(self, node: fx.Node, layer: Any) -> tuple[Any, Part | None, Any] | None:
+        """The batch norm that a node is, which of its channels, and how torch computes it."""
+        if isinstance(node.target, PartOfNorm):
+            return node.target.norm, node.target.part, node.target
         if node.op != "call_module" or len(node.args) != 1:
             return None
         module = self.root.get_submodule(str(node.target))
         norm = nn.BatchNorm1d if layer._rank == 1 else nn.BatchNorm2d
-        return module if type(module) is norm and module.running_mean is not None else None
+        if type(module) is not norm or module.running_mean is None:
+            return None
+        return module, None, module
+
+
+def _joined(node: fx.Node, root: nn.Module) -> list[Any] | None:
+    """The convolutions whose channels a node joins, if nothing else reads them; otherwise None."""
+    if node.target not in (torch.cat, torch.concat, torch.concatenate):
+        return None
+    given = dict(zip(("tensors", "dim"), node.args, strict=False)) | dict(node.kwargs)
+    branches, dim = given.pop("tensors", None), given.pop("dim", 0)
+    if given or dim != 1 or type(dim) is not int or not isinstance(branches, (list, tuple)):
+        return None
+    layers = [layer_of(branch, root) for branch in branches]
+    if not layers or len({*branches}) != len(branches):
+        return None
+    for branch, layer in zip(branches, layers, strict=True):
+        if layer is None or len(branch.users) != 1 or layer.padding_mode != "zeros":
+            return None
+        if layer._rank != layers[0]._rank or type(layer.out_channels) is not int:
+            return None
+    return layers
 
 
 def _source(node: fx.Node) -> fx.Node:
@@ -512,7 +574,7 @@ class Program:
         matcher.run()
         self.chains, self.arguments = matcher.chains, traced.arguments
         leaves = [m for chain in self.chains.values() for m in chain.modules]
-        self.watched = Watched(root, traced.entered, [*leaves, *matcher.skipped])
+        self.watched = Watched(root, traced.entered, [*leaves, *matcher.watched])
         self.run = _compiled(traced.graph, root)
 
     def fits(self, root: nn.Module, args: tuple[Any, ...]) -> bool:

@@ -258,7 +258,7 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
         if torch_watches() or not is_plain(input) or not self._is_torchs():
             return self._traced(input, output_size)
         products = self._pack.products
-        if products is not None and products.leaves(input.shape, self._rank, False):
+        if products is not None and products.leaves(input, self._rank, False):
             return None
         if profiling():
             name = "scatter" if self._is_scatter else "correlate"

@@ -1,8 +1,8 @@
 """torch's convolution of two dimensions, computed here without gradients.
 
-Gradients are torch's: `fastconv1d.conv2d_backward` takes 1/4.6 to 2.7 times as long over the layers
-of ``benchmarks/layers2d.csv``, dense ones of 3 by 3 taps 1.2 to 1.4 times, and a call that needs
-gradients would pack its weight for itself.
+Gradients are torch's: `fastconv1d.conv2d_backward` takes 1/4.6 to 5.8 times as long over the layers
+of ``benchmarks/layers2d.csv``, dense ones of 3 by 3 taps 1.2 to 1.4 times, the worst, of 64 rows
+and one column, 5.8, and a call that needs gradients would pack its weight for itself.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from .layers import Fast, Shape, _geometry_of, _integer, _only, _own
 from .operators import KERNELS, num_threads, operands
 
 
-def _two(value: Any) -> tuple[int, int]:
+def two(value: Any) -> tuple[int, int]:
     """The two ints of what torch takes for rows and columns without further ado, otherwise -1."""
     if isinstance(value, (tuple, list)) and len(value) == 2:
         return _integer(value[0]), _integer(value[1])
@@ -45,7 +45,7 @@ def spec_of(
 
     `margins` are what a layer pads with in other modes than zeros: left, right, top, bottom.
     """
-    strides, dilations = _two(stride), _two(dilation)
+    strides, dilations = two(stride), two(dilation)
     if mode != "zeros":
         if not isinstance(mode, str) or mode not in PADDING_MODES or len(margins) != 4:
             return None
@@ -58,7 +58,7 @@ def spec_of(
         top, left = down // 2, across // 2
         bottom, right = down - top, across - left
     else:
-        (top, left) = (bottom, right) = _two(padding)
+        (top, left) = (bottom, right) = two(padding)
     one = _integer(groups)
     rows = _geometry_of(strides[0], top, dilations[0], one, bottom, mode, 0)
     columns = _geometry_of(strides[1], left, dilations[1], one, right, mode, 0)

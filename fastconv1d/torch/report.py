@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from .classes import functions_of, own_class
+from .classes import functions_of, own_class, with_decorated
 from .layers import LONG, SMALL, Fast
 from .operators import DTYPES
 
@@ -274,7 +274,8 @@ def _called_in(
             value = None
         found += [name for name, function in functions.items() if value is function]
         if depth and isinstance(value, types.FunctionType) and _is_theirs(value):
-            found += _called_in(value.__code__, value.__globals__, functions, depth - 1)
+            for function in with_decorated(value):
+                found += _called_in(function.__code__, function.__globals__, functions, depth - 1)
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             found += _called_in(constant, names, functions, depth)

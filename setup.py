@@ -121,7 +121,6 @@ SIMD_HEADERS = [
         "fourier",
         "gradient",
         "half",
-        "minimal",
         "network",
         "pointwise",
         "product",

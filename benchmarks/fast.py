@@ -1,8 +1,11 @@
 """Transforms beside what users write, and the rule of algorithm="fast" beside the best choice.
 
     python benchmarks/fast.py peers [NAME ...]      the three layers of docs/fast.md
+    python benchmarks/fast.py memory NAME           what one of them takes beyond input and output
     python benchmarks/fast.py sweep [--part 0/6]    60 layers: every engine, and what 'fast' takes
-    python benchmarks/fast.py errors [--count 1000] largest errors of fft, direct and torch
+    python benchmarks/fast.py dense [--part 0/2]    40 dense layers of 3 to 11 taps, and direct
+    python benchmarks/fast.py layers [--part 0/2]   those of layers.csv, and direct
+    python benchmarks/fast.py errors [--count 1000] largest errors beside the direct engine's
 
 Times are interleaved in one process, lower quartiles, on one thread (`taskset -c 1`). Rounds in
 which a loop of multiply-adds was 10 % slower than its best are left out. Peers that are not
@@ -10,16 +13,17 @@ installed are left out: torch, fft-conv-pytorch.
 """
 
 import argparse
+import csv
 import math
-import resource
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import scipy.signal
 
 import fastconv1d
-from fastconv1d import Conv1d, conv1d
+from fastconv1d import Conv1d, ConvTranspose1d, conv1d
 from fastconv1d.core.fast import direct_time, fft_time
 from fastconv1d.kernels.direct_engine import peak_gflops
 from fastconv1d.planner import explain
@@ -106,9 +110,7 @@ def peers(names, seconds):
         direct = Conv1d(c_in, c_out, kernel, **shape)
         direct.load_state_dict(layer.state_dict())
         y = np.zeros((1, c_out, length + sum(padding) - kernel + 1), np.float32)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         layer(x, out=y)
-        more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
         runs, exact = contestants(layer, x, y, padding), y.copy()
         for other, run in runs.items():
             got = np.asarray(run()).reshape(exact.shape)
@@ -118,8 +120,30 @@ def peers(names, seconds):
         best = min(t for n, t in found.items() if not n.startswith("fft "))
         told = ", ".join(f"{n} {1e3 * t:.2f}" for n, t in found.items())
         print(f"{name}: {told}, direct {1e3 * by_direct:.0f} ms; best peer / ours "
-              f"{best / ours:.2f}, direct / ours {by_direct / ours:.1f}; {more:.0f} MiB more",
-              flush=True)  # fmt: skip
+              f"{best / ours:.2f}, direct / ours {by_direct / ours:.1f}", flush=True)  # fmt: skip
+
+
+def memory(name):
+    """Print the high-water mark of a layer's first call, beyond what the process had before."""
+    c_in, c_out, groups, length, kernel, padding = LAYERS[name]
+    x = np.ones((1, c_in, length), np.float32)
+    y = np.ones((1, c_out, length + sum(padding) - kernel + 1), np.float32)
+    shape = {"padding": padding, "groups": groups, "bias": False}
+    layer = Conv1d(c_in, c_out, kernel, **shape, algorithm="fft")
+    for call in ("first call", "second call"):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forget the peak
+        before = resident("VmRSS")
+        layer(x, out=y)
+        told = (
+            f"{resident('VmHWM') - before:.1f} MiB at most, {resident('VmRSS') - before:.1f} kept"
+        )
+        print(f"{name}, {call}: {told}; weight {layer.weight.nbytes / 2**20:.1f} MiB")
+
+
+def resident(name):
+    """Return what Linux counts for this process, in MiB."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) / 1024
 
 
 def sweep_layers():
@@ -186,6 +210,56 @@ def sweep(part, parts, seconds):
     print(f"regret: geomean {math.exp(np.mean(np.log(regrets))):.3f}, worst {max(regrets):.2f}")
 
 
+def dense_layers():
+    """40 dense layers of stride 1: sizes as of `Conv1d`, items and length."""
+    rng, layers = np.random.default_rng(40), []
+    while len(layers) < 40:
+        channels = (32, 48, 64, 64, 80, 96, 128, 128, 160, 192, 256, 384, 512)
+        c_in, c_out = int(rng.choice(channels)), int(rng.choice(channels))
+        c_out = c_in if rng.random() < 0.5 else c_out
+        kernel, dilation = int(rng.integers(3, 12)), int(rng.choice([1, 1, 3]))
+        n, length = int(rng.choice([1, 1, 4])), int(10 ** rng.uniform(1.7, 4.3))
+        if n * c_in * c_out * kernel * length < 4e9:
+            window = {"padding": "same", "dilation": dilation}
+            layers.append((Conv1d, (c_in, c_out, kernel), window, n, length))
+    return layers
+
+
+def listed_layers():
+    """The layers of layers.csv, as `dense_layers`."""
+    layers = []
+    with open(Path(__file__).with_name("layers.csv"), encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            names = ("stride", "padding", "dilation", "groups")
+            window = {name: int(row[name]) for name in names}
+            window["name"] = row["name"]
+            kind = Conv1d if row["op"] == "conv" else ConvTranspose1d
+            sizes = int(row["c_in"]), int(row["c_out"]), int(row["kernel"])
+            layers.append((kind, sizes, window, int(row["n"]), int(row["length"])))
+    return layers
+
+
+def gains(layers, seconds):
+    """What 'fast' gains over 'auto' where it takes another engine."""
+    found = []
+    for kind, sizes, options, n, length in layers:
+        window = {key: value for key, value in options.items() if key != "name"}
+        fast, auto = kind(*sizes, **window, algorithm="fast"), kind(*sizes, **window)
+        auto.load_state_dict(fast.state_dict())
+        x = np.random.default_rng(0).standard_normal((n, sizes[0], length), np.float32)
+        taken = explain(fast, x.shape)["engine"]
+        if taken == "direct":
+            continue
+        out = auto(x)
+        runs = {"auto": partial(auto, x, out=out), "fast": partial(fast, x, out=out)}
+        times = quartiles(runs, seconds)
+        found.append(times["auto"] / times["fast"])
+        print(f"{found[-1]:.2f} {taken} {sizes} {options} N {n} L {length}: auto "
+              f"{1e6 * times['auto']:.0f} us", flush=True)  # fmt: skip
+    print(f"{len(found)} of {len(layers)} taken: geomean {math.exp(np.mean(np.log(found))):.2f}, "
+          f"least {min(found):.2f}")  # fmt: skip
+
+
 def errors(count):
     """Largest errors of engines, beside the direct one's and in units of u sum |w| max |x|."""
     rng = np.random.default_rng(5)
@@ -214,9 +288,30 @@ def errors(count):
           f"fft at most {max(bounds):.3f} u log2(2K) sum |w| max |x|")  # fmt: skip
 
 
+def errors_of_tiles(count):
+    """Those of dense layers by tiles, of 2 to 4 taps (minimal filtering) and of more."""
+    rng = np.random.default_rng(6)
+    ratios = {"2 to 4 taps": [], "5 to 32 taps": []}
+    while sum(map(len, ratios.values())) < count:
+        c_in, c_out = (int(c) for c in rng.integers(24, 200, 2))
+        kernel, length = int(rng.choice([2, 3, 4, 5, 7, 9, 11, 15, 32])), int(rng.integers(60, 900))
+        w = rng.standard_normal((c_out, c_in, kernel), np.float32)
+        layer = Conv1d(c_in, c_out, kernel, bias=False, rng=rng, algorithm="winograd")
+        layer.weight = w
+        if explain(layer, (1, c_in, length))["engine"] != "winograd":
+            continue
+        x = rng.standard_normal((1, c_in, length), np.float32)
+        exact = conv1d(x.astype(float), w.astype(float))
+        error = [np.abs(y - exact).max() for y in (layer(x), conv1d(x, w))]
+        ratios["2 to 4 taps" if kernel < 5 else "5 to 32 taps"].append(error[0] / error[1])
+    for name, found in ratios.items():
+        print(f"{len(found)} layers of {name}: error of winograd / direct at most "
+              f"{max(found):.2f}, median {np.median(found):.2f}")  # fmt: skip
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", choices=("peers", "sweep", "errors"))
+    parser.add_argument("what", choices=("peers", "memory", "sweep", "dense", "layers", "errors"))
     parser.add_argument("names", nargs="*")
     parser.add_argument("--part", default="0/1")
     parser.add_argument("--seconds", type=float, default=1.0)
@@ -225,10 +320,17 @@ def main():
     with fastconv1d.num_threads(1):
         if given.what == "peers":
             peers(given.names, given.seconds)
+        elif given.what == "memory":
+            memory(given.names[0])
         elif given.what == "sweep":
             sweep(*map(int, given.part.split("/")), given.seconds)
+        elif given.what in ("dense", "layers"):
+            part, parts = map(int, given.part.split("/"))
+            layers = dense_layers() if given.what == "dense" else listed_layers()
+            gains(layers[part::parts], given.seconds)
         else:
             errors(given.count)
+            errors_of_tiles(given.count)
 
 
 if __name__ == "__main__":

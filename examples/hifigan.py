@@ -1,6 +1,6 @@
 """HiFi-GAN V1's generator: 80 mel bins a frame become 256 samples of audio.
 
-    python examples/hifigan.py [--frames 200] [--seed 0] [--algorithm winograd]
+    python examples/hifigan.py [--frames 200] [--seed 0] [--algorithm fast]
 
 builds the network with random weights, prints what it costs and how fast it runs. `load_official`
 takes the weights of the authors' checkpoints, whose key 'generator' is a state dict.
@@ -78,7 +78,7 @@ def generator(
 ) -> Sequential:
     """The network for input (N, 80, frames) and output (N, 1, 256*frames), with random weights.
 
-    With ``algorithm="winograd"`` the residual blocks take fewer multiplications.
+    With ``algorithm="winograd"`` or "fast" the residual blocks take fewer multiplications.
     """
     layers: list = [conv(rng, MEL_BINS, channels, 7)]
     for rate, kernel_size in UPSAMPLING:
@@ -129,7 +129,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--frames", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--algorithm", choices=("auto", "winograd"), default="auto")
+    parser.add_argument("--algorithm", choices=("auto", "winograd", "fast"), default="auto")
     options = parser.parse_args()
     rng = np.random.default_rng(options.seed)
     net = generator(rng, algorithm=options.algorithm)

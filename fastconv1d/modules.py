@@ -52,12 +52,12 @@ class Conv1d(Convolution):
         Where the initial parameters come from, see `reset_parameters`.
     algorithm : {'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'}, default 'auto'
         Which engine computes, see `fastconv1d.conv1d`. With 'winograd' a layer in eval mode takes
-        about half the multiplications: stride 1, one group, zero padding, 3 to 32 taps, dilation up
-        to 64, a real dtype, and ``min(C_in, C_out) * K >= 192``. It is 'auto' elsewhere, and in
-        deterministic mode. Long inputs gain; one of some 30 positions may take longer. The error
-        is a few times as large, and relative to the largest output rather than to each. An output's
-        bits, and whether it is finite, depend on up to ``4*dilation`` inputs beside its own window,
-        so an infinity reaches up to 8 outputs more; and float32 inputs or weights beyond some 1e37,
+        about half the multiplications, by tiles of some neighbouring outputs: stride or dilation 1,
+        2 to 32 taps (of a phase of the stride), a real dtype, and as many channels a group, some
+        48, as make long inputs faster. It is 'auto' elsewhere, and in deterministic mode. An input
+        of some 30 positions may take longer. The error of up to four taps is a few times as large,
+        and relative to the largest output rather than to each. An output's bits, and whether it is
+        finite, depend on the inputs of its tile; and float32 inputs or weights beyond some 1e36,
         whose sums would still be finite, may overflow. With 'fft' a layer is computed by transforms
         of blocks, whose spectra it keeps, also in train mode, if stride or dilation is 1: the error
         is relative to the sum of the weights' sizes times the largest input of a block, bits change

@@ -251,10 +251,11 @@ def _model(args: argparse.Namespace) -> Model:
     if path.suffix.lower() == ".onnx":
         if given:
             raise RunError(f"an ONNX model has its own arguments, got --{given[0]}")
-        return _onnx_model(path)
+        return _onnx_model(path, args.algorithm)
     if path.suffix.lower() not in (".safetensors", ".npz"):
         raise RunError("expected a model in a .onnx, .safetensors or .npz file")
     options = {name: getattr(args, name) for name in _LAYER_OPTIONS if name in given}
+    options["algorithm"] = args.algorithm
     if args.activation is not None:
         options["activation"] = args.activation
     kind = ConvTranspose1d if args.transposed else Conv1d
@@ -262,13 +263,13 @@ def _model(args: argparse.Namespace) -> Model:
     return Model(lambda: [Convolve("", layer, 0, 1)], layer, layer.dtype)
 
 
-def _onnx_model(path: Path) -> Model:
+def _onnx_model(path: Path, algorithm: str) -> Model:
     try:
         from .onnx import from_onnx
         from .onnx.pieces import operations_of
     except ImportError as error:
         raise RunError(f"an ONNX model needs onnx: {error}") from error
-    model = from_onnx(path)
+    model = from_onnx(path, algorithm=algorithm)
     if len(model.inputs) != 1 or len(model.outputs) != 1:
         raise RunError(
             f"expected a model of one input and one output, got {len(model.inputs)} and "
@@ -279,7 +280,15 @@ def _onnx_model(path: Path) -> Model:
     dtype = layers[0] if layers else np.dtype(np.float32)
     if operations is None:
         return Model(None, model, dtype)
-    return Model(lambda: operations_of(model) or [], model, dtype)
+
+    def asking() -> list[Operation]:
+        made = operations_of(model) or []
+        for op in made:
+            if isinstance(op, Convolve):
+                op.layer.algorithm = algorithm
+        return made
+
+    return Model(asking, model, dtype)
 
 
 # ---- pieces
@@ -450,6 +459,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--layout", choices=LAYOUTS, default="NCL", help="of arrays: channels before or after"
     )
+    parser.add_argument(
+        "--algorithm", choices=("auto", "fast"), default="auto",
+        help="fast: long kernels by transforms, for other rounding errors",
+    )  # fmt: skip
     layer = parser.add_argument_group("a layer's arguments, for .safetensors and .npz")
     layer.add_argument("--transposed", action="store_const", const=True, help="ConvTranspose1d")
     layer.add_argument("--prefix", metavar="KEY", help="what comes before 'weight' in the file")

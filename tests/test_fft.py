@@ -423,6 +423,12 @@ def test_in_a_network():
         (lambda: Conv1d(8, 8, 5, groups=8, algorithm="fast"), 30_000, "direct"),
         (lambda: Conv1d(128, 128, 3, algorithm="fast"), 1000, "winograd"),
         (lambda: Conv1d(16, 16, 1, algorithm="fast"), 1000, "direct"),
+        (lambda: Conv1d(64, 64, 3, algorithm="fast"), 20_000, "winograd"),
+        (lambda: Conv1d(64, 64, 7, dilation=3, algorithm="fast"), 3000, "fft"),
+        (lambda: Conv1d(256, 256, 3, algorithm="fast"), 32, "direct"),  # too short
+        (lambda: Conv1d(192, 192, 11, algorithm="fast"), 74, "direct"),  # two tiles
+        (lambda: Conv1d(4, 768, 15, algorithm="fast"), 10_000, "direct"),  # few inputs
+        (lambda: Conv1d(128, 128, 3, stride=2, algorithm="fast"), 3000, "direct"),
         (lambda: Conv1d(1, 1, 4097), 100_000, "direct"),
         (lambda: Conv1d(1, 1, 5, algorithm="fft"), 1000, "fft"),
         (lambda: Conv1d(1, 1, 5, stride=2, dilation=2, algorithm="fft"), 1000, "direct"),

@@ -7,7 +7,8 @@ import pytest
 
 import fastconv1d
 from fastconv1d import Conv1d, LeakyReLU, Residual, Sequential, conv1d
-from fastconv1d.core.minimal import STEP, MinimalLayer, matrices, suited
+from fastconv1d.core.chosen import engine_of
+from fastconv1d.core.minimal import matrices
 
 # The largest error in units of u times the largest sum |w||x| + |b| of any output.
 LIMIT = 16
@@ -19,7 +20,7 @@ def _layer(shape, dtype="float32", rng=None, **options):
 
 
 def _is_minimal(layer):
-    return isinstance(layer._pack().run, MinimalLayer)
+    return engine_of(layer._pack().run, 1000) == "winograd"
 
 
 def _error(layer, x, y):
@@ -31,22 +32,24 @@ def _error(layer, x, y):
     return np.abs(y - exact).max() / (np.finfo(x.dtype).eps / 2 * scale.max())
 
 
-@pytest.mark.parametrize("taps", [3, 4])
+@pytest.mark.parametrize("taps", [2, 3, 4])
 def test_the_identity(taps):
     rng = np.random.default_rng(taps)
-    by_input, by_output, by_weight = matrices(taps, STEP)
-    n = taps + STEP - 1
-    assert by_input.shape == (n, n)
-    assert by_output.shape == (STEP, n)
-    assert by_weight.shape == (n, taps)
+    by_input, by_output, by_weight = matrices(taps)
+    assert by_input.shape == (6, 6)
+    assert by_output.shape == (7 - taps, 6)
+    assert by_weight.shape == (6, taps)
+    # the kernels skip what is zero in all of them
+    for matrix in (by_input, by_output):
+        assert not matrix[1:, 0].any() and not matrix[:-1, -1].any()
     for _ in range(20):
-        x, w = rng.integers(-9, 10, n), rng.integers(-9, 10, taps)
+        x, w = rng.integers(-9, 10, 6), rng.integers(-9, 10, taps)
         y = by_output @ ((by_weight @ w) * (by_input @ x))
         np.testing.assert_allclose(y, np.correlate(x, w, "valid"), rtol=0, atol=1e-11)
 
 
 SHAPES = [
-    (64, 64, 3), (40, 70, 5), (33, 65, 7), (32, 32, 11), (65, 48, 4), (24, 24, 32),
+    (64, 64, 3), (40, 70, 5), (33, 65, 7), (32, 32, 11), (127, 65, 4), (24, 24, 32),
 ]  # fmt: skip
 
 
@@ -113,35 +116,27 @@ def test_bits_do_not_depend_on_threads_batch_or_place():
             assert layer(x).tobytes() == y.tobytes()
     for n in range(3):
         assert layer(x[n]).tobytes() == y[n].tobytes()
-    # a prefix keeps its bits but for the last blocks
+    # a prefix keeps its bits but for the last tile
     prefix = layer(x[:, :, :2000])
-    np.testing.assert_array_equal(prefix[:, :, : 2000 - 3 - 4], y[:, :, : 2000 - 3 - 4])
+    np.testing.assert_array_equal(prefix[:, :, : 2000 - 3 - 32], y[:, :, : 2000 - 3 - 32])
 
 
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
-        ((64, 64, 2), {}),
         ((64, 64, 33), {}),
-        ((32, 32, 3), {}),
-        ((64, 64, 3), {"stride": 2}),
-        ((64, 64, 3), {"groups": 2}),
-        ((64, 64, 3), {"dilation": 65}),
-        ((64, 64, 3), {"padding": 1, "padding_mode": "reflect"}),
-        ((64, 64, 3), {"layout": "NLC"}),
+        ((16, 16, 3), {}),
+        ((64, 64, 1), {}),
+        ((64, 64, 3), {"groups": 16}),
         ((64, 64, 3), {"padding": "same_upper", "stride": 2}),
-        ((2048, 2048, 3), {"dilation": 33}),
     ],
 )
 def test_other_layers_are_computed_directly(shape, options):
     layer = _layer(shape, **options)
     assert not _is_minimal(layer)
     other = Conv1d(shape[1], shape[0], shape[2], **options)
-    if shape[0] == 2048:
-        return
     other.load_state_dict(layer.state_dict())
     x = np.random.default_rng(0).standard_normal((shape[1], 300), np.float32)
-    x = x.T.copy() if "layout" in options else x
     assert layer(x).tobytes() == other(x).tobytes()
 
 
@@ -200,7 +195,7 @@ def test_other_inputs():
     direct.load_state_dict(layer.state_dict())
     x = rng.standard_normal((2, 64, 50), np.float32)
     half = x.astype(np.float16)
-    assert layer(half).tobytes() == direct(half).tobytes()
+    np.testing.assert_allclose(layer(half), direct(half), rtol=2e-3, atol=1e-4)
     assert layer(x[:0]).shape == (0, 64, 48)
     with pytest.raises(ValueError, match="to have 64 channels, but got 63"):
         layer(x[:, 1:])
@@ -248,11 +243,10 @@ def test_in_a_network():
     assert y.tobytes() != expected.tobytes()
 
 
-def test_suited():
-    assert suited((64, 64, 3), np.dtype(np.float32), 1, 1, 1)
-    assert not suited((64, 64, 3), np.dtype(np.complex64), 1, 1, 1)
+def test_what_is_asked_for():
     known = "'auto', 'blas', 'direct', 'fast', 'fft', 'winograd'"
     with pytest.raises(ValueError, match=f"one of {known}, got 'toom'"):
         Conv1d(1, 1, 1, algorithm="toom")
+    assert not _is_minimal(Conv1d(64, 64, 3, dtype="complex64", algorithm="winograd"))
     x, w = np.ones((64, 20)), np.ones((64, 64, 3))
     assert conv1d(x, w, algorithm="winograd").tobytes() == conv1d(x, w).tobytes()

@@ -15,8 +15,8 @@ core.geometry core.geometry2d core.arrays core.activations core.threads core.fil
 core.extras
 config
 core.engines core.reach core.spec core.spec2d core.minimal core.spectral_tiles core.fft
-core.partitions core.fast core.advice core.adjoint core.forward
-core.planes core.ranges core.chosen
+core.partitions core.fast core.adjoint core.forward
+core.planes core.ranges core.chosen core.advice
 core.flow
 folding weights
 core.base core.training core.parameters core.convolution core.sliding core.dense core.network

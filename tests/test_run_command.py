@@ -184,6 +184,27 @@ def test_activations_that_a_convolution_reads(tmp_path):
     assert_same_bits(np.load(tmp_path / "y.npy"), network(x))
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".onnx"])
+def test_fewer_multiplications(tmp_path, suffix):
+    layer = Conv1d(1, 2, 700, padding="same", rng=RNG)
+    model = tmp_path / f"layer{suffix}"
+    options = ["--algorithm", "fast"]
+    if suffix == ".onnx":
+        onnx = pytest.importorskip("onnx")
+        from fastconv1d.onnx import to_onnx
+
+        onnx.save(to_onnx(Sequential(layer)), model)
+    else:
+        fastconv1d.save_file(layer.state_dict(), model)
+        options += ["--padding", "same"]
+    x = RNG.standard_normal((1, 1, 20_000), dtype=np.float32)
+    save(tmp_path / "x.npy", x)
+    assert run(model, tmp_path / "x.npy", "-o", tmp_path / "y.npy", *options) == 0
+    y, direct = np.load(tmp_path / "y.npy"), layer(x)
+    np.testing.assert_allclose(y, direct, rtol=0, atol=1e-5)
+    assert y.tobytes() != direct.tobytes()
+
+
 def test_a_file_that_fails_is_named_and_the_others_go_on(weights, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -586,7 +586,7 @@ def test_winograd(calls):
         for _ in range(2):
             close(fast(x), expected)
         kinds = [type(layer._pack.layer).__name__ for layer in fast]
-        assert kinds == ["MinimalLayer"] * 2 + ["PreparedLayer"] * 3
+        assert kinds == ["ChosenLayer"] * 2 + ["PreparedLayer", "ChosenLayer", "PreparedLayer"]
         large = torch.randn(1, 64, 20000)
         close(fast[0](large), model[0](large))
         fast[0].bias += 1

@@ -6,19 +6,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from . import fft, minimal
+from . import fft
+from .chosen import expected
 from .fast import direct_time, fft_time
 from .geometry import Geometry
 
-# What transforms are expected to gain before they are advised: the estimate may be half of it off.
-_GAIN = 1.5
+# What transforms, and minimal filtering, are expected to gain before they are advised: the estimate
+# of the first may be half of it off.
+_GAIN, _GAIN_OF_MINIMAL = 1.5, 1.25
 # Fewer operations than these take less than the call around them, 1 to 2 us at 80 GFLOP/s.
 _SMALL = 100_000
 # From here on results lie beyond the caches: their fresh pages are up to half of the time.
 _LARGE_OUTPUT = 4 << 20
-# Winograd's gain is 1.3 to 1.7 times at 3 taps, 1.6 to 2 from 7 on, of this many channels and
-# columns; below, the transforms eat it.
-_CHANNELS, _COLUMNS = 128, 256
 # Operations a byte below which fresh pages cost as much as the sums: 4 -> 320 channels of 8 taps,
 # 16 operations a byte, took 56 ms, and 39 with out=; at 30 it was 193 and 178.
 _INTENSITY = 20
@@ -40,7 +39,7 @@ def of_layer(layer: Any, told: Mapping[str, Any], n_batch: int, l_in: int, windo
     output = n_batch * window.c_out * window.l_out * layer.dtype.itemsize
     if output >= _LARGE_OUTPUT and told["flops"] < _INTENSITY * told["bytes"]:
         return f"bound by writing {output >> 20} MiB of output: give out= to take no new pages"
-    if told["engine"] == "direct" and _gains_by_winograd(layer, weight.shape, window):
+    if told["engine"] == "direct" and _gains_by_winograd(layer, weight, l_in):
         return "algorithm='winograd' takes less, for a few times the rounding error"
     if output >= _LARGE_OUTPUT:
         return f"out= saves the new pages of {output >> 20} MiB of output"
@@ -63,12 +62,11 @@ def _gain_of_transforms(layer: Any, weight: Any, window: Geometry, l_in: int) ->
     return direct_time(*operands) / fft_time(*operands, kept=True)
 
 
-def _gains_by_winograd(layer: Any, weight_shape: tuple[int, ...], window: Geometry) -> bool:
-    if layer.transposed or layer.padding_mode != "zeros" or layer.algorithm != "auto":
+def _gains_by_winograd(layer: Any, weight: Any, l_in: int) -> bool:
+    if layer.algorithm != "auto":
         return False
-    sizes = (weight_shape, layer.dtype, window.stride, window.dilation, window.groups)
-    wide = min(weight_shape[:2]) >= _CHANNELS and window.l_out >= _COLUMNS
-    return wide and minimal.suited(*sizes)
+    times = expected(layer._spec._replace(algorithm="winograd"), weight, l_in)
+    return "winograd" in times and times["direct"] >= _GAIN_OF_MINIMAL * times["winograd"]
 
 
 def of_network(layers: Sequence[Mapping[str, Any]]) -> str:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import config
-from . import fft, minimal, spectral_tiles
-from .fast import direct_time, fft_time, filter_time, minimal_gain
+from . import fft, spectral_tiles
+from .fast import direct_time, fft_time, tiles_time
 from .forward import convolve
-from .minimal import MinimalLayer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,11 +28,11 @@ _LONG = 1 << 24
 
 def taken(spec: Spec, weight: NDArray[Any]) -> str:
     """Return who computes long inputs of a layer: 'fft', 'winograd' or 'direct', its own engine."""
-    if spec.rank == 1 and spec.algorithm == "winograd":
-        return "winograd" if _filters(spec, weight) else "direct"
     if spec.rank == 1 and spec.algorithm == "fft" and _suited(spec, weight):
         return "fft"
-    return fastest(spec, weight, _LONG) if spec.rank == 1 and spec.algorithm == "fast" else "direct"
+    if spec.rank == 1 and spec.algorithm in ("fast", "winograd"):
+        return fastest(spec, weight, _LONG)
+    return "direct"
 
 
 def _suited(spec: Spec, weight: NDArray[Any]) -> bool:
@@ -44,7 +43,7 @@ def _suited(spec: Spec, weight: NDArray[Any]) -> bool:
 
 def prepare(
     weight: NDArray[Any], bias: NDArray[Any] | None, spec: Spec, direct: Any
-) -> ChosenLayer | MinimalLayer | None:
+) -> ChosenLayer | None:
     """Return who computes a layer with fewer multiplications, or None where the engines do.
 
     Parameters
@@ -55,29 +54,21 @@ def prepare(
     """
     if taken(spec, weight) == "direct":
         return None
-    if spec.algorithm == "winograd" and minimal.computes(spec, weight):
-        return MinimalLayer(weight, bias, spec, direct)
     return ChosenLayer(weight, bias, spec, direct)
 
 
-def _filters(spec: Spec, weight: NDArray[Any]) -> bool:
-    """Whether minimal filtering computes a layer, and long inputs faster than the direct engine."""
-    if minimal.computes(spec, weight):
-        return True
-    if not filters_in_tiles(spec, weight):
-        return False
-    return fastest(spec._replace(algorithm="winograd"), weight, _LONG) == "winograd"
-
-
-def filters_in_tiles(spec: Spec, weight: NDArray[Any]) -> bool:
-    """Whether minimal filtering of a layer is done in tiles: where it is not by whole rows."""
-    if spec.rank != 1 or spec.same or minimal.computes(spec, weight):
-        return False
+def _filtered_points(spec: Spec, weight: NDArray[Any]) -> int | None:
+    """Return the points of the tiles by which 'winograd' computes a layer, or None."""
+    if spec.rank != 1 or spec.same or spec.algorithm not in ("fast", "winograd"):
+        return None
     window = spec.stride, spec.dilation, *spec.pads(), spec.transposed
     if spectral_tiles.unsuited(weight.dtype.char, weight.shape, *window) is not None:
-        return False
+        return None
     size = spectral_tiles.sizes(weight.shape, spec.groups, spec.transposed, spec.stride)
-    return size.taps in spectral_tiles.FILTERED_TAPS
+    if size.taps in spectral_tiles.FILTERED_TAPS:
+        return spectral_tiles.FILTERED
+    minimal = spec.algorithm == "winograd" and size.taps in spectral_tiles.MINIMAL_TAPS
+    return spectral_tiles.points_of(size) if minimal else None  # which is 'fft' otherwise
 
 
 def expected(spec: Spec, weight: NDArray[Any], l_in: int) -> dict[str, float]:
@@ -105,10 +96,9 @@ def expected(spec: Spec, weight: NDArray[Any], l_in: int) -> dict[str, float]:
     times = {"direct": direct_time(*operands)}
     if spec.algorithm != "winograd" and _suited(spec, weight):
         times["fft"] = fft_time(*operands, kept=True)
-    if filters_in_tiles(spec, weight):
-        times["winograd"] = filter_time(*operands)
-    elif minimal.computes(spec, weight):
-        times["winograd"] = times["direct"] / minimal_gain(weight.shape, l_out)
+    points = _filtered_points(spec, weight)
+    if points is not None:
+        times["winograd"] = tiles_time(*operands, kept=True, points=points)
     return times
 
 
@@ -133,8 +123,6 @@ def engine_of(run: Any, l_in: int) -> str:
     """
     if config.are_deterministic_algorithms_enabled():
         return "direct"
-    if isinstance(run, MinimalLayer):
-        return "winograd"
     return run.engine(l_in) if isinstance(run, ChosenLayer) else "direct"
 
 
@@ -152,19 +140,14 @@ class ChosenLayer:
     ) -> None:
         self._weight, self._bias, self._spec, self._direct = weight, bias, spec, direct
         self._spectra = fft.Spectra(weight, spec.groups, spec.dilation, spec.stride)
-        self._minimal: MinimalLayer | None = None
-        self._filter: spectral_tiles.Tiles | None = None
-        if filters_in_tiles(spec, weight):
-            layout = spec.groups, spec.dilation, spec.stride
-            self._filter = spectral_tiles.Tiles(weight, *layout, spectral_tiles.FILTERED)
+        layout = spec.groups, spec.dilation, spec.stride
+        self._filter = spectral_tiles.Tiles(weight, *layout, _filtered_points(spec, weight))
         self._by_length: dict[int, str] = {}
 
     def with_steps(self, steps: Steps) -> ChosenLayer:
         """Return the same layer with other steps, over the same packed weight."""
         other = copy.copy(self)
         other._spec = self._spec._replace(steps=steps)
-        if self._minimal is not None:
-            other._minimal = self._minimal.with_steps(steps)
         return other
 
     def engine(self, l_in: int) -> str:
@@ -178,11 +161,6 @@ class ChosenLayer:
                 self._by_length = {}
             self._by_length[l_in] = known
         return known
-
-    def _filtered(self) -> MinimalLayer:
-        if self._minimal is None:
-            self._minimal = MinimalLayer(self._weight, self._bias, self._spec, self._direct)
-        return self._minimal
 
     def __call__(
         self,
@@ -198,8 +176,6 @@ class ChosenLayer:
         engine = "direct"
         if not config.are_deterministic_algorithms_enabled():
             engine = self.engine(shape[-2 if self._spec.layout == "NLC" else -1])
-        if engine == "winograd" and self._filter is None:
-            return self._filtered()(x, threads, residual, out)
         if engine == "direct":
             direct = None if self._direct is None else self._direct.layer
             if direct is None:

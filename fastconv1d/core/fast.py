@@ -21,18 +21,19 @@ if TYPE_CHECKING:
 
 # What follows is of one core with AVX-512, float32: the 60 layers of `benchmarks/fast.py sweep`.
 # Multiply-adds a ns of the direct engine: one input channel a group; for each output channel of a
-# group; at the most. And ns of an output, and of a call.
-_ONE_RATE, _CHANNEL_RATE, _DENSE_RATE, _OUTPUT, _DIRECT_CALL = 48.0, 21.0, 78.0, 0.25, 2_000.0
+# group; at the most. And ns of an output, of a number of the weight, and of a call.
+_ONE_RATE, _CHANNEL_RATE, _DENSE_RATE = 48.0, 21.0, 78.0
+_OUTPUT, _WEIGHT, _DIRECT_CALL = 0.25, 0.19, 2_000.0
 # Times the input's length that a kernel has taps which are not left out, where it is longer.
 _READ = 2
-# ns of a call of transforms, and of an element of a row that is not contiguous.
-_CALL, _STRIDED = 25_000.0, 1.0
-# ns of a call of tiles.
-_TILES_CALL = 8_000.0
-# Gain of minimal filtering up to so many taps, with 128 channels and more; and columns below which
-# there is less: 256 channels of 7 taps gained 0.4 with 32 columns.
-_MINIMAL = ((3, 1.45), (5, 1.25), (10, 1.7), (32, 1.9))
-_MINIMAL_COLUMNS = 64
+# ns of a call of transforms, and of an element of a row that is not contiguous, in tiles also less.
+_CALL, _STRIDED, _QUICKLY_STRIDED = 25_000.0, 1.0, 0.3
+# ns of a call of tiles, and how much longer than estimated their time is taken to be: without it 2
+# of the 139 layers they were taken for lost, down to 0.88 of the direct engine, with it 1 (0.97).
+_TILES_CALL, _TILES_LATE = 12_000.0, 1.08
+# Columns below which they take twice as long: 256 channels of 3 taps took 1.3 times as long as the
+# direct engine for 32 columns, and 0.9 times for 50.
+_SHORT = 48
 
 
 def in_force(algorithm: str) -> str:
@@ -112,16 +113,9 @@ def direct_time(
     if second > 1 or (transposed and first > geometry.groups):
         rate = min(_DENSE_RATE, _CHANNEL_RATE * max(2, per_group))
     time = float(columns) * first * second * kernel / rate
-    time += _OUTPUT * geometry.c_out * l_out
+    time += _OUTPUT * geometry.c_out * l_out + _WEIGHT * first * second * kernel
     products = 2 if dtype.kind == "c" else 1  # four real ones, of half the size
     return _DIRECT_CALL + time * products * _slower(dtype)
-
-
-def minimal_gain(w_shape: tuple[int, ...], l_out: int) -> float:
-    """Return about how many times as fast minimal filtering is where it computes a layer."""
-    channels, kernel = min(w_shape[:2]), w_shape[2]
-    gain = next(most for taps, most in _MINIMAL if kernel <= taps)
-    return gain * min(1.0, 0.35 + channels / 200) * (1.0 if l_out >= _MINIMAL_COLUMNS else 0.25)
 
 
 def fft_time(
@@ -135,10 +129,7 @@ def fft_time(
 ) -> float:
     """Return about how many ns transforms take for an item."""
     if fft.takes_tiles(w_shape, dtype, geometry, transposed):
-        size = spectral_tiles.sizes(w_shape, geometry.groups, transposed, geometry.stride)
-        columns = -(-l_out // geometry.stride) if transposed else l_out
-        time = spectral_tiles.call_cost(size, geometry.dilation, columns, kept)
-        return _TILES_CALL + time * _slower(dtype)
+        return tiles_time(w_shape, dtype, geometry, transposed, l_in, l_out, kept)
     made = fft.plan(w_shape, dtype, geometry, transposed, l_out)
     each = fft.block_cost(made.n, made.co, made.ci) * made.blocks * made.phases
     if not kept:
@@ -150,20 +141,26 @@ def fft_time(
     return _CALL + time * _slower(dtype)
 
 
-def filter_time(
+def tiles_time(
     w_shape: tuple[int, ...],
     dtype: np.dtype[Any],
     geometry: Geometry,
     transposed: bool,
     l_in: int,
     l_out: int,
+    kept: bool,
+    points: int | None = None,
 ) -> float:
-    """Return about how many ns minimal filtering in tiles takes for an item."""
+    """Return about how many ns tiles take for an item, of so many points or those of a layer."""
     size = spectral_tiles.sizes(w_shape, geometry.groups, transposed, geometry.stride)
     columns = -(-l_out // geometry.stride) if transposed else l_out
-    points = spectral_tiles.FILTERED
-    time = spectral_tiles.call_cost(size, geometry.dilation, columns, True, points)
-    return _TILES_CALL + time * _slower(dtype)
+    time = spectral_tiles.call_cost(size, geometry.dilation, columns, kept, points)
+    if geometry.stride > 1:  # of phases: read in vectors for some strides, written one by one
+        quick = transposed or geometry.stride in (2, 4, 8)
+        split = geometry.groups * (size.c_out if transposed else size.c_in)
+        time += columns * split * (_QUICKLY_STRIDED if quick else _STRIDED)
+    late = _TILES_LATE if columns >= _SHORT else 2
+    return (_TILES_CALL + time * _slower(dtype)) * late
 
 
 def _slower(dtype: np.dtype[Any]) -> float:

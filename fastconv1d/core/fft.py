@@ -41,8 +41,6 @@ _L2 = 1 << 20
 _KEPT = 64 << 20
 # A row of more blocks than these has blocks of the size that is best for a long one.
 _MANY_BLOCKS = 4
-# Sizes and paddings beyond which positions may not fit 64 bits.
-_FAR = 1 << 40
 
 
 class Plan(NamedTuple):
@@ -92,13 +90,10 @@ def unsuited(
     """
     if dtype_char not in ("f", "d", "F", "D"):
         return "the dtype should be float32, float64, complex64 or complex128"
-    if 0 in weight_shape:
-        return "no dimension of the weight may be zero"
-    if stride != 1 and dilation != 1:
-        return "stride or dilation should be 1"
+    rule = spectral_tiles.unsuited_sizes(weight_shape, stride, dilation, left, right)
+    if rule is not None:
+        return rule
     channels, taps = weight_shape[1] * stride, -(-weight_shape[2] // stride)
-    if max(stride, dilation * weight_shape[2], abs(left), abs(right)) >= _FAR:
-        return "stride, padding and dilation*K should be below 2**40"
     if (channels + 2) * _smallest(taps) * 16 > _SCRATCH:
         return "the transforms of a group's channels should fit the scratch"
     return None
@@ -231,29 +226,19 @@ class Spectra:
         As the primitives take it. It should not change.
     groups, dilation, stride : int
         Of the layer.
+    keep : bool, default True
+        Whether there are more calls.
     """
 
     FUSES = FUSES
 
-    def __init__(self, weight: NDArray[Any], groups: int, dilation: int, stride: int) -> None:
-        self._weight = weight
+    def __init__(
+        self, weight: NDArray[Any], groups: int, dilation: int, stride: int, keep: bool = True
+    ) -> None:
+        self._weight, self._groups = weight, groups
+        self._most = _KEPT if keep else 0
         self._kept: dict[int, NDArray[Any]] = {}
         self._tiles = spectral_tiles.Tiles(weight, groups, dilation, stride)
-
-    def of(self, w: NDArray[Any], made: Plan, first: int, last: int, threads: int) -> NDArray[Any]:
-        """Return the spectra of the groups `first` to `last`, the latter excluded."""
-        if w is not self._weight or not self.keeps(w, made):
-            return _spectra(w, made, first, last, threads)
-        kept = self._kept.get(made.n)
-        if kept is None:
-            kept = _spectra(w, made, 0, last, threads)
-            self._kept = {made.n: kept}  # another length may need another size
-        return kept
-
-    def keeps(self, w: NDArray[Any], made: Plan) -> bool:
-        """Whether the spectra of all groups are kept."""
-        rows = w.shape[0] * w.shape[1] * (made.in_split * made.out_split)
-        return w is self._weight and rows * made.size * _real(w.dtype).itemsize <= _KEPT
 
     def correlate(
         self,
@@ -264,11 +249,11 @@ class Spectra:
         geometry: Geometry,
         *rest: Any,
     ) -> None:
-        """As `correlate`."""
+        """Write the convolution of x to y; `w` is the weight given before, `rest` as of a door."""
         if takes_tiles(w.shape, w.dtype, geometry, transposed=False):
             self._tiles.correlate(x, w, bias, y, geometry, *rest)
         else:
-            _compute(False, self, x, w, bias, y, geometry, *rest)
+            self._compute(False, x, bias, y, geometry, *rest)
 
     def scatter(
         self,
@@ -279,21 +264,75 @@ class Spectra:
         geometry: Geometry,
         *rest: Any,
     ) -> bool:
-        """As `scatter`."""
+        """Write the adjoint of a convolution to y, with the operands of `correlate`.
+
+        Returns False, without having written anything, for a weight that is not finite: it would
+        meet zeros beyond the input's ends, which are no part of the sums.
+        """
         if takes_tiles(w.shape, w.dtype, geometry, transposed=True):
             return self._tiles.scatter(x, w, bias, y, geometry, *rest)
-        return _scatter(self, x, w, bias, y, geometry, *rest)
+        if not np.isfinite(w).all():
+            return False
+        self._compute(True, x, bias, y, geometry, *rest)
+        return True
+
+    def _at_once(self, made: Plan) -> int:
+        """Return of how many groups the spectra are made together: all where they are kept."""
+        each = made.co * made.ci * made.size * _real(self._weight.dtype).itemsize
+        return self._groups if self._groups * each <= self._most else max(1, _AT_ONCE // each)
+
+    def _of(self, made: Plan, first: int, last: int, threads: int) -> NDArray[Any]:
+        """Return the spectra of the groups `first` to `last`, the latter excluded."""
+        kept = self._kept.get(made.n)
+        if kept is not None:
+            return kept
+        spectra = arrays.new(
+            ((last - first) * made.co * made.ci, made.size), _real(self._weight.dtype)
+        )
+        weight_spectra(self._weight, made, first, spectra, threads)
+        if self._most and last - first == self._groups:
+            self._kept = {made.n: spectra}  # another length may need another size
+        return spectra
+
+    def _compute(
+        self,
+        transposed: bool,
+        x: NDArray[Any],
+        bias: NDArray[Any] | None,
+        y: NDArray[Any],
+        geometry: Geometry,
+        run: tuple[int, bool],
+        steps: Steps | None = None,
+        residual: NDArray[Any] | None = None,
+    ) -> None:
+        if y.size == 0:
+            return
+        steps, w = Steps() if steps is None else steps, self._weight
+        z = y
+        if x.dtype != w.dtype:  # 16 bits
+            x, z = x.astype(w.dtype), arrays.new(y.shape, w.dtype)
+            residual = None if residual is None else residual.astype(w.dtype)
+        bias = None if bias is None else np.ascontiguousarray(bias)
+        made = plan(w.shape, w.dtype, geometry, transposed, y.shape[2])
+        groups, at_once, threads = self._groups, self._at_once(made), run[0]
+        for first in range(0, groups, at_once):
+            spectra = self._of(made, first, min(groups, first + at_once), threads)
+            run_blocks(x, spectra, bias, z, made, first, steps, residual, threads)
+        if residual is not None and w.dtype.kind == "c":
+            with np.errstate(all="ignore"):
+                for place in np.ndindex(z.shape[:2]):
+                    z[place] += residual[place] * w.dtype.type(steps.residual_scale)
+        if z is not y:
+            with np.errstate(over="ignore"):
+                np.copyto(y, z, casting="same_kind")
 
 
 def _real(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32 if dtype.char in "fF" else np.float64)
 
 
-def _spectra(w: NDArray[Any], made: Plan, first: int, last: int, threads: int) -> NDArray[Any]:
-    rows = (last - first) * made.co * made.ci
-    spectra = arrays.new((rows, made.size), _real(w.dtype))
-    weight_spectra(w, made, first, spectra, threads)
-    return spectra
+def _once(w: NDArray[Any], geometry: Geometry) -> Spectra:
+    return Spectra(w, geometry.groups, geometry.dilation, geometry.stride, keep=False)
 
 
 def correlate(
@@ -305,10 +344,7 @@ def correlate(
     *rest: Any,
 ) -> None:
     """Write the convolution of x to y; `rest` is the run, and maybe steps and a residual."""
-    if takes_tiles(w.shape, w.dtype, geometry, transposed=False):
-        _tiles(w, geometry).correlate(x, w, bias, y, geometry, *rest)
-    else:
-        _compute(False, None, x, w, bias, y, geometry, *rest)
+    _once(w, geometry).correlate(x, w, bias, y, geometry, *rest)
 
 
 def scatter(
@@ -319,64 +355,8 @@ def scatter(
     geometry: Geometry,
     *rest: Any,
 ) -> bool:
-    """Write the adjoint of a convolution to y, with the operands of `correlate`.
-
-    Returns False, without having written anything, for a weight that is not finite: it would meet
-    zeros beyond the input's ends, which are no part of the sums.
-    """
-    if takes_tiles(w.shape, w.dtype, geometry, transposed=True):
-        return _tiles(w, geometry).scatter(x, w, bias, y, geometry, *rest)
-    return _scatter(None, x, w, bias, y, geometry, *rest)
-
-
-def _tiles(w: NDArray[Any], geometry: Geometry) -> spectral_tiles.Tiles:
-    return spectral_tiles.Tiles(w, geometry.groups, geometry.dilation, geometry.stride)
-
-
-def _scatter(kept: Spectra | None, x: Any, w: NDArray[Any], *operands: Any) -> bool:
-    if not np.isfinite(w).all():
-        return False
-    _compute(True, kept, x, w, *operands)
-    return True
-
-
-def _compute(
-    transposed: bool,
-    kept: Spectra | None,
-    x: NDArray[Any],
-    w: NDArray[Any],
-    bias: NDArray[Any] | None,
-    y: NDArray[Any],
-    geometry: Geometry,
-    run: tuple[int, bool],
-    steps: Steps | None = None,
-    residual: NDArray[Any] | None = None,
-) -> None:
-    if y.size == 0:
-        return
-    steps = Steps() if steps is None else steps
-    z = y
-    if x.dtype != w.dtype:  # 16 bits
-        x, z = x.astype(w.dtype), arrays.new(y.shape, w.dtype)
-        residual = None if residual is None else residual.astype(w.dtype)
-    bias = None if bias is None else np.ascontiguousarray(bias)
-    made = plan(w.shape, w.dtype, geometry, transposed, y.shape[2])
-    groups, threads = geometry.groups, run[0]
-    each = made.co * made.ci * made.size * _real(w.dtype).itemsize
-    at_once = groups if kept is not None and kept.keeps(w, made) else max(1, _AT_ONCE // each)
-    for first in range(0, groups, at_once):
-        last = min(groups, first + at_once)
-        spectra = _spectra(w, made, first, last, threads) if kept is None else kept.of(
-            w, made, first, last, threads
-        )  # fmt: skip
-        run_blocks(x, spectra, bias, z, made, first, steps, residual, threads)
-    if residual is not None and w.dtype.kind == "c":
-        with np.errstate(all="ignore"):
-            for place in np.ndindex(z.shape[:2]):
-                z[place] += residual[place] * w.dtype.type(steps.residual_scale)
-    if z is not y:
-        with np.errstate(over="ignore"):
-            np.copyto(y, z, casting="same_kind")
+    """Write the adjoint of a convolution to y; False for a weight that is not finite."""
+    return _once(w, geometry).scatter(x, w, bias, y, geometry, *rest)
 
 
 # Pairs of channels of a group up to which the gradient by the weight is made here: each transforms

@@ -13,6 +13,7 @@ reaches the outputs of its tiles.
 from __future__ import annotations
 
 from functools import cache
+from math import log2
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -43,16 +44,33 @@ FACTORS = {
 }
 # Products of minimal filtering: 4 outputs of 3 taps, 3 of 4, or 5 of 2.
 FILTERED, FILTERED_TAPS = 6, range(2, 5)
+# Taps of the layers that algorithm='winograd' computes: those of more than four by transforms.
+MINIMAL_TAPS = range(2, 33)
 # Sizes beyond which positions may not fit 64 bits.
 _FAR = 1 << 40
 # Channels of a vector, whose lanes a transform fills.
 _LANES = 16
 # Kernels beyond which the largest tile has too few outputs.
 _MOST_TAPS = 384
-# Multiply-adds of complex products a ns; ns of a point of a channel's transform.
-_PRODUCTS, _POINT = 55.0, 0.4
-# ns of a number of the weights' spectra that is read from memory, and that is made.
-_READ, _PACKED = 0.25, 0.5
+# What follows is of 207 layers of 4 to 512 channels and 3 to 17 taps, float32, one core with
+# AVX-512, in the ns of `core.fast`, whose direct engine makes 78 multiply-adds in one; 14 % off.
+# Multiply-adds a ns of products, and tiles in whose time a unit begins and ends.
+_PRODUCTS, _BEGUN = 67.0, 7.6
+# ns of a point of an input channel's transform of 16 points, how much of it is more for each
+# doubling of them, of a point of minimal filtering; and times it for an output channel.
+_POINT, _LEVEL, _FILTER_POINT, _OUTPUT = 0.2, 0.27, 0.122, 2.6
+# Numbers of the weights that each unit reads in passing, and ns of one beyond; ns to make one.
+_NEAR, _FAR_READ, _PACKED = 3_000_000, 0.3, 1.0
+# ns of transforms for a number of inputs and outputs that do not fit a cache, and how many do.
+_MEMORY, _CACHE = 0.118, 1 << 19
+# Times the time of one tile that few tiles take longer than estimated, for their sums wait for each
+# other: two of 48 points, 192 channels and 11 taps took 1.12 of the direct engine's time instead of
+# 0.98, and 7 of 32 points, 256 -> 32 channels and 8 taps 1.18 instead of 0.9.
+_FEW = 2
+# Positions of a call for which the size of tiles is chosen: a longer one has tiles as good for it.
+_TYPICAL = 512
+# Tiles and bytes of a unit, as in kernels/spectral.pyx.
+_LEAST_TILES, _UNIT_BYTES = 96, 1 << 20
 
 
 class Sizes(NamedTuple):
@@ -91,29 +109,34 @@ def unsuited(
     """
     if dtype_char not in ("f", "d"):
         return "the dtype should be float32 or float64"
+    if weight_shape[2] > _MOST_TAPS * stride:
+        return f"K should be at most {_MOST_TAPS} times the stride"
+    return unsuited_sizes(weight_shape, stride, dilation, left, right)
+
+
+def unsuited_sizes(
+    weight_shape: tuple[int, ...], stride: int, dilation: int, left: int, right: int
+) -> str | None:
+    """Return the rule of sizes that keeps a layer from all transforms, or None."""
     if 0 in weight_shape:
         return "no dimension of the weight may be zero"
     if stride != 1 and dilation != 1:
         return "stride or dilation should be 1"
-    if weight_shape[2] > _MOST_TAPS * stride:
-        return f"K should be at most {_MOST_TAPS} times the stride"
     if max(stride, dilation * weight_shape[2], abs(left), abs(right)) >= _FAR:
         return "stride, padding and dilation*K should be below 2**40"
     return None
 
 
-def tile_cost(points: int, size: Sizes) -> float:
-    """Return about how many ns a tile of a group takes, with AVX-512 on one core."""
-    wide = _wide(size.c_out) + _wide(size.c_in)
-    each = points if points == FILTERED else 2 * points - 6
-    products = each * size.c_in * _wide(size.c_out) / _PRODUCTS
-    return products + points * wide * _POINT
+def components(points: int) -> int:
+    """Return the real products of a tile's input channel and output channel.
 
-
-def output_cost(size: Sizes) -> float:
-    """Return about how many ns an output position of a group takes in a long call."""
-    points = points_of(size)
-    return tile_cost(points, size) / (points - size.taps + 1)
+    Examples
+    --------
+    >>> from fastconv1d.core.spectral_tiles import FILTERED, components
+    >>> components(16), components(FILTERED)
+    (23, 6)
+    """
+    return points if points == FILTERED else 3 * points // 2 - 1
 
 
 def call_cost(
@@ -123,9 +146,29 @@ def call_cost(
     points = points_of(size) if points is None else points
     row = -(-l_out // dilation)
     tiles = -(-row // (points - size.taps + 1)) * min(dilation, l_out)
-    numbers = points * size.c_in * _wide(size.c_out)
-    weights = numbers * (_READ if kept else _READ + _PACKED)
-    return size.groups * (tiles * tile_cost(points, size) + weights)
+    made = 0.0 if kept else components(points) * size.c_in * _wide(size.c_out) * _PACKED
+    numbers = l_out * (size.c_in + size.c_out)
+    memory = numbers * _MEMORY if numbers > _CACHE and points != FILTERED else 0.0
+    few = 1 + _FEW / tiles if tiles else 1.0
+    return size.groups * (_group_cost(size, points, tiles) * few + made + memory)
+
+
+def _group_cost(size: Sizes, points: int, tiles: float) -> float:
+    """Return about how many ns the tiles of a group take."""
+    numbers = components(points) * size.c_in * _wide(size.c_out)
+    bytes_of_tile = 4 * components(points) * (_wide(size.c_in) + 2 * _LANES)
+    units = max(1.0, tiles / max(_LEAST_TILES, _UNIT_BYTES // bytes_of_tile))
+    products = numbers * (tiles + units * _BEGUN) / _PRODUCTS
+    reads = units * max(0, numbers - _NEAR) * _FAR_READ
+    point = _FILTER_POINT if points == FILTERED else _POINT * (1 + _LEVEL * log2(points / 16))
+    transforms = points * (_wide(size.c_in) + _OUTPUT * _wide(size.c_out)) * point
+    return products + reads + tiles * transforms
+
+
+def output_cost(size: Sizes) -> float:
+    """Return about how many ns an output position of a group takes in a long call."""
+    points, length = points_of(size), 1 << 16
+    return _group_cost(size, points, length / (points - size.taps + 1)) / length
 
 
 def _wide(channels: int) -> int:
@@ -140,14 +183,18 @@ def points_of(size: Sizes) -> int:
     --------
     >>> from fastconv1d.core.spectral_tiles import Sizes, points_of
     >>> points_of(Sizes(256, 256, 16, 1))
-    96
+    32
     """
     taps = size.taps
     # Of 5 to 128 taps the largest size that was among the fastest in inputs of some thousand
     # positions; beyond it tiles reach too far over the end, and transforms leave L1.
     most = min(5 * taps + 21, 3 * taps + 52, max(256, 2 * taps))
     fitting = [points for points in FACTORS if taps < points <= most]
-    return min(fitting, key=lambda points: tile_cost(points, size) / (points - size.taps + 1))
+
+    def cost(points: int) -> float:  # half a tile is lost at the end
+        return _group_cost(size, points, _TYPICAL / (points - size.taps + 1) + 0.5)
+
+    return min(fitting, key=cost)
 
 
 class Tiles:
@@ -238,7 +285,7 @@ class Tiles:
             stride = self._stride
             size = sizes(self._weight.shape, self._groups, transposed, stride)
             points = points_of(size) if self._points is None else self._points
-            by = None if points != FILTERED else matrices(size.taps, FILTERED - size.taps + 1)
+            by = None if points != FILTERED else matrices(size.taps)
             split = (1, stride) if transposed else (stride, 1)
             weight = _grouped(self._weight, self._groups, transposed, stride)
             factors = FACTORS.get(points, ())

@@ -104,18 +104,6 @@ cdef extern from "simd/fc1d.h" nogil:
         int scatter
         const int32_t* back
 
-    ctypedef struct fc1d_filter:
-        const void* in_ "in"
-        void* out
-        const void* matrix
-        ptrdiff_t in_channel, out_channel, in_component, out_component, n, dilation, blocks, start, length
-        fc1d_activation step
-        const void* bias
-        const void* residual
-        ptrdiff_t residual_channel
-        double residual_scale
-        int residual_last
-
     ctypedef struct fc1d_kernels:
         void (*run_unit)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
         void (*run_items)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
@@ -129,8 +117,6 @@ cdef extern from "simd/fc1d.h" nogil:
                      void*) noexcept nogil
         void (*finish_rows)(const fc1d_activation*, void*, const void*, ptrdiff_t, ptrdiff_t, ptrdiff_t, double,
                             int) noexcept nogil
-        void (*split_row)(const fc1d_filter*, ptrdiff_t, void*) noexcept nogil
-        void (*join_row)(const fc1d_filter*, ptrdiff_t, void*) noexcept nogil
         double (*fma_loop)(ptrdiff_t) noexcept nogil
         ptrdiff_t lanes, rows
         const ptrdiff_t* vectors
@@ -853,50 +839,6 @@ def finish(activation, cnp.ndarray y not None, cnp.ndarray residual, double resi
     _alpha = set_activation(&f, activation, channels, y.dtype)  # kept while the kernel reads it
     with nogil:
         kernels.finish_rows(&f, rows, more, n_rows, length, channels, residual_scale, residual_last)
-
-
-def filter_split(cnp.ndarray x not None, cnp.ndarray d not None, cnp.ndarray matrix not None, ptrdiff_t start,
-                 ptrdiff_t dilation, before, int n_threads):
-    """d[i, c, b*dilation + r] = sum over j of matrix[i, j] * before(x)[c, start + (4*b + j)*dilation + r].
-
-    x (C, L) with unit last stride, d (n, C, columns) contiguous, matrix (n, n), all of one dtype.
-    """
-    cdef fc1d_filter q
-    cdef const fc1d_kernels* kernels = &_isa.f32 if cnp.PyArray_TYPE(d) == cnp.NPY_FLOAT32 else &_isa.f64
-    cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(d)
-    memset(&q, 0, sizeof(q))
-    q.in_, q.out, q.matrix = cnp.PyArray_DATA(x), cnp.PyArray_DATA(d), cnp.PyArray_DATA(matrix)
-    q.in_channel, q.out_channel, q.out_component = x.strides[0] // size, d.strides[1] // size, d.strides[0] // size
-    q.n, q.dilation, q.blocks, q.start, q.length = d.shape[0], dilation, d.shape[2] // dilation, start, x.shape[1]
-    _alpha = set_activation(&q.step, before, x.shape[0], x.dtype)
-    cdef ptrdiff_t channels = x.shape[0]
-    with nogil:
-        run_units(<unit_fn> kernels.split_row, &q, 0, channels, NULL, 0, n_threads)
-
-
-def filter_join(cnp.ndarray m not None, cnp.ndarray y not None, cnp.ndarray matrix not None, cnp.ndarray bias,
-                ptrdiff_t dilation, after, cnp.ndarray residual, double residual_scale, bint residual_last,
-                int n_threads):
-    """y[c, (4*b + a)*dilation + r] = after(bias[c] + sum over i of matrix[a, i]*m[i, c, b*dilation + r]), and residual.
-
-    m (n, C, columns) contiguous; y (C, L) and residual (C, L), or None, with unit last stride.
-    """
-    cdef fc1d_filter q
-    cdef const fc1d_kernels* kernels = &_isa.f32 if cnp.PyArray_TYPE(y) == cnp.NPY_FLOAT32 else &_isa.f64
-    cdef ptrdiff_t size = cnp.PyArray_ITEMSIZE(y)
-    memset(&q, 0, sizeof(q))
-    q.in_, q.out, q.matrix = cnp.PyArray_DATA(m), cnp.PyArray_DATA(y), cnp.PyArray_DATA(matrix)
-    q.in_channel, q.in_component, q.out_channel = m.strides[1] // size, m.strides[0] // size, y.strides[0] // size
-    q.n, q.dilation, q.blocks, q.length = m.shape[0], dilation, m.shape[2] // dilation, y.shape[1]
-    if bias is not None:
-        q.bias = cnp.PyArray_DATA(bias)
-    if residual is not None:
-        q.residual, q.residual_channel = cnp.PyArray_DATA(residual), residual.strides[0] // size
-    q.residual_scale, q.residual_last = residual_scale, residual_last
-    _alpha = set_activation(&q.step, after, y.shape[0], y.dtype)
-    cdef ptrdiff_t channels = y.shape[0]
-    with nogil:
-        run_units(<unit_fn> kernels.join_row, &q, 0, channels, NULL, 0, n_threads)
 
 
 @cython.final

@@ -37,12 +37,12 @@ cdef extern from "simd/fc1d.h" nogil:
         ptrdiff_t n_batch, groups, l_in, l_out, left, dilation
         int mode
         ptrdiff_t c_in, c_out, x_split, y_split, crop, n_cols
-        ptrdiff_t points, outputs
+        ptrdiff_t points, outputs, components
         int n_factors
         ptrdiff_t factors[8]
         ptrdiff_t twiddle_start[8]
         ptrdiff_t n_tiles, n_phases, item_unit, tile_unit, phase_unit, n_item_units, n_tile_units, n_phase_units
-        ptrdiff_t window_elems, x_row, x_slot, y_row, y_slot
+        ptrdiff_t window_elems, x_slot, y_slot
         fc1d_activation before, after
         double residual_scale
         int residual_last
@@ -62,15 +62,16 @@ cdef extern from "simd/fc1d.h" nogil:
     ctypedef struct fc1d_transforms:
         fc1d_fourier_kernels f32, f64
 
-cdef enum:
-    ROWS = 6  # tiles of a register tile, as in simd/spectral.h
+cdef enum:  # as in simd/spectral.h
+    ROWS = 12  # tiles of a register tile
+    VECTORS = 2  # and vectors of output channels
 
-# Bytes of a unit's spectra, in and out: they should stay in L2. 512 KiB took 1.73 ms and 1 MiB 1.85 of 64
-# channels (AVX-512).
-cdef ptrdiff_t SPECTRA_BYTES = 1 << 19
-# Tiles that a unit has at the least, so that the weights' way from memory is worth while: of 256 channels and
-# 16 taps 48 took 8.5 ms, 24 took 11.1 and 192 took 9.2.
-cdef ptrdiff_t LEAST_TILES = 48
+# Bytes of a unit's components, in and of a panel of outputs: they should stay in L2. Of 128 channels, 3 taps and 16
+# points 512 KiB took 1.72 ms, 1 MiB 1.58 and 1.5 MiB 1.79 (AVX-512, 2 MiB of L2).
+cdef ptrdiff_t SPECTRA_BYTES = 1 << 20
+# Tiles that a unit has at the least, so that the weights' way from memory is worth while: of 256 channels, 3 taps and 6
+# points 48 took 5.1 ms and 96 took 4.8; of 7 taps and 24 points 4.3 and 4.0.
+cdef ptrdiff_t LEAST_TILES = 96
 
 
 # Multiply-adds that take as long as a number of the weights' spectra.
@@ -131,9 +132,10 @@ cdef class SpectralLayer:
             by_weight[:, :p.taps] = values
             p.matrix = cnp.PyArray_DATA(by_weight)
         self.q.twiddles = cnp.PyArray_DATA(self.twiddles)
+        self.q.components = SPECTRAL_FILTER if matrices is not None else 3 * self.q.points // 2 - 1
         self.q.outputs = self.q.points - p.taps + 1
         vectors = _ceil(self.q.c_out, self.kernels.lanes)
-        self.packed = new((self.q.groups, self.q.points, self.q.c_in, vectors * self.kernels.lanes), self.dtype)
+        self.packed = new((self.q.groups, self.q.components, self.q.c_in, vectors * self.kernels.lanes), self.dtype)
         self.q.w = p.packed = cnp.PyArray_DATA(self.packed)
         p.layer, p.w = &self.q, cnp.PyArray_DATA(weight)
         p.sg, p.so = weight.strides[0] // size, weight.strides[1] // size
@@ -187,12 +189,12 @@ cdef class SpectralLayer:
                  set_activation(&q.after, steps.after, q.groups * q.c_out // q.y_split, self.dtype))
         if q.n_batch == 0 or q.l_out == 0 or q.n_cols <= 0:
             return
-        cdef double macs = 4. * q.points / 2 / q.outputs * q.c_in * q.c_out * q.groups * q.n_batch * q.n_cols
+        cdef double macs = 1. * q.components / q.outputs * q.c_in * q.c_out * q.groups * q.n_batch * q.n_cols
         if macs < SERIAL_MACS:
             n_threads = 1
         self._cut(&q, n_threads)
         cdef size_t scratch = self.itemsize * (2 * q.points * lanes + q.window_elems
-                                               + q.points // 2 * (q.x_slot + q.y_slot))
+                                               + q.components * (q.x_slot + q.y_slot))
         units = q.groups * q.n_item_units * q.n_tile_units * q.n_phase_units
         with nogil:
             failed = run_job(<unit_fn> self.kernels.tiles, &q, units, macs, scratch, n_threads)
@@ -201,11 +203,11 @@ cdef class SpectralLayer:
 
     cdef void _cut(self, fc1d_spectral* q, int n_threads) noexcept:
         """Cut the work into units, and lay out their scratch."""
-        cdef ptrdiff_t lanes = self.kernels.lanes, line = 64 // self.itemsize, across, tiles, most, whole
+        cdef ptrdiff_t lanes = self.kernels.lanes, line = 64 // self.itemsize, across, tiles, most, whole, x_row, y_row
         q.n_phases = min(q.dilation, q.n_cols)
         q.n_tiles = _ceil(_ceil(q.n_cols, q.dilation), q.outputs)
-        q.x_row, q.y_row = 2 * _ceil(q.c_in, lanes) * lanes, 2 * _ceil(q.c_out, lanes) * lanes
-        most = max(LEAST_TILES, SPECTRA_BYTES // (self.itemsize * q.points // 2 * (q.x_row + q.y_row)))
+        x_row, y_row = _ceil(q.c_in, lanes) * lanes, VECTORS * lanes
+        most = max(LEAST_TILES, SPECTRA_BYTES // (self.itemsize * q.components * (x_row + y_row)))
         whole = q.n_batch * q.n_tiles * q.n_phases
         most = min(most, max(ROWS, _ceil(whole, max(1, n_threads // min(q.groups, n_threads)))))
         q.item_unit, q.tile_unit, q.phase_unit = 1, q.n_tiles, q.n_phases
@@ -222,6 +224,6 @@ cdef class SpectralLayer:
         across = q.phase_unit
         q.window_elems = (((q.tile_unit - 1) * q.outputs + q.points) * across + lanes) * lanes
         tiles = q.item_unit * q.tile_unit * across
-        # an odd number of cache lines: slots do not meet in one set
-        q.x_slot = (_ceil(tiles * q.x_row, line) | 1) * line
-        q.y_slot = (_ceil(tiles * q.y_row, line) | 1) * line
+        # an odd number of cache lines: components do not meet in one set
+        q.x_slot = (_ceil(tiles * x_row, line) | 1) * line
+        q.y_slot = (_ceil(tiles * y_row, line) | 1) * line

@@ -19,7 +19,6 @@ from ..core import chosen
 from ..core.chosen import ChosenLayer
 from ..core.engines import ENGINES, choose_engine
 from ..core.geometry import PADDING_MODES
-from ..core.minimal import MinimalLayer
 from ..core.spec import Spec
 from ..kernels.direct_engine import PreparedLayer
 from ..kernels.operands import fingerprint
@@ -93,7 +92,7 @@ class _Pack:
     It keeps no tensor and no memory of one: when the storage of a parameter goes, the pack goes.
     """
 
-    layer: PreparedLayer | MinimalLayer | ChosenLayer | None = None  # None: torch computes
+    layer: PreparedLayer | ChosenLayer | None = None  # None: torch computes
     dtype: np.dtype[Any] | None = None
     attributes: tuple[Any, ...] = ()  # as they were read, the same objects
     settings: tuple[Any, ...] = ()  # those of a chain's other modules
@@ -468,13 +467,11 @@ class Fast(nn.Module, metaclass=EqualToTorchs):
 
     def _prepared(
         self: Any, weight: NDArray[Any], bias: NDArray[Any] | None, g: Any, algorithm: str
-    ) -> PreparedLayer | MinimalLayer | ChosenLayer | None:
+    ) -> PreparedLayer | ChosenLayer | None:
         engine = self._chosen(weight, g, algorithm)
         if engine == "torch":
             return None
         spec = self._spec(weight.shape[2], g)
-        if algorithm == "winograd" and engine == "winograd":
-            return MinimalLayer(weight, None if bias is None else bias.copy(), spec)
         prepared: PreparedLayer | None = ENGINES["direct"].prepare(weight, bias, spec)
         if engine == "direct":
             return prepared

@@ -153,24 +153,6 @@ typedef struct {
     const int32_t *back;
 } fc1d_gradient;
 
-/* Minimal filtering: FILTER_STEP outputs of FILTER_STEP taps or less from n products; minimal.h has the formulas. */
-enum { FILTER_STEP = 4, FILTER_MOST = 7, FILTER_REACH = 64 /* largest dilation */, FILTER_PIECE = 256 };
-
-typedef struct {
-    const void *in;
-    void *out;
-    const void *matrix;                    /* split: n rows of n numbers; join: FILTER_STEP rows of n */
-    ptrdiff_t in_channel, out_channel;     /* elements between two channels */
-    ptrdiff_t in_component, out_component; /* and between two components, on the transformed side */
-    ptrdiff_t n, dilation, blocks;
-    ptrdiff_t start, length; /* split: input position of block 0, and the input's length; join: columns to write */
-    fc1d_activation step;    /* split: before, join: after */
-    const void *bias, *residual;
-    ptrdiff_t residual_channel;
-    double residual_scale;
-    int residual_last;
-} fc1d_filter;
-
 /* Convolutions of stride 1 by tiles of short Fourier transforms; spectral.h has the formulas. */
 enum { SPECTRAL_FACTORS = 8, SPECTRAL_FILTER = 6 };
 
@@ -184,12 +166,12 @@ typedef struct {
     /* Channels of a group, each of which x_split phases of an input channel may be, or y_split of an output channel: column
      * l of phase r reads position l*x_split + r - left, and is written to l*y_split + r - crop. */
     ptrdiff_t c_in, c_out, x_split, y_split, crop, n_cols;
-    ptrdiff_t points, outputs; /* of a tile */
+    ptrdiff_t points, outputs, components; /* of a tile */
     int n_factors;
     ptrdiff_t factors[SPECTRAL_FACTORS], twiddle_start[SPECTRAL_FACTORS];
     /* tiles of an item and phases of the dilation, and those of a unit */
     ptrdiff_t n_tiles, n_phases, item_unit, tile_unit, phase_unit, n_item_units, n_tile_units, n_phase_units;
-    ptrdiff_t window_elems, x_row, x_slot, y_row, y_slot; /* scratch: two transforms, a window, spectra in and out */
+    ptrdiff_t window_elems, x_slot, y_slot; /* scratch: two transforms, a window, components in and out */
     fc1d_activation before, after;
     double residual_scale;
     int residual_last;
@@ -399,8 +381,6 @@ typedef struct {
     /* n_rows rows of n elements, in place: row i is channel i % channels; residual NULL or laid out as rows */
     void (*finish_rows)(const fc1d_activation *f, void *rows, const void *residual, ptrdiff_t n_rows, ptrdiff_t n,
                         ptrdiff_t channels, double residual_scale, int residual_last);
-    void (*split_row)(const fc1d_filter *q, ptrdiff_t channel, void *scratch);
-    void (*join_row)(const fc1d_filter *q, ptrdiff_t channel, void *scratch);
     /* layers between convolutions, see network.h: rows of n elements */
     void (*softmax_rows)(const void *x, void *y, ptrdiff_t n_rows, ptrdiff_t n, int logarithm);
     void (*softmax_columns)(const void *x, void *y, ptrdiff_t n_planes, ptrdiff_t n, ptrdiff_t columns);

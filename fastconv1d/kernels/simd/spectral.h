@@ -6,18 +6,24 @@
  *     y[(t*outputs + m)*dilation + r] = after(bias + inverse(sum over ci of spectrum(x_ci)[t, r] * w[ci])[m])
  *     spectrum(x)[t, r] = transform of before(x)[(t*outputs + j)*dilation + r - left], j < points
  *
- * Vectors run along the channels, so that a transform needs no shuffles. Of a real transform of `points` numbers slot 0
- * holds the real components 0 and points/2, slot s the real and imaginary part of component s. Of minimal filtering (Toom
- * and Cook, Winograd: no factors) there are SPECTRAL_FILTER points and two real components in each slot. All channels of a tile lie
- * together in a slot: LANES real parts, then LANES imaginary ones. A unit is a group, some items, tiles and phases.
+ * Vectors run along the channels, so that a transform needs no shuffles. A complex product takes three real ones (Gauss):
+ * of x = a + bi and w = c + di
+ *
+ *     re = (a + b)*c - b*(c + d)      im = (a + b)*c + a*(d - c)
+ *
+ * so that all is `components` real products of tiles and weights: of a real transform of `points` numbers those of the real
+ * components 0 and points/2, and of each other one those of a, of b and of a + b. Of minimal filtering (Toom and Cook,
+ * Winograd: no factors) there are SPECTRAL_FILTER points, each a component. A component has its vectors of channels one
+ * after the other, in each all tiles of a unit: a group, some items, tiles and phases.
  */
-#define SPECTRAL_ROWS 6 /* tiles of a register tile: 2*6*SPECTRAL_VECTORS sums */
-#if ROWS == 4           /* 16 vector registers */
-#define SPECTRAL_VECTORS 1
+#define SPECTRAL_VECTORS 2 /* of output channels of a register tile */
+#if ROWS == 4              /* 16 vector registers */
+#define SPECTRAL_ROWS 6    /* tiles of a register tile */
 #else
-#define SPECTRAL_VECTORS 2
+#define SPECTRAL_ROWS 12
 #endif
 #define SPECTRAL_TERMS 128 /* of one chain, as in product.h */
+#define SPECTRAL_AHEAD 128 /* elements */
 #define SPECTRAL_PIECE 64  /* positions that are transposed together */
 
 /* ---- transforms: FFTPACK's passes over `radix` parts of l1 runs of ido elements, each a vector; the twiddles `wa` are
@@ -197,26 +203,24 @@ static NOINLINE void NAME(backward4)(ptrdiff_t ido, ptrdiff_t l1, const T *from,
 #undef TURN
 #undef TURN_BACK
 
-/* to[r] = sum over c of matrix[r][c]*x[c]: rows of a matrix times vectors that are `step` apart. */
-static inline __attribute__((always_inline)) void NAME(by_matrix)(const T *matrix, ptrdiff_t rows, const int columns,
-                                                                  const T *x, ptrdiff_t step, T *restrict to)
+/* to[r] = start + sum over c of matrix[r][c]*x[c], of vectors that are steps apart. Of the matrices of minimal filtering
+ * the first column has its only number in the first row, and the last in the last row. */
+static inline __attribute__((always_inline)) void NAME(by_matrix)(const T *matrix, ptrdiff_t rows, const T *x, ptrdiff_t step,
+                                                                  V start, T *to, ptrdiff_t to_step)
 {
+    const int last = SPECTRAL_FILTER - 1;
     V v[SPECTRAL_FILTER];
-    _Pragma("GCC unroll 6") for (int c = 0; c < columns; c++) v[c] = LOAD(x + c * step);
-    for (ptrdiff_t r = 0; r < rows; r++, matrix += columns) {
-        V sum = v[0] * matrix[0];
-        _Pragma("GCC unroll 6") for (int c = 1; c < columns; c++) sum += v[c] * matrix[c];
-        STORE(to + r * LANES, sum);
+    _Pragma("GCC unroll 6") for (int c = 0; c <= last; c++) v[c] = LOAD(x + c * step);
+    for (ptrdiff_t r = 0; r < rows; r++, matrix += SPECTRAL_FILTER) {
+        V sum = r == 0 ? start + v[0] * matrix[0] : r == rows - 1 ? start + v[last] * matrix[last] : start;
+        _Pragma("GCC unroll 6") for (int c = 1; c < last; c++) sum += v[c] * matrix[c];
+        STORE(to + r * to_step, sum);
     }
 }
 
 /* From points vectors, `step` apart, to their components, in one of two buffers, which is returned. */
 static const T *NAME(to_spectrum)(const fc1d_spectral *q, const T *x, ptrdiff_t step, T *buffer, T *other)
 {
-    if (q->n_factors == 0) {
-        NAME(by_matrix)((const T *)q->twiddles, SPECTRAL_FILTER, SPECTRAL_FILTER, x, step, buffer);
-        return buffer;
-    }
     const T *from = x;
     ptrdiff_t ido = 1;
     for (int f = q->n_factors - 1; f >= 0; f--) {
@@ -240,11 +244,6 @@ static const T *NAME(to_spectrum)(const fc1d_spectral *q, const T *x, ptrdiff_t 
 /* And back, times points; both buffers are written. */
 static const T *NAME(from_spectrum)(const fc1d_spectral *q, T *buffer, T *other)
 {
-    if (q->n_factors == 0) {
-        const T *matrix = (const T *)q->twiddles + SPECTRAL_FILTER * SPECTRAL_FILTER;
-        NAME(by_matrix)(matrix, q->outputs, SPECTRAL_FILTER, buffer, LANES, other);
-        return other;
-    }
     ptrdiff_t l1 = 1;
     for (int f = 0; f < q->n_factors; f++) {
         const ptrdiff_t radix = q->factors[f], ido = q->points / (l1 * radix);
@@ -263,97 +262,89 @@ static const T *NAME(from_spectrum)(const fc1d_spectral *q, T *buffer, T *other)
     return buffer;
 }
 
-/* ---- products: sums of complex products over channels, or of slot 0 (`apart`) of two real ones ------------------- */
+/* ---- products: of each component a sum of real products over channels --------------------------------------------- */
 
 typedef struct {
     const T *x, *w;
     T *y;
-    ptrdiff_t x_row, y_row, terms;
+    ptrdiff_t block, terms; /* elements of all tiles of a vector of channels */
+    ptrdiff_t ahead;        /* from a weight to one to fetch, or 0 */
     int add;
 } NAME(spectral_part);
 
-#define SPECTRAL_TILE(MR, NV, NAME_, APART)                                                                            \
-    static void NAME(NAME_##MR##x##NV)(const NAME(spectral_part) * q)                                                  \
+#define SPECTRAL_TILE(MR, NV)                                                                                          \
+    static void NAME(spectral_##MR##x##NV)(const NAME(spectral_part) * q)                                              \
     {                                                                                                                  \
-        V re[MR][NV] = {{{0}}}, im[MR][NV] = {{{0}}};                                                                  \
-        const T *x[MR], *restrict w = q->w;                                                                            \
-        _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++) x[i] = q->x + i * q->x_row;                              \
-        for (ptrdiff_t left = q->terms; left > 0; left -= LANES) {                                                     \
+        V sums[MR][NV] = {{{0}}};                                                                                      \
+        const T *x = q->x, *restrict w = q->w;                                                                         \
+        for (ptrdiff_t left = q->terms; left > 0; left -= LANES, x += q->block) {                                      \
             const ptrdiff_t here = left < LANES ? left : LANES;                                                        \
-            for (ptrdiff_t t = 0; t < here; t++, w += 2 * NV * LANES) {                                                \
-                V wr[NV], wi[NV];                                                                                      \
-                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++)                                                  \
-                {                                                                                                      \
-                    wr[j] = LOAD(w + j * LANES);                                                                       \
-                    wi[j] = LOAD(w + (NV + j) * LANES);                                                                \
-                }                                                                                                      \
-                _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                  \
-                { /* a row at a time: that all sums stay in registers */                                               \
-                    const T a = x[i][t], b = x[i][LANES + t];                                                          \
-                    _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) re[i][j] += a * wr[j];                       \
-                    _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) im[i][j] += (APART ? b : a) * wi[j];         \
-                    _Pragma("GCC unroll 16") for (int j = 0; j < NV && !APART; j++) re[i][j] -= b * wi[j];             \
-                    _Pragma("GCC unroll 16") for (int j = 0; j < NV && !APART; j++) im[i][j] += b * wr[j];             \
-                }                                                                                                      \
+            for (ptrdiff_t t = 0; t < here; t++, w += NV * LANES) {                                                    \
+                V by[NV];                                                                                              \
+                PREFETCH(w + q->ahead);                                                                                \
+                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) by[j] = LOAD(w + j * LANES);                     \
+                EACH(MR, NV, sums[i][j] += x[i * LANES + t] * by[j])                                                   \
             }                                                                                                          \
-            _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++) x[i] += 2 * LANES;                                   \
         }                                                                                                              \
         T *y = q->y;                                                                                                   \
         if (q->add) {                                                                                                  \
-            EACH(MR, NV, re[i][j] = LOAD(y + i * q->y_row + 2 * j * LANES) + re[i][j])                                 \
-            EACH(MR, NV, im[i][j] = LOAD(y + i * q->y_row + (2 * j + 1) * LANES) + im[i][j])                           \
+            EACH(MR, NV, sums[i][j] = LOAD(y + j * q->block + i * LANES) + sums[i][j])                                 \
         }                                                                                                              \
-        EACH(MR, NV, STORE(y + i * q->y_row + 2 * j * LANES, re[i][j]))                                                \
-        EACH(MR, NV, STORE(y + i * q->y_row + (2 * j + 1) * LANES, im[i][j]))                                          \
+        EACH(MR, NV, STORE(y + j * q->block + i * LANES, sums[i][j]))                                                  \
     }
 
 #define SPECTRAL_TILES(NV)                                                                                             \
-    SPECTRAL_TILE(1, NV, joined_, 0) SPECTRAL_TILE(2, NV, joined_, 0) SPECTRAL_TILE(3, NV, joined_, 0)                 \
-    SPECTRAL_TILE(4, NV, joined_, 0) SPECTRAL_TILE(5, NV, joined_, 0) SPECTRAL_TILE(6, NV, joined_, 0)                 \
-    SPECTRAL_TILE(1, NV, apart_, 1) SPECTRAL_TILE(2, NV, apart_, 1) SPECTRAL_TILE(3, NV, apart_, 1)                    \
-    SPECTRAL_TILE(4, NV, apart_, 1) SPECTRAL_TILE(5, NV, apart_, 1) SPECTRAL_TILE(6, NV, apart_, 1)
-#define SPECTRAL_ENTRIES(NAME_, NV)                                                                                    \
-    {NAME(NAME_##1x##NV), NAME(NAME_##2x##NV), NAME(NAME_##3x##NV), NAME(NAME_##4x##NV), NAME(NAME_##5x##NV),          \
-     NAME(NAME_##6x##NV)}
+    SPECTRAL_TILE(1, NV) SPECTRAL_TILE(2, NV) SPECTRAL_TILE(3, NV)                                                     \
+    SPECTRAL_TILE(4, NV) SPECTRAL_TILE(5, NV) SPECTRAL_TILE(6, NV)
+#define SPECTRAL_ENTRIES(NV)                                                                                           \
+    NAME(spectral_1x##NV), NAME(spectral_2x##NV), NAME(spectral_3x##NV), NAME(spectral_4x##NV), NAME(spectral_5x##NV), \
+        NAME(spectral_6x##NV)
+#define SPECTRAL_MORE_TILES(NV)                                                                                        \
+    SPECTRAL_TILE(7, NV) SPECTRAL_TILE(8, NV) SPECTRAL_TILE(9, NV)                                                     \
+    SPECTRAL_TILE(10, NV) SPECTRAL_TILE(11, NV) SPECTRAL_TILE(12, NV)
+#define SPECTRAL_MORE_ENTRIES(NV)                                                                                      \
+    NAME(spectral_7x##NV), NAME(spectral_8x##NV), NAME(spectral_9x##NV), NAME(spectral_10x##NV),                       \
+        NAME(spectral_11x##NV), NAME(spectral_12x##NV)
 SPECTRAL_TILES(1)
-#if SPECTRAL_VECTORS == 2
 SPECTRAL_TILES(2)
+#if SPECTRAL_ROWS == 12
+SPECTRAL_MORE_TILES(1)
+SPECTRAL_MORE_TILES(2)
 #endif
 
 typedef void (*NAME(spectral_fn))(const NAME(spectral_part) * q);
-static const NAME(spectral_fn) NAME(spectral_tiles)[2][SPECTRAL_VECTORS][SPECTRAL_ROWS] = {
-#if SPECTRAL_VECTORS == 2
-    {SPECTRAL_ENTRIES(joined_, 1), SPECTRAL_ENTRIES(joined_, 2)},
-    {SPECTRAL_ENTRIES(apart_, 1), SPECTRAL_ENTRIES(apart_, 2)},
+static const NAME(spectral_fn) NAME(spectral_tiles)[SPECTRAL_VECTORS][SPECTRAL_ROWS] = {
+#if SPECTRAL_ROWS == 12
+    {SPECTRAL_ENTRIES(1), SPECTRAL_MORE_ENTRIES(1)},
+    {SPECTRAL_ENTRIES(2), SPECTRAL_MORE_ENTRIES(2)},
 #else
-    {SPECTRAL_ENTRIES(joined_, 1)},
-    {SPECTRAL_ENTRIES(apart_, 1)},
+    {SPECTRAL_ENTRIES(1)},
+    {SPECTRAL_ENTRIES(2)},
 #endif
 };
 
-/* All tiles of one slot, whose weights begin at w. */
-static void NAME(spectral_slot)(const fc1d_spectral *q, const T *x, const T *w, T *y, ptrdiff_t tiles, int apart)
+/* All tiles of one component of nv vectors of output channels, whose weights begin at w. */
+static void NAME(spectral_component)(const fc1d_spectral *q, const T *x, const T *w, T *y, ptrdiff_t nv, ptrdiff_t tiles)
 {
-    const ptrdiff_t vectors = (q->c_out + LANES - 1) / LANES;
-    NAME(spectral_part) part = {.x_row = q->x_row, .y_row = q->y_row};
-    for (ptrdiff_t v = 0, nv; v < vectors; v += nv, w += 2 * nv * LANES * q->c_in) {
-        nv = vectors - v < SPECTRAL_VECTORS ? vectors - v : SPECTRAL_VECTORS;
-        const NAME(spectral_fn) *run = NAME(spectral_tiles)[apart][nv - 1];
-        for (ptrdiff_t t = 0; t < tiles; t += SPECTRAL_ROWS) {
-            const ptrdiff_t rows = tiles - t < SPECTRAL_ROWS ? tiles - t : SPECTRAL_ROWS;
-            part.y = y + t * q->y_row + 2 * v * LANES;
-            for (ptrdiff_t c = 0; c < q->c_in; c += SPECTRAL_TERMS) {
-                part.terms = q->c_in - c < SPECTRAL_TERMS ? q->c_in - c : SPECTRAL_TERMS;
-                part.x = x + t * q->x_row + 2 * c;
-                part.w = w + 2 * nv * LANES * c;
-                part.add = c > 0;
-                run[rows - 1](&part);
-            }
+    NAME(spectral_part) part = {.block = tiles * LANES};
+    for (ptrdiff_t t = 0, rows; t < tiles; t += rows) {
+        const ptrdiff_t left = tiles - t, parts = (left + SPECTRAL_ROWS - 1) / SPECTRAL_ROWS;
+        rows = (left + parts - 1) / parts; /* no last part of few rows */
+        part.y = y + t * LANES;
+        for (ptrdiff_t c = 0; c < q->c_in; c += SPECTRAL_TERMS) {
+            part.terms = q->c_in - c < SPECTRAL_TERMS ? q->c_in - c : SPECTRAL_TERMS;
+            part.x = x + c / LANES * part.block + t * LANES;
+            part.w = w + nv * LANES * c;
+            part.add = c > 0;
+            part.ahead = t == 0 ? nv * LANES * q->c_in : 0; /* the next component's */
+            NAME(spectral_tiles)[nv - 1][rows - 1](&part);
         }
     }
 }
 
 /* ---- what a unit reads and writes -------------------------------------------------------------------------------- */
+
+static ptrdiff_t NAME(least)(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
 
 #define SPECTRAL_PITCH (SPECTRAL_PIECE + 2 * LANES)
 
@@ -405,6 +396,24 @@ static void NAME(spectral_rows)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_
     }
 }
 
+/* to[c*tc + i*tl] = from[c*fc + i*fl] for LANES channels and n positions, rounded up to whole vectors; one of the strides
+ * on each side is 1. */
+static void NAME(spectral_squares)(T *to, ptrdiff_t tc, ptrdiff_t tl, const T *from, ptrdiff_t fc, ptrdiff_t fl, ptrdiff_t n)
+{
+    if (tc == 1 && fc == 1)
+        for (ptrdiff_t i = 0; i < n; i++)
+            STORE(to + i * tl, LOAD(from + i * fl));
+    else
+        for (ptrdiff_t i = 0; i < n; i += LANES) {
+            for (ptrdiff_t c = 0; c < LANES; c++)
+                if (tc == 1)
+                    PREFETCH(from + c * fc + i + SPECTRAL_AHEAD);
+                else
+                    PREFETCH_WRITE(to + c * tc + i + SPECTRAL_AHEAD);
+            NAME(transpose_square)(to + i * tl, tc == 1 ? tl : tc, from + i * fl, fc == 1 ? fl : fc);
+        }
+}
+
 /* Columns [start, start + n) of up to LANES channels, side by side in the window. */
 static void NAME(spectral_load)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_t channel, ptrdiff_t m, ptrdiff_t start,
                                 ptrdiff_t n, T *window)
@@ -412,10 +421,16 @@ static void NAME(spectral_load)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff_
     NAME(finish) before;
     if (q->before.function)
         before = NAME(finish_of)(&q->before, NULL, 0, 0, 0);
+    const int direct = m == LANES && q->x_split == 1 && !q->half && !q->before.function && (q->xl == 1 || q->xc == 1);
     T rows[LANES * SPECTRAL_PITCH];
     memset(rows, 0, sizeof(rows));
     for (ptrdiff_t i = 0; i < n; i += SPECTRAL_PIECE) {
-        const ptrdiff_t wanted = n - i < SPECTRAL_PIECE ? n - i : SPECTRAL_PIECE;
+        const ptrdiff_t wanted = NAME(least)(n - i, SPECTRAL_PIECE), first = start + i - q->left;
+        if (direct && first >= 0 && first + (wanted + LANES - 1) / LANES * LANES <= q->l_in) {
+            NAME(spectral_squares)(window + i * LANES, 1, LANES, (const T *)q->x + item * q->xn + channel * q->xc + first * q->xl,
+                                   q->xc, q->xl, wanted);
+            continue;
+        }
         NAME(spectral_rows)(q, item, channel, m, start + i, wanted, q->before.function ? &before : NULL, rows);
         for (ptrdiff_t j = 0; j < wanted; j += LANES)
             NAME(transpose_square)(window + (i + j) * LANES, LANES, rows + j, SPECTRAL_PITCH);
@@ -448,9 +463,18 @@ static void NAME(spectral_store)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff
 {
     const NAME(finish) after = NAME(finish_of)(&q->after, NULL, 0, q->residual_scale, q->residual_last);
     const NAME(finish) *any = q->residual || q->after.function ? &after : NULL;
+    const int direct = m == LANES && q->y_split == 1 && !q->half && !q->residual &&
+                       (q->yl == 1 || (q->yc == 1 && !q->after.function));
     T rows[LANES * SPECTRAL_PITCH], more[LANES * SPECTRAL_PITCH];
     for (ptrdiff_t i = 0; i < n; i += SPECTRAL_PIECE) {
-        const ptrdiff_t here = n - i < SPECTRAL_PIECE ? n - i : SPECTRAL_PIECE, first = start + i;
+        const ptrdiff_t here = NAME(least)(n - i, SPECTRAL_PIECE), first = start + i;
+        if (direct && here % LANES == 0) {
+            T *y = (T *)q->y + item * q->yn + channel * q->yc + first * q->yl;
+            NAME(spectral_squares)(y, q->yc, q->yl, stage + i * LANES, 1, LANES, here);
+            for (ptrdiff_t c = 0; any && c < LANES; c++)
+                NAME(finish_row)(any, channel + c, y + c * q->yc, NULL, here);
+            continue;
+        }
         for (ptrdiff_t j = 0; j < here; j += LANES)
             NAME(transpose_square)(rows + j, SPECTRAL_PITCH, stage + (i + j) * LANES, LANES);
         if (q->y_split > 1) {
@@ -470,13 +494,55 @@ static void NAME(spectral_store)(const fc1d_spectral *q, ptrdiff_t item, ptrdiff
     }
 }
 
-/* The spectra of all tiles of a unit to x, slot after slot. */
+/* A tile of vectors, `step` apart, to its components, which are `slot` apart. */
+static inline void NAME(spectral_spread)(const fc1d_spectral *q, const T *x, ptrdiff_t step, T *buffer, T *to, ptrdiff_t slot)
+{
+    if (q->n_factors == 0) {
+        const V zero = {0};
+        NAME(by_matrix)((const T *)q->twiddles, SPECTRAL_FILTER, x, step, zero, to, slot);
+        return;
+    }
+    const T *v = NAME(to_spectrum)(q, x, step, buffer, buffer + q->points * LANES);
+    STORE(to, LOAD(v));
+    STORE(to + slot, LOAD(v + (q->points - 1) * LANES));
+    to += 2 * slot;
+    for (ptrdiff_t e = 1; e < q->points - 1; e += 2, to += 3 * slot) {
+        const V re = LOAD(v + e * LANES), im = LOAD(v + (e + 1) * LANES);
+        STORE(to, re);
+        STORE(to + slot, im);
+        STORE(to + 2 * slot, re + im);
+    }
+}
+
+/* And back, from sums of products to outputs, with the bias. */
+static inline void NAME(spectral_collect)(const fc1d_spectral *q, const T *from, ptrdiff_t slot, V bias, T *buffer, T *to,
+                                          ptrdiff_t step)
+{
+    if (q->n_factors == 0) {
+        const T *matrix = (const T *)q->twiddles + SPECTRAL_FILTER * SPECTRAL_FILTER;
+        NAME(by_matrix)(matrix, q->outputs, from, slot, bias, to, step);
+        return;
+    }
+    STORE(buffer, LOAD(from));
+    STORE(buffer + (q->points - 1) * LANES, LOAD(from + slot));
+    from += 2 * slot;
+    for (ptrdiff_t e = 1; e < q->points - 1; e += 2, from += 3 * slot) {
+        const V both = LOAD(from + 2 * slot);
+        STORE(buffer + e * LANES, both - LOAD(from + slot));
+        STORE(buffer + (e + 1) * LANES, both + LOAD(from));
+    }
+    const T *v = NAME(from_spectrum)(q, buffer, buffer + q->points * LANES);
+    for (ptrdiff_t i = 0; i < q->outputs; i++)
+        STORE(to + i * step, LOAD(v + i * LANES) + bias);
+}
+
+/* The spectra of all tiles of a unit to x, component after component. */
 static void NAME(spectral_split)(const fc1d_spectral *q, const NAME(spectral_unit) * u, T *buffer, T *window, T *x)
 {
     const ptrdiff_t across = u->phases, reads = ((u->tiles - 1) * q->outputs + q->points) * across;
     const ptrdiff_t first = u->tile * q->outputs * q->dilation + u->phase;
     const ptrdiff_t run = across == q->dilation ? reads : across;
-    T *other = buffer + q->points * LANES;
+    const ptrdiff_t all = u->items * u->tiles * across;
     for (ptrdiff_t item = 0; item < u->items; item++)
         for (ptrdiff_t c = 0; c < q->c_in; c += LANES) {
             const ptrdiff_t m = q->c_in - c < LANES ? q->c_in - c : LANES;
@@ -486,62 +552,45 @@ static void NAME(spectral_split)(const fc1d_spectral *q, const NAME(spectral_uni
             for (ptrdiff_t t = 0; t < u->tiles; t++)
                 for (ptrdiff_t r = 0; r < across; r++) {
                     const T *read = window + (t * q->outputs * across + r) * LANES;
-                    const T *v = NAME(to_spectrum)(q, read, across * LANES, buffer, other);
-                    T *to = x + ((item * u->tiles + t) * across + r) * q->x_row + 2 * c;
-                    STORE(to, LOAD(v));
-                    STORE(to + LANES, LOAD(v + (q->points - 1) * LANES));
-                    for (ptrdiff_t e = 1; e < q->points - 1; e += 2) {
-                        to += q->x_slot;
-                        STORE(to, LOAD(v + e * LANES));
-                        STORE(to + LANES, LOAD(v + (e + 1) * LANES));
-                    }
+                    T *to = x + c * all + ((item * u->tiles + t) * across + r) * LANES;
+                    NAME(spectral_spread)(q, read, across * LANES, buffer, to, q->x_slot);
                 }
         }
 }
 
-/* The outputs of all tiles of a unit from their spectra. */
-static void NAME(spectral_join)(const fc1d_spectral *q, const NAME(spectral_unit) * u, T *buffer, T *stage, const T *y)
+/* The outputs of all tiles of a unit, of n vectors of channels from `begin` on, from their spectra. */
+static void NAME(spectral_join)(const fc1d_spectral *q, const NAME(spectral_unit) * u, ptrdiff_t begin, ptrdiff_t n, T *buffer,
+                                T *stage, const T *y)
 {
     const ptrdiff_t across = u->phases, first = u->tile * q->outputs * q->dilation + u->phase;
-    T *other = buffer + q->points * LANES;
+    const ptrdiff_t all = u->items * u->tiles * across;
     for (ptrdiff_t item = 0; item < u->items; item++)
-        for (ptrdiff_t c = 0; c < q->c_out; c += LANES) {
-            const ptrdiff_t m = q->c_out - c < LANES ? q->c_out - c : LANES;
+        for (ptrdiff_t v = 0; v < n; v++) {
+            const ptrdiff_t c = begin + v * LANES, m = q->c_out - c < LANES ? q->c_out - c : LANES;
             T some[LANES] = {0};
             for (ptrdiff_t l = 0; q->bias && l < m; l++)
                 some[l] = ((const T *)q->bias)[(u->channel_out + c + l) / q->y_split];
             const V bias = LOAD(some);
             for (ptrdiff_t t = 0; t < u->tiles; t++)
                 for (ptrdiff_t r = 0; r < across; r++) {
-                    const T *from = y + ((item * u->tiles + t) * across + r) * q->y_row + 2 * c;
-                    STORE(buffer, LOAD(from));
-                    STORE(buffer + (q->points - 1) * LANES, LOAD(from + LANES));
-                    for (ptrdiff_t e = 1; e < q->points - 1; e += 2) {
-                        from += q->y_slot;
-                        STORE(buffer + e * LANES, LOAD(from));
-                        STORE(buffer + (e + 1) * LANES, LOAD(from + LANES));
-                    }
-                    const T *v = NAME(from_spectrum)(q, buffer, other);
+                    const T *from = y + v * LANES * all + ((item * u->tiles + t) * across + r) * LANES;
                     T *to = stage + (t * q->outputs * across + r) * LANES;
-                    for (ptrdiff_t i = 0; i < q->outputs; i++)
-                        STORE(to + i * across * LANES, LOAD(v + i * LANES) + bias);
+                    NAME(spectral_collect)(q, from, q->y_slot, bias, buffer, to, across * LANES);
                 }
             const ptrdiff_t made = u->tiles * q->outputs * across, run = across == q->dilation ? made : across;
             for (ptrdiff_t i = 0; i < made; i += run) {
                 const ptrdiff_t start = first + i / across * q->dilation;
-                const ptrdiff_t n = q->n_cols - start < run ? q->n_cols - start : run;
-                if (n > 0)
-                    NAME(spectral_store)(q, u->item + item, u->channel_out + c, m, start, n, stage + i * LANES);
+                const ptrdiff_t wanted = NAME(least)(q->n_cols - start, run);
+                if (wanted > 0)
+                    NAME(spectral_store)(q, u->item + item, u->channel_out + c, m, start, wanted, stage + i * LANES);
             }
         }
 }
 
-static ptrdiff_t NAME(least)(ptrdiff_t a, ptrdiff_t b) { return a < b ? a : b; }
-
 static void NAME(spectral)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch)
 {
     T *buffer = (T *)scratch, *window = buffer + 2 * q->points * LANES, *x = window + q->window_elems;
-    T *y = x + q->points / 2 * q->x_slot;
+    T *y = x + q->components * q->x_slot;
     const ptrdiff_t phase = unit % q->n_phase_units * q->phase_unit, rest = unit / q->n_phase_units;
     const ptrdiff_t tile = rest % q->n_tile_units * q->tile_unit, more = rest / q->n_tile_units;
     const ptrdiff_t item = more % q->n_item_units * q->item_unit, group = more / q->n_item_units;
@@ -551,34 +600,34 @@ static void NAME(spectral)(const fc1d_spectral *q, ptrdiff_t unit, void *scratch
         .phase = phase, .phases = NAME(least)(q->phase_unit, q->n_phases - phase),
         .channel_in = group * q->c_in, .channel_out = group * q->c_out,
     };
-    const ptrdiff_t tiles = u.items * u.tiles * u.phases, slots = q->points / 2;
-    const ptrdiff_t slot_size = 2 * q->c_in * ((q->c_out + LANES - 1) / LANES * LANES);
-    const T *w = (const T *)q->w + group * slots * slot_size;
+    const ptrdiff_t tiles = u.items * u.tiles * u.phases, vectors = (q->c_out + LANES - 1) / LANES;
+    const T *w = (const T *)q->w + group * q->components * q->c_in * vectors * LANES;
     NAME(spectral_split)(q, &u, buffer, window, x);
-    for (ptrdiff_t s = 0; s < slots; s++)
-        NAME(spectral_slot)(q, x + s * q->x_slot, w + s * slot_size, y + s * q->y_slot, tiles,
-                            s == 0 || q->n_factors == 0);
-    NAME(spectral_join)(q, &u, buffer, window, y);
+    for (ptrdiff_t v = 0, nv; v < vectors; v += nv) {
+        nv = NAME(least)(vectors - v, SPECTRAL_VECTORS);
+        for (ptrdiff_t i = 0; i < q->components; i++, w += q->c_in * nv * LANES)
+            NAME(spectral_component)(q, x + i * q->x_slot, w, y + i * q->y_slot, nv, tiles);
+        NAME(spectral_join)(q, &u, v * LANES, nv, buffer, window, y);
+    }
 }
 
 /* ---- weights ------------------------------------------------------------------------------------------------------ */
 
-/* The spectra of a vector of output channels of a group, conjugated and divided by points, where products read them:
- * panels of output channels, in each for an input channel the first parts of all and the second ones. */
+/* What components of a vector of output channels of a group are multiplied with, where products read it: panels of
+ * output channels, in these components, in these input channel after input channel. Spectra are conjugated and divided by points. */
 static void NAME(spectral_pack)(const fc1d_spectral_weight *p, ptrdiff_t unit, void *scratch)
 {
     const fc1d_spectral *q = p->layer;
-    const ptrdiff_t points = q->points, vectors = (q->c_out + LANES - 1) / LANES, slots = points / 2;
-    const ptrdiff_t group = unit / vectors, v = unit % vectors, co = v * LANES, slot_size = 2 * q->c_in * vectors * LANES;
+    const ptrdiff_t points = q->points, vectors = (q->c_out + LANES - 1) / LANES;
+    const ptrdiff_t group = unit / vectors, v = unit % vectors, co = v * LANES;
     const ptrdiff_t first = v / SPECTRAL_VECTORS * SPECTRAL_VECTORS, rest = vectors - first;
-    const ptrdiff_t width = (rest < SPECTRAL_VECTORS ? rest : SPECTRAL_VECTORS) * LANES;
+    const ptrdiff_t width = (rest < SPECTRAL_VECTORS ? rest : SPECTRAL_VECTORS) * LANES, slot = q->c_in * width;
     const ptrdiff_t m = q->c_out - co < LANES ? q->c_out - co : LANES;
-    const T *w = (const T *)p->w + group * p->sg, share = q->n_factors ? (T)1 / points : 1;
-    const T second = q->n_factors ? -share : share; /* conjugated */
+    const T *w = (const T *)p->w + group * p->sg, share = (T)1 / points;
     T *buffer = (T *)scratch, *other = buffer + points * LANES, *taps = other + points * LANES;
-    T *to = (T *)p->packed + group * slots * slot_size + 2 * q->c_in * first * LANES + (v - first) * LANES;
+    T *to = (T *)p->packed + q->components * q->c_in * (group * vectors + first) * LANES + (v - first) * LANES;
     memset(taps, 0, (size_t)(points * LANES) * sizeof(T));
-    for (ptrdiff_t ci = 0; ci < q->c_in; ci++, to += 2 * width) {
+    for (ptrdiff_t ci = 0; ci < q->c_in; ci++, to += width) {
         const T *row = w + ci / q->x_split * p->si;
         for (ptrdiff_t k = 0; k < p->taps; k++)
             for (ptrdiff_t l = 0; l < m; l++) {
@@ -587,14 +636,23 @@ static void NAME(spectral_pack)(const fc1d_spectral_weight *p, ptrdiff_t unit, v
                                                      : k * q->x_split + ci % q->x_split;
                 taps[k * LANES + l] = tap < p->kernel_size ? row[(co + l) / q->y_split * p->so + tap * p->sk] : 0;
             }
-        const T *s = q->n_factors ? NAME(to_spectrum)(q, taps, LANES, buffer, other) : buffer;
+        for (ptrdiff_t e = 0; q->n_factors == 0 && e < points; e++) {
+            V sum = {0};
+            for (ptrdiff_t k = 0; k < p->taps; k++)
+                sum += LOAD(taps + k * LANES) * ((const T *)p->matrix)[e * SPECTRAL_FILTER + k];
+            STORE(to + e * slot, sum);
+        }
         if (q->n_factors == 0)
-            NAME(by_matrix)((const T *)p->matrix, points, SPECTRAL_FILTER, taps, LANES, buffer);
+            continue;
+        const T *s = NAME(to_spectrum)(q, taps, LANES, buffer, other);
         STORE(to, LOAD(s) * share);
-        STORE(to + width, LOAD(s + (points - 1) * LANES) * share);
-        for (ptrdiff_t i = 1; i < slots; i++) {
-            STORE(to + i * slot_size, LOAD(s + (2 * i - 1) * LANES) * share);
-            STORE(to + i * slot_size + width, LOAD(s + 2 * i * LANES) * second);
+        STORE(to + slot, LOAD(s + (points - 1) * LANES) * share);
+        T *part = to + 2 * slot;
+        for (ptrdiff_t e = 1; e < points - 1; e += 2, part += 3 * slot) {
+            const V re = LOAD(s + e * LANES) * share, im = LOAD(s + (e + 1) * LANES) * share;
+            STORE(part, -im - re);
+            STORE(part + slot, re - im);
+            STORE(part + 2 * slot, re);
         }
     }
 }

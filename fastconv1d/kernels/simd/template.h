@@ -1041,7 +1041,6 @@ static double NAME(fma_loop)(ptrdiff_t rounds)
 }
 
 #include "gradient.h"
-#include "minimal.h"
 #include "step.h"
 #include "network.h"
 #include "product.h"

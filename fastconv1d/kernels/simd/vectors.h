@@ -199,8 +199,7 @@ static void GLUE(any, bytes, ISA)(const fc1d_bytes *q, ptrdiff_t unit, void *scr
 #define ISA_NAME(isa) ISA_NAME2(isa)
 #define KERNELS(D)                                                                                                     \
     {GLUE(run_unit, D, ISA), GLUE(run_items, D, ISA), GLUE(run_channels, D, ISA), GLUE(pack_weights, D, ISA), GLUE(all_finite, D, ISA), GLUE(run_gradient, D, ISA),         \
-     GLUE(run_positions, D, ISA), GLUE(step, D, ISA), GLUE(finish_rows, D, ISA), GLUE(split_row, D, ISA),              \
-     GLUE(join_row, D, ISA), GLUE(softmax_rows, D, ISA), GLUE(softmax_columns, D, ISA),                                \
+     GLUE(run_positions, D, ISA), GLUE(step, D, ISA), GLUE(finish_rows, D, ISA), GLUE(softmax_rows, D, ISA), GLUE(softmax_columns, D, ISA),                                \
      GLUE(standardize_rows, D, ISA), GLUE(standardize_columns, D, ISA), GLUE(lstm_rows, D, ISA),                       \
      GLUE(gru_rows, D, ISA), GLUE(quantize, D, ISA), GLUE(erf_rows, D, ISA), GLUE(convert, D, ISA),                    \
      GLUE(pool, D, ISA), GLUE(product, D, ISA), GLUE(pack_product, D, ISA), GLUE(transpose_planes, D, ISA),             \

@@ -2019,9 +2019,9 @@ cdef bint _swapped_wins(cnp.ndarray g, cnp.ndarray x, ptrdiff_t taps, ptrdiff_t 
                         const fc1d_kernels* kernels) noexcept:
     """Whether channels should change places: panels whose vectors run along the many output channels.
 
-    Of 180 layers of 2 to 32 channels to 32 to 600 (1 to 16 taps, 1 to 1500 columns, 1 to 16 items) 41 changed their time
-    with AVX-512, by 1.45 on average, up to 2.7 times, 17 with AVX2, by 1.63; none lost more than 4 %. The limits on items,
-    dilation and bytes and the margin are of 300 others, which lost up to 2.8 times without them.
+    Of 180 layers of 2 to 32 channels to 32 to 600 (1 to 16 taps, 1 to 1500 columns, 1 to 16 items) 41 gained or lost
+    more than 5 % with AVX-512, 1.45 times on average, up to 2.7, 17 with AVX2, 1.63 times; none lost more than 5 %. The
+    limits on items, dilation and bytes and the margin are of 300 others, which lost up to 2.8 times without them.
 
     Numbers that are not finite would meet zeros that no window has, so `_is_finite` has to be asked as well.
     """
@@ -2132,7 +2132,8 @@ cdef void _split_gradient(fc1d_gradient* q, const fc1d_kernels* kernels, int n_t
         units = 1
     while p.groups * q.parts * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= 2 * rows:
         p.co_unit = _ceil(p.co_unit, 2 * rows) * rows
-    units = 1 if q.swapped else max(units, <ptrdiff_t> (_macs(p) / (8 * SIGNAL_MACS)))  # not too many: each packs the window
+    if not q.swapped:  # each packs the window again: not too many
+        units = max(units, <ptrdiff_t> (_macs(p) / (8 * SIGNAL_MACS)))
     while p.groups * q.parts * _ceil(p.c_out, p.co_unit) < units and p.co_unit >= 8 * rows:
         p.co_unit = _ceil(p.co_unit, 2 * rows) * rows
     p.n_co_units = _ceil(p.c_out, p.co_unit)
@@ -2333,6 +2334,7 @@ cdef _real_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geometr
     cdef ptrdiff_t stride, dilation, pad_left, groups, chunks, passes, together, i, j
     cdef int mode, n_threads = run[0]
     cdef double macs
+    cdef bint alone
     cdef cnp.ndarray grad_input = None, sums, bias_sums
     cdef cnp.npy_intp[2] bias_shape
     _, _, stride, dilation, pad_left, _, groups, mode = geometry
@@ -2342,13 +2344,14 @@ cdef _real_weight_gradient(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, geometr
         if db is not None:
             db[...] = 0
         return None
-    if parts == 1 and not only_db and not swapped and groups == 1 and _is_correlate(g, x, dw, stride, dilation, pad_left):
+    alone = parts == 1 and not only_db and not swapped and groups == 1
+    if alone and _is_correlate(g, x, dw, stride, dilation, pad_left):
         _weight_gradient_by_correlate(g, x, dw, geometry, run)
         if db is not None:
             weight_gradient(g, x, dw, geometry, run, db, True)
         return None
-    if (parts == 1 and not only_db and not swapped and groups == 1 and stride == 1 and mode == 0
-            and _swapped_wins(g, x, dw.shape[2], dilation, kernels) and _is_finite(x, kernels) and _is_finite(g, kernels)):
+    if (alone and stride == 1 and mode == 0 and _swapped_wins(g, x, dw.shape[2], dilation, kernels)
+            and _is_finite(x, kernels) and _is_finite(g, kernels)):
         window = 0, 0, 1, dilation, dilation * (dw.shape[2] - 1) - pad_left, 0, 1, 0
         if _real_weight_gradient(x, g, dw, window, run, None, False, None, False, 1, True) is not False:
             if db is not None:

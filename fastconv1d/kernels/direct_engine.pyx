@@ -2048,6 +2048,7 @@ cdef bint _plan_panels(fc1d_gradient* q, const Taps* taps, ptrdiff_t base, const
     """Chunks for panels, where they are worth it and fit; expects x_step 1."""
     cdef fc1d_problem* p = &q.window
     cdef ptrdiff_t lanes = kernels.lanes, rows = kernels.rows, span, row, room
+    cdef bint several
     cdef ptrdiff_t width = kernels.vectors[min(rows, p.c_out)] * lanes, ci_pad = _ceil(p.c_in, lanes) * lanes
     q.sums_pitch = p.kernel_size * ci_pad
     if 32 * q.sums_pitch * itemsize > SUMS_BYTES:
@@ -2056,11 +2057,12 @@ cdef bint _plan_panels(fc1d_gradient* q, const Taps* taps, ptrdiff_t base, const
         return False
     _even_tiles(p, CHAIN, lanes)
     span = (min(p.tile_cols, p.n_cols) - 1) * q.stride + 1
-    row = _make_runs(p, taps, base, FAR, span, False, runs, where)  # one run, if that is not longer than several
-    if row > span + p.kernel_size * 16:
+    several = 2 * p.n_cols <= CHAIN and p.n_batch > 1  # items lie as far apart as the longest run reaches
+    row = _make_runs(p, taps, base, span if several else FAR, span, False, runs, where)
+    if not several and row > span + p.kernel_size * 16:  # one run, if that is not longer than several
         row = _make_runs(p, taps, base, span, span, False, runs, where)
     room = PANEL_BYTES // (itemsize * width)
-    if 2 * p.n_cols <= CHAIN and p.n_batch > 1:
+    if several:
         p.item_pitch = _ceil(span + _reach(p), q.stride) * q.stride
         p.items_per_unit = max(1, min(p.n_batch, min(CHAIN // p.n_cols, room // (p.item_pitch * p.n_runs))))
         row = _make_runs(p, taps, base, span, p.items_per_unit * p.item_pitch, False, runs, where)

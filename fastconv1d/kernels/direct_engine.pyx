@@ -2119,7 +2119,7 @@ cdef void _plan_gradient(fc1d_gradient* q, Taps* taps, ptrdiff_t dilation, ptrdi
     p.n_item_units = _ceil(p.n_batch, p.items_per_unit)
     q.chunks = parts = p.n_item_units * p.n_tiles
     if q.panel:
-        parts = q.chunks * p.items_per_unit * p.tile_cols // CHUNK_COLS
+        parts = min(parts, q.chunks * p.items_per_unit * p.tile_cols // CHUNK_COLS)  # each has a chunk
     elif p.c_in * p.c_out == 1:
         parts = min(parts, ENOUGH_GROUPS // p.groups)
     q.parts = max(1, min(min(PARTS, parts), PARTS_BYTES // size))

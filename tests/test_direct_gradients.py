@@ -146,7 +146,7 @@ def test_panels_of_one_chunk(dtype):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_many_items_of_a_column(dtype):
-    # No more partial sums than chunks, of 128 items here, whose columns are counted in whole vectors.
+    # No more partial sums than chunks, here of 128 items whose columns count as whole vectors.
     rng = np.random.default_rng(25)
     for n_batch, channels, l_out in itertools.product((127, 128, 130, 257), (4, 17, 64), (1, 2)):
         g = integers(rng, n_batch, channels + 5, l_out, dtype=dtype)

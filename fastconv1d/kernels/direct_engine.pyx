@@ -568,7 +568,7 @@ cdef void _split_channels(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_
 
 cdef ptrdiff_t _lay_stage(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize) noexcept nogil:
     """What follows the window in scratch; returns the bytes of all."""
-    cdef ptrdiff_t rows = kernels.rows, lanes = kernels.lanes, count
+    cdef ptrdiff_t lanes = kernels.lanes
     p.stage_elems = p.n_phases * min(p.co_unit, p.c_out) * p.stage_pitch if p.staged else 0
     p.emit_pitch = 0 if p.plain else _odd_lines(p.tile_cols * p.y_step, itemsize)
     p.emit_rows = min(lanes, p.c_out // p.fused)
@@ -590,9 +590,9 @@ cdef ptrdiff_t _window_items(const fc1d_problem* p, ptrdiff_t itemsize) noexcept
 cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize) noexcept nogil:
     """Whether items should be the columns of a tile, and each position of the output a pass.
 
-    Compares cycles for one item of a group: multiply-adds at two vectors a cycle, columns that are dropped as well, 10 ns
-    for a row that is packed or stored by itself, against transposing all of it. Of 222 layers of 16 to 512
-    channels, 3 and 5 taps, 5 to 40 positions and 32 to 200 items, dropped columns decide for 32, which are 1.12 to 1.68
+    Compares cycles for one item of a group: multiply-adds at two vectors a cycle, columns that are dropped as well, 10
+    ns for a row that is packed or stored by itself, against transposing all of it. Of 222 layers of 16 to 512 channels,
+    3 and 5 taps, 5 to 40 positions and 32 to 200 items, dropped columns decide for 32, which are 1.12 to 1.68
     times as fast so with 16 lanes.
     """
     cdef ptrdiff_t lanes = kernels.lanes, room = _window_items(p, itemsize)
@@ -1387,7 +1387,8 @@ cdef class PreparedLayer:
         """Whether transposing pays, so that vectors run along the groups of one input channel.
 
         It saves 45 ns a group (AVX2): 1,536 channels with 4 taps took 72 us for 4 positions and take 5.4, 72 and 18 for
-        16, 86 and 89 for 64. 64 items of 400 channels with 101 taps over 13 positions took 20.9 ms by items and take 7.2.
+        16, 86 and 89 for 64. 64 items of 400 channels with 101 taps over 13 positions took 20.9 ms by items and take
+        7.2.
         """
         return (p.c_in == 1 and p.groups >= 2 * self.kernels.lanes and p.c_out <= self.kernels.rows and p.l_in <= 48
                 and min(p.kernel_size, p.l_in) * p.l_out <= 2500 and p.kernel_size <= 1000 and p.yl == 1
@@ -1433,7 +1434,8 @@ cdef class PreparedLayer:
             n_threads = threads if isinstance(threads, int) else threads()
         p.items_per_unit = min(_window_items(p, size), max(6 * lanes, STAGE_BYTES // (size * p.c_out * p.l_out)))
         # whole vectors that the window and, with eight rows or four, the stage have room for
-        p.items_per_unit = max(1, min(p.items_per_unit, TOTAL_BYTES // (size * rows * p.l_out * (1 + p.levels))) // lanes) * lanes
+        p.items_per_unit = min(p.items_per_unit, TOTAL_BYTES // (size * rows * p.l_out * (1 + p.levels)))
+        p.items_per_unit = max(1, p.items_per_unit // lanes) * lanes
         units = _ceil(p.n_batch, p.items_per_unit)
         if n_threads > 1:
             units = max(units, min(p.n_batch // (2 * lanes), _ceil(4 * n_threads, p.groups)))

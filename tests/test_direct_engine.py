@@ -118,6 +118,31 @@ def test_every_register_tile_of_scatter(dtype, stride):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("stride", "kernel_size"), [(2, 4), (3, 3), (3, 6), (3, 9), (5, 5), (6, 6)]
+)
+def test_scatter_of_weights_in_any_order_of_axes(dtype, stride, kernel_size):
+    rng = np.random.default_rng(33)
+    for c_in, c_out in itertools.product((1, 2, 3), (4, 6, 8, 9, 16)):
+        x, w = (
+            integers(rng, 1, c_in, 23, dtype=dtype),
+            integers(rng, c_in, c_out, kernel_size, dtype=dtype),
+        )
+        for order in itertools.permutations(range(3)):
+            same = np.ascontiguousarray(w.transpose(order)).transpose(np.argsort(order))
+            check_scatter(x, same, None, 23 * stride, stride)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_taps_in_place_beyond_32_bits(dtype):
+    rng = np.random.default_rng(34)
+    x, w = integers(rng, 1, 2, 40_000, dtype=dtype), integers(rng, 1, 2, 3, dtype=dtype)
+    far = 1 << 31
+    y = fastconv1d.conv1d(x, w, dilation=far, padding=far)
+    assert_exact(y, fastconv1d.reference.conv1d(x, w[:, :, 1:2]))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("mode", MODES)
 def test_strides_and_dilations(dtype, mode):
     rng = np.random.default_rng([4, mode])

@@ -676,3 +676,19 @@ def test_nothing_to_sum_is_zero():
         direct_engine.weight_gradient(g, x, dw, window(), (1, False), db=db)
         assert_exact(dw, np.zeros((2, 3, 5)))
         assert_exact(db, np.zeros(2))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sizes", [(1, 32, 16384), (1, 64, 8192), (4, 64, 8192), (4, 64, 4096)])
+def test_scratch_of_many_output_channels_is_bounded(dtype, sizes):
+    n_batch, c_in, c_out = sizes
+    rng = np.random.default_rng(35)
+    g, x = (
+        integers(rng, n_batch, c_out, 128, dtype=dtype),
+        integers(rng, n_batch, c_in, 128, dtype=dtype),
+    )
+    dw = np.empty((c_out, c_in, 1), dtype)
+    direct_engine.largest_scratch(True)
+    direct_engine.weight_gradient(g, x, dw, window(), (1, False))
+    assert direct_engine.largest_scratch() <= 4 << 20
+    assert_exact(dw[:, :, 0], np.einsum("nol,ncl->oc", g, x))

@@ -17,6 +17,7 @@ from fastconv1d.core import fft
 from fastconv1d.core.activations import parse_steps
 from fastconv1d.core.geometry import PADDING_MODES, Geometry
 from fastconv1d.core.spectral_tiles import FACTORS, FILTERED, Sizes, Tiles, points_of, unsuited
+from fastconv1d.kernels import direct_engine
 from fastconv1d.planner import explain
 
 # The largest error in units of u times sum |w| times max |x|: 1.0 of 3,000 random layers.
@@ -372,3 +373,17 @@ def test_gradients_by_the_input():
     np.testing.assert_allclose(actual[0], expected[0], atol=1e-4 * np.abs(expected[0]).max())
     for got, want in zip(actual[1:], expected[1:], strict=True):
         assert got.tobytes() == want.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("sizes", [(512, 16, 200, 6000), (256, 64, 300, 20_000)])
+def test_scratch_of_large_tiles_is_bounded(dtype, sizes):
+    c_in, c_out, kernel, length = sizes
+    x, w = np.zeros((1, c_in, length), dtype), np.zeros((c_out, c_in, kernel), dtype)
+    x[0, 7, 1000] = w[3, 7, 5] = 1
+    direct_engine.largest_scratch(True)
+    y = conv1d(x, w, algorithm="fft")
+    assert direct_engine.largest_scratch() <= 32 << 20
+    expected = np.zeros_like(y)
+    expected[0, 3, 995] = 1
+    np.testing.assert_allclose(y, expected, atol=1e-5)

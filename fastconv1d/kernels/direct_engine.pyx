@@ -534,7 +534,7 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
         p.in_place = tap
         for c in range(p.ci_block):
             for j in range(p.kernel_size):
-                tap[0] = <int32_t> (c * p.xc + p.pos[j])
+                tap[0] = <int32_t> (c * p.xc + p.x_base + p.pos[j] - runs[0].start)
                 tap += 1
     return _lay_stage(p, kernels, itemsize)
 
@@ -546,7 +546,7 @@ cdef bint _reads_in_place(const fc1d_problem* p, ptrdiff_t rows) noexcept nogil:
     """
     return (p.c_out <= rows and p.n_phases == 1 and p.x_step * p.xl * p.parts == 1 and p.half == 0
             and p.before.function == 0 and p.items_per_unit == 1 and p.n_tiles > 1
-            and p.ci_block * max(p.xc, 1) + p.l_in < TAPS_REACH)
+            and p.ci_block * max(p.xc, -p.xc) + p.l_in < TAPS_REACH)
 
 
 cdef void _split_channels(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize, ptrdiff_t units,
@@ -1967,6 +1967,8 @@ cdef ptrdiff_t SUMS_BYTES = 3 * 1024 * 1024
 cdef ptrdiff_t SWAPPED_CHANNELS = 32
 # Bytes of a gradient by the output that are transposed in cache, as they are then, for few products.
 cdef ptrdiff_t SWAPPED_BYTES = 1024 * 1024
+# Multiply-adds of a gradient of one unit, which is one thread: 0.1 ms. Of more columns there are partial sums.
+cdef double SWAPPED_MACS = 1e7
 # Sums of a gradient of one chunk, in L1 on their way to the result.
 cdef ptrdiff_t FINISH_BYTES = 16 * 1024
 # The input of a depthwise row passes through a window here, and the hardware does not foresee the next row: fetched
@@ -2032,6 +2034,8 @@ cdef bint _swapped_wins(cnp.ndarray g, cnp.ndarray x, ptrdiff_t taps, ptrdiff_t 
         return False
     if x.shape[0] > 1 and taps < 7 or cnp.PyArray_SIZE(g) * size > SWAPPED_BYTES and taps * c_in < 100:
         return False
+    if <double> cnp.PyArray_SIZE(g) * c_in * taps > SWAPPED_MACS and g.shape[2] < 2 * CHUNK_COLS:  # no partial sums
+        return False
     cdef double there = (_panel_time(c_out, c_in, taps, 1, lanes) + 6. / (taps * c_in)) * x.shape[2] / g.shape[2]
     cdef double here = _dots_time(g.shape[0], g.shape[2], lanes, size)
     if c_out >= kernels.rows:
@@ -2049,7 +2053,7 @@ cdef bint _plan_panels(fc1d_gradient* q, const Taps* taps, ptrdiff_t base, const
                        ptrdiff_t itemsize, fc1d_run* runs, ptrdiff_t* where) noexcept nogil:
     """Chunks for panels, where they are worth it and fit; expects x_step 1."""
     cdef fc1d_problem* p = &q.window
-    cdef ptrdiff_t lanes = kernels.lanes, rows = kernels.rows, span, row, room
+    cdef ptrdiff_t lanes = kernels.lanes, rows = kernels.rows, span, row, room, cols
     cdef bint several
     cdef ptrdiff_t width = kernels.vectors[min(rows, p.c_out)] * lanes, ci_pad = _ceil(p.c_in, lanes) * lanes
     q.sums_pitch = p.kernel_size * ci_pad
@@ -2072,7 +2076,8 @@ cdef bint _plan_panels(fc1d_gradient* q, const Taps* taps, ptrdiff_t base, const
         return False
     q.panel = p.ci_block = width
     p.row_pitch = _odd_lines(row, itemsize)
-    p.co_unit = SUMS_BYTES // (itemsize * q.sums_pitch) // rows * rows
+    cols = p.items_per_unit * p.tile_cols  # rows of g lie beside the sums
+    p.co_unit = max(rows, SUMS_BYTES // (itemsize * (q.sums_pitch + cols)) // rows * rows)
     if p.n_tiles == 1 and p.items_per_unit >= p.n_batch:
         q.sums_pitch = p.kernel_size * width
         q.finish_rows = max(rows, FINISH_BYTES // (itemsize * q.sums_pitch) // rows * rows)
@@ -2080,6 +2085,9 @@ cdef bint _plan_panels(fc1d_gradient* q, const Taps* taps, ptrdiff_t base, const
             q.finish_rows = p.c_out
         q.finish_rows = min(q.finish_rows, _ceil(p.c_out, rows) * rows)
         p.co_unit = p.c_out
+        if not q.swapped:
+            room = SUMS_BYTES // itemsize - q.finish_rows * q.sums_pitch
+            p.co_unit = min(p.c_out, max(rows, room // cols // rows * rows))
     return True
 
 

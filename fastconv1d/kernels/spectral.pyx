@@ -72,6 +72,8 @@ cdef ptrdiff_t SPECTRA_BYTES = 1 << 20
 # Tiles that a unit has at the least, so that the weights' way from memory is worth while: of 256 channels, 3 taps and 6
 # points 48 took 5.1 ms and 96 took 4.8; of 7 taps and 24 points 4.3 and 4.0.
 cdef ptrdiff_t LEAST_TILES = 96
+# And what those may take of a thread's scratch; the window, and outputs on their way, come on top.
+cdef ptrdiff_t MOST_BYTES = 20 << 20
 
 
 # Multiply-adds that take as long as a number of the weights' spectra.
@@ -208,6 +210,7 @@ cdef class SpectralLayer:
         q.n_tiles = _ceil(_ceil(q.n_cols, q.dilation), q.outputs)
         x_row, y_row = _ceil(q.c_in, lanes) * lanes, VECTORS * lanes
         most = max(LEAST_TILES, SPECTRA_BYTES // (self.itemsize * q.components * (x_row + y_row)))
+        most = max(1, min(most, MOST_BYTES // (self.itemsize * q.components * (x_row + y_row))))
         whole = q.n_batch * q.n_tiles * q.n_phases
         most = min(most, max(ROWS, _ceil(whole, max(1, n_threads // min(q.groups, n_threads)))))
         q.item_unit, q.tile_unit, q.phase_unit = 1, q.n_tiles, q.n_phases

@@ -646,7 +646,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
                 NAME(clear_gaps)(p, items, n_ci, width, window);
             ahead = NAME(look_ahead)(p, x, ci, q0, more_groups);
         }
-        const T *rows = in_place ? (const T *)p->x + x + ci * p->xc + q0 + p->x_base : window;
+        const T *rows = in_place ? (const T *)p->x + x + ci * p->xc + q0 + p->runs->start : window;
         const int32_t *tap = in_place ? p->in_place : p->tap;
         for (ptrdiff_t r = 0; r < p->n_phases; r++) {
             const ptrdiff_t taps = p->phase_start[r + 1] - p->phase_start[r];
@@ -850,11 +850,15 @@ typedef struct {
 static void NAME(find_picks)(NAME(picks) * picks, const ptrdiff_t *row, const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t sk)
 {
     const ptrdiff_t n = (n_k + NAME(pick_taps) - 1) / NAME(pick_taps);
-    picks->reach = row[ROWS - 1] - row[0] + tap[n_k - 1] * sk + 1;
-    picks->pairs = (picks->reach + 2 * LANES - 1) / (2 * LANES);
-    picks->vectors = n <= NAME(pick_vectors) && picks->pairs <= NAME(pick_pairs) ? n : 0;
-    for (ptrdiff_t i = 0; i < ROWS; i++)
+    ptrdiff_t first = 0, last = 0; /* of rows in any order, as those of a fused scatter may be */
+    for (ptrdiff_t i = 0; i < ROWS; i++) {
         picks->row[i] = row[i] - row[0];
+        first = picks->row[i] < first ? picks->row[i] : first;
+        last = picks->row[i] > last ? picks->row[i] : last;
+    }
+    picks->reach = last + tap[n_k - 1] * sk + 1;
+    picks->pairs = (picks->reach + 2 * LANES - 1) / (2 * LANES);
+    picks->vectors = first == 0 && n <= NAME(pick_vectors) && picks->pairs <= NAME(pick_pairs) ? n : 0;
     for (ptrdiff_t v = 0; v < picks->vectors; v++) {
         for (int l = 0; l < LANES; l++) {
             const ptrdiff_t j = v * NAME(pick_taps) + l / ROWS;

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 
 import numpy as np
 from hypothesis import strategies as st
@@ -405,3 +406,22 @@ def assert_transforms_accurate(actual, expected, a, b, bias=None):
     levels = np.log2(max(a.shape[-1], b.shape[-1], 2)) + 8
     error = np.abs(actual.astype(wide) - expected.astype(wide)).max()
     assert error <= TRANSFORM_BOUND * unit * levels * norm
+
+
+def resident_kib():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+def recurring_growth(run, limit=1024):
+    """KiB that memory grows by in each of three runs, or fewer than `limit`: a leak is of every call.
+
+    Others in this process touch new pages once.
+    """
+    for _ in range(3):
+        before = resident_kib()
+        run()
+        grown = resident_kib() - before
+        if grown < limit:
+            break
+    return grown

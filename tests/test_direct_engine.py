@@ -562,16 +562,19 @@ def few_outputs_in_place(rng, c_out, dtype, placed):
     for kernel_size, left, l_in in ((1, 0, 2049), (3, 1, 2500), (7, 0, 2063)):
         x = placed(integers(rng, 1, 40, l_in, dtype=dtype))
         w, b = integers(rng, c_out, 40, kernel_size, dtype=dtype), integers(rng, c_out, dtype=dtype)
-        y = placed(np.empty((1, c_out, length(x, kernel_size, 1, 1, left, 0)), dtype))
-        direct_engine.correlate(x, w, b, y, window(1, 1, left, ZEROS), (1, False))
-        assert_exact(y, slow_correlate(x, w, b, y.shape[2], 1, 1, left, ZEROS))
+        expected = slow_correlate(x, w, b, length(x, kernel_size, 1, 1, left, 0), 1, 1, left, ZEROS)
+        for threads in (1, 2):
+            y = placed(np.empty(expected.shape, dtype))
+            direct_engine.correlate(x, w, b, y, window(1, 1, left, ZEROS), (threads, False))
+            assert_exact(y, expected)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("c_out", [*range(1, 10)])
 def test_few_output_channels_read_the_input_in_place(dtype, c_out):
     few_outputs_in_place(np.random.default_rng(31), c_out, dtype, lambda a: a)
-    few_outputs_in_place(np.random.default_rng(32), c_out, dtype, lambda a: a[:, :, ::-1])
+    few_outputs_in_place(np.random.default_rng(32), c_out, dtype, lambda a: a[:, ::-1])
+    few_outputs_in_place(np.random.default_rng(33), c_out, dtype, lambda a: a[:, :, ::-1])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="protects pages with mprotect")

@@ -414,7 +414,7 @@ def resident_kib():
 
 
 def recurring_growth(run, limit=1024):
-    """KiB that memory grows by in each of three runs, or fewer than `limit`: a leak is of every call.
+    """KiB by which memory grows in each of three runs, or fewer than `limit`: leaks recur.
 
     Others in this process touch new pages once.
     """

@@ -13,6 +13,8 @@
 #else
 #define CHANNELS(w) SHUFFLE(LOAD(w), LOAD((w) + ROWS * order->pitch), PICK(FIRST_HALVES, LANES))
 #endif
+/* Terms whose ROWS weights fill a line of the cache. */
+#define LINE_TERMS (64 / (ROWS * (ptrdiff_t)sizeof(T)) > 0 ? 64 / (ROWS * (ptrdiff_t)sizeof(T)) : 1)
 typedef void (*NAME(across_fn))(const NAME(order) * order, const T *w, const T *x, const int32_t *tap, T *sums,
                                 ptrdiff_t pitch, const T *bias, int accumulate, const NAME(finish) * finish);
 
@@ -21,15 +23,18 @@ typedef void (*NAME(across_fn))(const NAME(order) * order, const T *w, const T *
                                            const int32_t *tap, T *restrict sums, ptrdiff_t pitch,                      \
                                            const T *restrict bias, int accumulate, const NAME(finish) * finish)        \
     {                                                                                                                  \
-        const ptrdiff_t kc = order->kc, chain = order->chain;                                                          \
+        const ptrdiff_t kc = order->kc, chain = order->chain, ahead = order->ahead * ROWS;                             \
         for (ptrdiff_t t = 0;;) {                                                                                      \
             const ptrdiff_t end = kc - t < chain ? kc : t + chain;                                                     \
             V acc[NV][COLS] = {{{0}}};                                                                                 \
             while (t < end) {                                                                                          \
                 const ptrdiff_t stop = end - t < order->run ? end : t + order->run;                                    \
-                for (; t < stop; t++, w += ROWS) {                                                                     \
+                for (ptrdiff_t line = 0; t < stop; t++, line++, w += ROWS) {                                           \
                     const T *restrict xt = x + *tap++;                                                                 \
                     V channels[NV];                                                                                    \
+                    if (line % LINE_TERMS == 0)                                                                        \
+                        _Pragma("GCC unroll 8") for (int j = 0; j < NV * (LANES / ROWS); j++)                          \
+                            PREFETCH_NEAR(w + j * ROWS * order->pitch + ahead);                                        \
                     _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) channels[j] =                                 \
                         CHANNELS(w + j * LANES * order->pitch);                                                        \
                     _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                             \
@@ -119,5 +124,6 @@ static ptrdiff_t NAME(run_across)(ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, 
     }
     return co;
 }
+#undef LINE_TERMS
 #undef CHANNELS
 #endif

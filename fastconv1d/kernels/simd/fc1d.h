@@ -100,7 +100,7 @@ typedef struct {
     ptrdiff_t n_tiles, n_item_units, n_group_units, n_co_units;
     const ptrdiff_t *pos;    /* input position of each tap for column 0 of padding 0 (correlate) */
     ptrdiff_t x_base;        /* of column 0 */
-    int by_rows;             /* the window stays in L1: write the output row by row */
+    int by_rows;             /* write the output row by row, as where the window stays in L1 */
     int plain;               /* y and residual have unit stride and the kernels' type */
     int staged;              /* outputs pass through a staging tile (phases, several items, or y is not plain) */
     ptrdiff_t stage_pitch;   /* elements of a staging row */

@@ -365,9 +365,12 @@ static void NAME(finish_panel)(const fc1d_gradient *q, ptrdiff_t n_co, ptrdiff_t
     for (ptrdiff_t co = 0; co < n_co; co += q->finish_rows) {
         const ptrdiff_t end = n_co - co < q->finish_rows ? n_co : co + q->finish_rows;
         NAME(multiply_panel)(q, co, end, nv, kc, g, panel, live, n_live, sums, q->sums_pitch, q->panel, 0);
-        for (ptrdiff_t i = co; i < end; i++)
-            NAME(transpose_sums)(sums + (i - co) * q->sums_pitch, q->panel, n_ci, taps, live, n_live,
-                                 dw + i * ldw + ci * taps, q->add);
+        for (ptrdiff_t i = co; i < end; i++) {
+            T *row = dw + i * ldw + ci * taps;
+            if (i + 2 < n_co)
+                NAME(expect)(row + 2 * ldw, 1, 0, n_ci * taps);
+            NAME(transpose_sums)(sums + (i - co) * q->sums_pitch, q->panel, n_ci, taps, live, n_live, row, q->add);
+        }
     }
 }
 

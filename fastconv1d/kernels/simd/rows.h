@@ -69,6 +69,37 @@ static void NAME(transpose_square)(T *restrict dst, ptrdiff_t dst_pitch, const T
     _Pragma("GCC unroll 16") for (int r = 0; r < LANES; r++) STORE(dst + r * dst_pitch, v[r]);
 }
 
+/* dst[i] = src[i], i < n < LANES, in two pieces that may overlap; without src zeros. */
+static inline __attribute__((always_inline)) void NAME(copy_short)(T *restrict dst, const T *restrict src, ptrdiff_t n)
+{
+#define PIECES(SIZE)                                                                                                   \
+    if (LANES > SIZE && n >= SIZE) {                                                                                   \
+        T head[SIZE] = {0}, tail[SIZE] = {0};                                                                          \
+        if (src) {                                                                                                     \
+            memcpy(head, src, sizeof(head));                                                                           \
+            memcpy(tail, src + n - SIZE, sizeof(tail));                                                                \
+        }                                                                                                              \
+        memcpy(dst, head, sizeof(head));                                                                               \
+        memcpy(dst + n - SIZE, tail, sizeof(tail));                                                                    \
+        return;                                                                                                        \
+    }
+    PIECES(8)
+    PIECES(4)
+    PIECES(2)
+    if (n > 0)
+        *dst = src ? *src : 0;
+#undef PIECES
+}
+
+/* Zeros for dst[i], i < n. */
+static inline void NAME(clear)(T *dst, ptrdiff_t n)
+{
+    if (n < LANES)
+        NAME(copy_short)(dst, NULL, n);
+    else
+        memset(dst, 0, (size_t)n * sizeof(T));
+}
+
 /* dst[i] = src[i*step], i < n: contiguous and every second, fourth or eighth in vectors, otherwise one by one. */
 static void NAME(gather)(T *restrict dst, ptrdiff_t n, const T *restrict src, ptrdiff_t step)
 {
@@ -78,6 +109,10 @@ static void NAME(gather)(T *restrict dst, ptrdiff_t n, const T *restrict src, pt
         for (; i < n - LANES; i += LANES)
             STORE(dst + i, LOAD(src + i));
         STORE(dst + n - LANES, LOAD(src + n - LANES)); /* may write some elements again */
+        return;
+    }
+    if (step == 1) {
+        NAME(copy_short)(dst, src, n);
         return;
     }
     if (step == 2)
@@ -141,7 +176,9 @@ static void NAME(load_rows)(T *dst, ptrdiff_t pitch, ptrdiff_t m, ptrdiff_t n, c
                             ptrdiff_t sl, int half)
 {
     ptrdiff_t i = 0, c = 0;
-    if (!half && (sl == 1 || sc != 1)) { /* the most frequent case, for short rows as well */
+    if (!half && (sl == 1 || sc != 1)) { /* the most frequent case */
+        for (; sl == 1 && n < LANES && c < m; c++)
+            NAME(copy_short)(dst + c * pitch, (const T *)src + c * sc, n);
         for (; c < m; c++)
             NAME(gather)(dst + c * pitch, n, (const T *)src + c * sc, sl);
         return;

@@ -26,6 +26,7 @@ typedef struct {
     ptrdiff_t kc, chain;             /* terms, and terms of a chain, without those that are left out */
     ptrdiff_t run, skip, skip_table; /* after each `run` terms so many are left out of w, and of tap */
     ptrdiff_t pitch;                 /* of w from one output channel to the next, in terms */
+    ptrdiff_t ahead;                 /* terms after which w is asked for, see AHEAD_BYTES */
 } NAME(order);
 typedef void (*NAME(tile_fn))(ptrdiff_t kc, const NAME(order) * order, const T *w, const T *x, const int32_t *tap, T *y,
                               ptrdiff_t ldy, const T *bias, int accumulate, const NAME(finish) * finish);
@@ -36,10 +37,12 @@ typedef void (*NAME(tile_fn))(ptrdiff_t kc, const NAME(order) * order, const T *
                                        const T *restrict bias, int accumulate, const NAME(finish) * finish)            \
     {                                                                                                                  \
         V acc[MR][NV] = {{{0}}};                                                                                       \
+        const ptrdiff_t ahead = order ? order->ahead * MR : 0;                                                         \
         for (ptrdiff_t t = 0, end = order && order->run < kc ? order->run : kc;;) {                                    \
             for (; t < end; t++, w += MR) {                                                                            \
                 const T *restrict xt = x + tap[t];                                                                     \
                 V xv[NV];                                                                                              \
+                PREFETCH_NEAR(w + ahead);                                                                              \
                 _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) xv[j] = LOAD(xt + j * LANES);                    \
                 EACH(MR, NV, acc[i][j] += w[i] * xv[j])                                                                \
             }                                                                                                          \
@@ -124,8 +127,7 @@ static const NAME(row_fn) NAME(row)[NAME(row_terms) + 1] = {0,           NAME(ro
 static inline void NAME(fill)(const fc1d_problem *p, T *dst, ptrdiff_t i0, ptrdiff_t i1, ptrdiff_t start, ptrdiff_t x)
 {
     if (p->mode == FC1D_ZEROS || p->l_in == 0)
-        for (ptrdiff_t i = i0; i < i1; i++)
-            dst[i] = 0;
+        NAME(clear)(dst + i0, i1 - i0);
     else
         for (ptrdiff_t i = i0; i < i1; i++) {
             const ptrdiff_t position = NAME(resolve)(start + i * p->x_step, p->l_in, p->mode);
@@ -165,8 +167,10 @@ static void NAME(pack_window)(const fc1d_problem *p, ptrdiff_t x, ptrdiff_t firs
             for (ptrdiff_t c = 0; c < n_ci; c++) {
                 T *dst = rows + c * p->row_pitch;
                 const ptrdiff_t channel = row + NAME(row_at)(ci + c, p->xc, p->parts);
-                NAME(fill)(p, dst, 0, lo, start, channel);
-                NAME(fill)(p, dst, hi, n, start, channel);
+                if (lo > 0)
+                    NAME(fill)(p, dst, 0, lo, start, channel);
+                if (hi < n)
+                    NAME(fill)(p, dst, hi, n, start, channel);
                 if (p->before.function)
                     NAME(finish_row)(&before, first + ci + c, zeros ? dst + lo : dst, NULL, zeros ? hi - lo : n);
             }
@@ -275,8 +279,8 @@ static void NAME(run_tile)(ptrdiff_t rows, ptrdiff_t nv, ptrdiff_t cols, const N
 #include "across.h"
 
 /* All columns [0, cols) of output channels [co0, co1), `rows` (<= ROWS) at a time. Either the strip of the window that one
- * register tile needs stays in L1 while the weights stream past it, or, where the whole window stays in L1, the weights
- * of one register tile stay and the output is written row after row. */
+ * register tile needs stays in L1 while the weights stream past it, or, `by_rows`, the weights of one register tile stay, the
+ * window comes by, from L2 maybe, and the output is written row after row, as far as the hardware foresees best. */
 static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff_t cols, const NAME(order) * order,
                            const T *w, const T *window, const int32_t *tap, T *y, ptrdiff_t ldy, int padded, const T *bias,
                            int accumulate, int by_rows, NAME(ahead) *ahead, const NAME(sink) * sink)
@@ -300,11 +304,16 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
             nv = n_vec / strips + (s < n_vec % strips);
             const NAME(tile_fn) tile = NAME(tiles)[rows][nv];
             const int plain = !sink && (padded || cols - q >= nv * LANES);
-            NAME(fetch_ahead)(ahead, s, strips);
+            NAME(fetch_ahead)(ahead, by_rows ? (c0 - co0) / rows : s, by_rows ? (co1 - co0) / rows : strips);
             for (ptrdiff_t co = c0; co < c0 + sweep; co += rows) {
                 T *out = y + co * ldy + q;
                 const T *b = bias ? bias + co : NULL;
-                NAME(expect)(out, rows, ldy, nv * LANES);
+                if (!by_rows)
+                    NAME(expect)(out, rows, ldy, nv * LANES);
+                else if (s + 1 < strips) /* the tile's own would be late: few terms come with large outputs */
+                    NAME(expect)(out + nv * LANES, rows, ldy, nv * LANES);
+                else if (co + rows < co1)
+                    NAME(expect)(y + (co + rows) * ldy, rows, ldy, nv * LANES);
                 if (plain) {
                     NAME(run_chains)(tile, rows, order, w + co * pitch, window + q, tap, out, ldy, b, accumulate, NULL);
                     continue;
@@ -410,6 +419,8 @@ static void NAME(emit)(const fc1d_problem *p, ptrdiff_t y_item, ptrdiff_t r_item
             NAME(load_rows)(more, p->emit_pitch, m, length, NAME(at)(p->residual, r, p->half), p->rc, p->rl, p->half);
         for (ptrdiff_t c = 0; c < m; c++) {
             T *row = to + c * pitch;
+            if (p->plain && p->n_tiles > 1 && co + m * p->fused < co1) /* the next part of a row arrives meanwhile */
+                NAME(expect)(row + p->yc, 1, 0, length);
             if (step > 1)
                 NAME(unstage)(p, from + c * p->fused * p->stage_pitch, phase_pitch, q0, cols, row - lo);
             else if (p->plain)
@@ -532,10 +543,12 @@ typedef struct {
     ptrdiff_t q0, part;
 } NAME(terms);
 
-static inline NAME(order) NAME(order_of)(const NAME(terms) * t, ptrdiff_t from, ptrdiff_t to)
+static inline NAME(order) NAME(order_of)(const NAME(terms) * t, ptrdiff_t from, ptrdiff_t to, ptrdiff_t ahead_bytes)
 {
-    const ptrdiff_t n_k = to - from, kc = t->n_ci * n_k;
-    const NAME(order) order = {kc, t->chain * n_k, n_k < t->n_k ? n_k : kc, t->n_k - n_k, t->taps - n_k, t->n_ci * t->n_k};
+    const ptrdiff_t n_k = to - from, kc = t->n_ci * n_k, skip = t->n_k - n_k;
+    const ptrdiff_t terms = ahead_bytes / (ROWS * (ptrdiff_t)sizeof(T));
+    const ptrdiff_t ahead = skip ? (terms + t->n_k - 1) / t->n_k * t->n_k : terms; /* where something is left out there too */
+    const NAME(order) order = {kc, t->chain * n_k, skip ? n_k : kc, skip, t->taps - n_k, t->n_ci * t->n_k, ahead};
     return order;
 }
 
@@ -568,7 +581,7 @@ static ptrdiff_t NAME(run_parts)(const NAME(terms) * t, ptrdiff_t c0, ptrdiff_t 
         n = t->part && t->part < cols - q ? t->part : cols - q;
         if (t->part)
             NAME(find_live)(t->p, t->pos, t->n_k, t->q0 + q, n, &from, &to);
-        const NAME(order) order = NAME(order_of)(t, from, to);
+        const NAME(order) order = NAME(order_of)(t, from, to, AHEAD_ACROSS_BYTES);
         if (sink) {
             of_part = *sink;
             if (sink->finish.residual)
@@ -587,7 +600,7 @@ static void NAME(run_block)(const NAME(terms) * t, ptrdiff_t c0, ptrdiff_t c1, p
                             NAME(ahead) * ahead, const NAME(sink) * sink)
 {
     const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
-    const NAME(order) order = NAME(order_of)(t, t->from, t->to);
+    const NAME(order) order = NAME(order_of)(t, t->from, t->to, AHEAD_BYTES);
     const int32_t *tap = t->tap + t->from;
 #if ACROSS_CHANNELS
     if (cols <= NAME(few) || t->part)
@@ -982,6 +995,16 @@ static void NAME(pack_tile)(const T *w, const ptrdiff_t *row, ptrdiff_t rows, pt
         NAME(pack_strided)(w, row, rows, n_ci, si, tap, n_k, step, out);
 }
 
+/* Ask for the weights of a register tile: ROWS pieces as long as n_c channels, or n_c pieces of ROWS rows. */
+static void NAME(fetch_tile)(const T *w, ptrdiff_t so, ptrdiff_t n_c, ptrdiff_t si)
+{
+    const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), long_rows = so > si;
+    const ptrdiff_t pieces = long_rows ? ROWS : n_c, pitch = long_rows ? so : si, length = long_rows ? n_c * si : ROWS * so;
+    for (ptrdiff_t r = 0; r < pieces; r++)
+        for (ptrdiff_t i = 0; i < length; i += line)
+            PREFETCH_NEAR(w + r * pitch + i);
+}
+
 /* Order of a packed weight: group, block of ci, output phase, block of taps, tile of output channels, then
  * [ci in block][tap in block][channel in tile], as run_group walks it. `tap_k` maps sorted taps to kernel positions, the
  * largest of which is below `taps`. Strides are in elements, of complex numbers too, whose parts follow each other.
@@ -1011,6 +1034,8 @@ static int NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, pt
                         rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
                         for (ptrdiff_t i = 0; i < rows / parts; i++)
                             row[i] = (co / parts + i) / fused * so + (co / parts + i) % fused * sk;
+                        if (forward && fused == 1 && (so < si ? so : si) <= taps && co + 2 * ROWS <= p->c_out)
+                            NAME(fetch_tile)(w + (co + ROWS) * so + ci * si, so, n_ci, si);
                         if (parts == 1)
                             NAME(pack_tile)(w + ci * si, row, rows, so, n_ci, si, tap_k + k, n_k, step, w_end, out, out_end,
                                             &picks);

@@ -29,9 +29,11 @@ from primitives import (
 )
 
 import fastconv1d
+from fastconv1d import reference
 from fastconv1d.core.activations import Steps
 from fastconv1d.kernels import blas_engine, direct_engine
 from fastconv1d.kernels.direct_engine import PreparedLayer
+from fastconv1d.planner import explain
 
 DTYPES = [np.float32, np.float64, np.complex64]
 MODES = (ZEROS, REFLECT, REPLICATE, CIRCULAR)
@@ -1039,3 +1041,26 @@ def test_forced_engines_agree_on_integers():
     direct = np.empty_like(y[0])
     blas_engine.correlate(x, w, None, direct, window(2, 2, 3, ZEROS, 2), (1, True))
     assert_exact(direct, y[0])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("c_in", "c_out", "kernel"), [(24, 41, 1), (30, 19, 1), (9, 37, 3), (70, 43, 3)]
+)
+def test_large_outputs_are_written_row_by_row(isa, c_in, c_out, kernel, dtype):
+    rng = np.random.default_rng(c_in)
+    layer = fastconv1d.Conv1d(c_in, c_out, kernel, dtype=dtype, activation="relu").eval()
+    layer.weight = rng.integers(-3, 4, layer.weight.shape).astype(dtype)
+    layer.bias = rng.integers(-3, 4, layer.bias.shape).astype(dtype)
+    x = rng.integers(-3, 4, (1, c_in, 7213)).astype(dtype)
+    few = 4 if isa != "avx512" else 10**9  # rows of a register tile: more terms pay with eight
+    assert explain(layer, x.shape)["by_rows"] == (few > 4 or c_in * kernel <= 32)
+    assert not explain(layer, (1, c_in, 40))["by_rows"]
+    expected = reference.conv1d(x, layer.weight, layer.bias)
+    residual = rng.integers(-3, 4, expected.shape).astype(dtype)
+    for threads in (1, 2):
+        with fastconv1d.num_threads(threads):
+            np.testing.assert_array_equal(layer(x), np.maximum(expected, 0))
+            np.testing.assert_array_equal(
+                layer(x, residual=residual), np.maximum(expected + residual, 0)
+            )

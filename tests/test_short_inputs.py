@@ -106,6 +106,52 @@ def test_many_short_items(isa, case, dtype):
         np.testing.assert_array_equal(layer(x[i : i + 1])[0], y[i])
 
 
+TRANSPOSED_ITEMS = [
+    # N, c_in, c_out, K, padding, dilation, groups, L
+    (64, 300, 2, 9, 0, 1, 1, 9),
+    (65, 77, 4, 1, 0, 1, 1, 1),
+    (100, 6, 9, 5, 4, 2, 3, 7),
+    (131, 40, 17, 3, 1, 3, 1, 2),
+    (70, 33, 1, 41, 19, 1, 1, 3),
+    (33, 150, 19, 30, 2, 1, 1, 1),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("case", TRANSPOSED_ITEMS)
+def test_many_short_items_of_transposed_layers(isa, case, dtype):
+    n, c_in, c_out, kernel, padding, dilation, groups, length = case
+    rng = np.random.default_rng(0)
+    options = {"padding": padding, "dilation": dilation, "groups": groups}
+    layer = fastconv1d.ConvTranspose1d(c_in, c_out, kernel, dtype=dtype, **options)
+    layer.weight = integers(rng, layer.weight.shape, dtype)
+    layer.bias = integers(rng, layer.bias.shape, dtype)
+    layer.eval()
+    assert explain(layer, (n, c_in, length))["kernel"] == "run_items"
+    x = integers(rng, (n, c_in, length), dtype)
+    expected = reference.conv_transpose1d(x, layer.weight, layer.bias, **options)
+    for threads in (1, 2):
+        with fastconv1d.num_threads(threads):
+            np.testing.assert_array_equal(layer(x), expected)
+    x = normals(rng, x.shape, dtype)  # the bits of an item are those that it has alone, and longer
+    y = layer(x)
+    longer = np.pad(x, ((0, 0), (0, 0), (0, 70)))
+    for i in (0, n // 2, n - 1):
+        np.testing.assert_array_equal(layer(x[i : i + 1])[0], y[i])
+        np.testing.assert_array_equal(layer(longer[i : i + 1])[0, :, : y.shape[2]], y[i])
+
+
+@pytest.mark.parametrize("length", range(1, 20))
+def test_rows_shorter_than_vectors(isa, length):
+    rng = np.random.default_rng(length)
+    for dtype, padding in itertools.product(("float32", "float64"), (0, 1, 3, 9, 17)):
+        if length + 2 * padding < 3:
+            continue
+        layer = layer_of(rng, 5, 9, 3, dtype, padding=padding)
+        x = integers(rng, (3, 5, length), dtype)
+        np.testing.assert_array_equal(layer(x), expected_of(layer, x))
+
+
 def test_short_inputs_with_steps_and_16_bits(isa):
     rng = np.random.default_rng(1)
     for groups, n in ((64, 2), (1, 80)):

@@ -474,12 +474,12 @@ cdef bint _leaves_out(const fc1d_problem* p, ptrdiff_t cols) noexcept nogil:
 
 cdef bint _writes_rows(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize) noexcept nogil:
     """Whether a layer of more than few channels, whose outputs are not staged, writes them row by row."""
-    cdef ptrdiff_t strip = kernels.vectors[min(p.c_out, kernels.rows)] * kernels.lanes
+    cdef ptrdiff_t rows = min(p.c_out, kernels.rows), strip = kernels.vectors[rows] * kernels.lanes
     cdef bint large = (<double> p.n_batch * p.groups * p.c_out * p.l_out * max(1, p.rows_out) * itemsize
                        > LARGE_OUTPUT_BYTES)
     if kernels.rows < TALL_ROWS:
         return large and p.c_in * p.kernel_size <= FEW_TERMS_OF_LARGE
-    return large or p.kernel_size * kernels.rows >= strip
+    return large or p.kernel_size * rows >= strip
 
 
 cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,

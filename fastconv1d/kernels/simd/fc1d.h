@@ -98,7 +98,7 @@ typedef struct {
     /* tiles: a unit is (items, groups, output channels, columns) */
     ptrdiff_t tile_cols, items_per_unit, item_pitch, groups_per_unit, co_unit, co_block;
     ptrdiff_t n_tiles, n_item_units, n_group_units, n_co_units;
-    const ptrdiff_t *pos;    /* input position of each tap for column 0 of padding 0 (correlate) */
+    const ptrdiff_t *pos;    /* input position of each tap for column 0 of padding 0, rising (correlate) or falling */
     ptrdiff_t x_base;        /* of column 0 */
     int by_rows;             /* write the output row by row, as where the window stays in L1 */
     int plain;               /* y and residual have unit stride and the kernels' type */

@@ -37,7 +37,7 @@ typedef void (*NAME(tile_fn))(ptrdiff_t kc, const NAME(order) * order, const T *
                                        const T *restrict bias, int accumulate, const NAME(finish) * finish)            \
     {                                                                                                                  \
         V acc[MR][NV] = {{{0}}};                                                                                       \
-        const ptrdiff_t ahead = order ? order->ahead * MR : 0;                                                         \
+        const ptrdiff_t ahead = (order ? order->ahead : AHEAD_BYTES / (ROWS * (ptrdiff_t)sizeof(T))) * MR;             \
         for (ptrdiff_t t = 0, end = order && order->run < kc ? order->run : kc;;) {                                    \
             for (; t < end; t++, w += MR) {                                                                            \
                 const T *restrict xt = x + tap[t];                                                                     \
@@ -203,9 +203,9 @@ typedef struct {
 
 static void NAME(fetch_ahead)(NAME(ahead) *a, ptrdiff_t part, ptrdiff_t parts)
 {
-    if (a->done >= a->elements) /* another sweep, phase or block has asked for all of it */
-        return;
     const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), end = (a->elements * (part + 1) / parts + line - 1) / line * line;
+    if (a->done >= end || a->done >= a->elements) /* another sweep, phase or block has asked for it */
+        return;
     for (ptrdiff_t r = 0; r < a->rows; r++)
         for (ptrdiff_t i = a->done; i < end && i < a->elements; i += line)
             PREFETCH(a->row + r * a->pitch + i);
@@ -304,7 +304,7 @@ static void NAME(run_rows)(ptrdiff_t rows, ptrdiff_t co0, ptrdiff_t co1, ptrdiff
             nv = n_vec / strips + (s < n_vec % strips);
             const NAME(tile_fn) tile = NAME(tiles)[rows][nv];
             const int plain = !sink && (padded || cols - q >= nv * LANES);
-            NAME(fetch_ahead)(ahead, by_rows ? (c0 - co0) / rows : s, by_rows ? (co1 - co0) / rows : strips);
+            NAME(fetch_ahead)(ahead, (c0 - co0) / sweep * strips + s, (co1 - co0) / sweep * strips);
             for (ptrdiff_t co = c0; co < c0 + sweep; co += rows) {
                 T *out = y + co * ldy + q;
                 const T *b = bias ? bias + co : NULL;
@@ -419,7 +419,7 @@ static void NAME(emit)(const fc1d_problem *p, ptrdiff_t y_item, ptrdiff_t r_item
             NAME(load_rows)(more, p->emit_pitch, m, length, NAME(at)(p->residual, r, p->half), p->rc, p->rl, p->half);
         for (ptrdiff_t c = 0; c < m; c++) {
             T *row = to + c * pitch;
-            if (p->plain && p->n_tiles > 1 && co + m * p->fused < co1) /* the next part of a row arrives meanwhile */
+            if (p->plain && p->n_tiles > 1 && length * (ptrdiff_t)sizeof(T) <= EMIT_AHEAD_BYTES && co + m * p->fused < co1)
                 NAME(expect)(row + p->yc, 1, 0, length);
             if (step > 1)
                 NAME(unstage)(p, from + c * p->fused * p->stage_pitch, phase_pitch, q0, cols, row - lo);
@@ -995,7 +995,7 @@ static void NAME(pack_tile)(const T *w, const ptrdiff_t *row, ptrdiff_t rows, pt
         NAME(pack_strided)(w, row, rows, n_ci, si, tap, n_k, step, out);
 }
 
-/* Ask for the weights of a register tile: ROWS pieces as long as n_c channels, or n_c pieces of ROWS rows. */
+/* Ask for the weights of a register tile, all taps: ROWS pieces as long as n_c channels, or n_c pieces of ROWS rows. */
 static void NAME(fetch_tile)(const T *w, ptrdiff_t so, ptrdiff_t n_c, ptrdiff_t si)
 {
     const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), long_rows = so > si;
@@ -1034,7 +1034,7 @@ static int NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, pt
                         rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
                         for (ptrdiff_t i = 0; i < rows / parts; i++)
                             row[i] = (co / parts + i) / fused * so + (co / parts + i) % fused * sk;
-                        if (forward && fused == 1 && (so < si ? so : si) <= taps && co + 2 * ROWS <= p->c_out)
+                        if (forward && fused == 1 && n_k == taps && (so < si ? so : si) == taps && co + 2 * ROWS <= p->c_out)
                             NAME(fetch_tile)(w + (co + ROWS) * so + ci * si, so, n_ci, si);
                         if (parts == 1)
                             NAME(pack_tile)(w + ci * si, row, rows, so, n_ci, si, tap_k + k, n_k, step, w_end, out, out_end,

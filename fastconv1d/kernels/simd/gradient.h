@@ -367,7 +367,7 @@ static void NAME(finish_panel)(const fc1d_gradient *q, ptrdiff_t n_co, ptrdiff_t
         NAME(multiply_panel)(q, co, end, nv, kc, g, panel, live, n_live, sums, q->sums_pitch, q->panel, 0);
         for (ptrdiff_t i = co; i < end; i++) {
             T *row = dw + i * ldw + ci * taps;
-            if (i + 2 < n_co)
+            if (i + 2 < n_co && n_ci * taps * (ptrdiff_t)sizeof(T) <= EMIT_AHEAD_BYTES)
                 NAME(expect)(row + 2 * ldw, 1, 0, n_ci * taps);
             NAME(transpose_sums)(sums + (i - co) * q->sums_pitch, q->panel, n_ci, taps, live, n_live, row, q->add);
         }

@@ -100,7 +100,7 @@ static inline void NAME(clear)(T *dst, ptrdiff_t n)
         memset(dst, 0, (size_t)n * sizeof(T));
 }
 
-/* dst[i] = src[i*step], i < n: contiguous and every second, fourth or eighth in vectors, otherwise one by one. */
+/* dst[i] = src[i*step], i < n: contiguous and every second, third, fourth or eighth in vectors, otherwise one by one. */
 static void NAME(gather)(T *restrict dst, ptrdiff_t n, const T *restrict src, ptrdiff_t step)
 {
     ptrdiff_t i = 0;
@@ -133,9 +133,28 @@ static void NAME(gather)(T *restrict dst, ptrdiff_t n, const T *restrict src, pt
             }
             STORE(dst + i, SHUFFLE(SHUFFLE(v[0], v[1], EVEN), SHUFFLE(v[2], v[3], EVEN), EVEN));
         }
+    else if (step == 3)
+        for (; i + LANES < n; i += LANES) {
+            const T *s = src + 3 * i;
+            V a = SHUFFLE(LOAD(s), LOAD(s + LANES), THIRDS);
+            STORE(dst + i, SHUFFLE(a, LOAD(s + 2 * LANES), OTHER_THIRDS));
+        }
 #endif
     for (; i < n; i++)
         dst[i] = src[i * step];
+}
+
+/* dst[i] = src[i], i < n, without a call for the short rows of many items, where a call takes as long as the copy. */
+static inline __attribute__((always_inline)) void NAME(copy_row)(T *restrict dst, const T *restrict src, ptrdiff_t n)
+{
+    if (n < LANES)
+        NAME(copy_short)(dst, src, n);
+    else if (n <= 2 * LANES) {
+        const V head = LOAD(src), tail = LOAD(src + n - LANES);
+        STORE(dst, head);
+        STORE(dst + n - LANES, tail);
+    } else
+        NAME(gather)(dst, n, src, 1);
 }
 
 /* Element `offset` of storage that holds 16-bit elements or the kernels' own. */
@@ -177,8 +196,8 @@ static void NAME(load_rows)(T *dst, ptrdiff_t pitch, ptrdiff_t m, ptrdiff_t n, c
 {
     ptrdiff_t i = 0, c = 0;
     if (!half && (sl == 1 || sc != 1)) { /* the most frequent case */
-        for (; sl == 1 && n < LANES && c < m; c++)
-            NAME(copy_short)(dst + c * pitch, (const T *)src + c * sc, n);
+        for (; sl == 1 && c < m; c++)
+            NAME(copy_row)(dst + c * pitch, (const T *)src + c * sc, n);
         for (; c < m; c++)
             NAME(gather)(dst + c * pitch, n, (const T *)src + c * sc, sl);
         return;
@@ -264,7 +283,7 @@ static void NAME(store_rows)(void *dst, ptrdiff_t sc, ptrdiff_t sl, const T *src
             for (ptrdiff_t j = first; j < n; j++)
                 NAME(narrow)((uint16_t *)to + j * sl, row + j, 1, half);
         else if (sl == 1)
-            NAME(gather)((T *)to + first, n - first, row + first, 1);
+            NAME(copy_row)((T *)to + first, row + first, n - first);
         else
             for (ptrdiff_t j = first; j < n; j++)
                 ((T *)to)[j * sl] = row[j];

@@ -26,7 +26,7 @@ typedef struct {
     ptrdiff_t kc, chain;             /* terms, and terms of a chain, without those that are left out */
     ptrdiff_t run, skip, skip_table; /* after each `run` terms so many are left out of w, and of tap */
     ptrdiff_t pitch;                 /* of w from one output channel to the next, in terms */
-    ptrdiff_t ahead;                 /* terms after which w is asked for, see AHEAD_BYTES */
+    ptrdiff_t ahead;                 /* so many terms ahead w is asked for, see AHEAD_BYTES */
 } NAME(order);
 typedef void (*NAME(tile_fn))(ptrdiff_t kc, const NAME(order) * order, const T *w, const T *x, const int32_t *tap, T *y,
                               ptrdiff_t ldy, const T *bias, int accumulate, const NAME(finish) * finish);
@@ -203,8 +203,12 @@ typedef struct {
 
 static void NAME(fetch_ahead)(NAME(ahead) *a, ptrdiff_t part, ptrdiff_t parts)
 {
-    const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), end = (a->elements * (part + 1) / parts + line - 1) / line * line;
-    if (a->done >= end || a->done >= a->elements) /* another sweep, phase or block has asked for it */
+    const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T);
+    if (a->done >= a->elements) /* another sweep, phase or block has asked for all of it */
+        return;
+    const ptrdiff_t share = part + 1 < parts ? a->elements * (part + 1) / parts : a->elements; /* short rows feel a division */
+    const ptrdiff_t end = (share + line - 1) / line * line;
+    if (a->done >= end)
         return;
     for (ptrdiff_t r = 0; r < a->rows; r++)
         for (ptrdiff_t i = a->done; i < end && i < a->elements; i += line)
@@ -419,12 +423,13 @@ static void NAME(emit)(const fc1d_problem *p, ptrdiff_t y_item, ptrdiff_t r_item
             NAME(load_rows)(more, p->emit_pitch, m, length, NAME(at)(p->residual, r, p->half), p->rc, p->rl, p->half);
         for (ptrdiff_t c = 0; c < m; c++) {
             T *row = to + c * pitch;
+            /* the same part of the next row arrives meanwhile */
             if (p->plain && p->n_tiles > 1 && length * (ptrdiff_t)sizeof(T) <= EMIT_AHEAD_BYTES && co + m * p->fused < co1)
                 NAME(expect)(row + p->yc, 1, 0, length);
             if (step > 1)
                 NAME(unstage)(p, from + c * p->fused * p->stage_pitch, phase_pitch, q0, cols, row - lo);
             else if (p->plain)
-                NAME(gather)(row, cols, from, 1);
+                NAME(copy_row)(row, from, cols);
             if (finish)
                 NAME(finish_row)(finish, channel + c, row, residual ? residual + c * p->emit_pitch : NULL, length);
         }
@@ -547,7 +552,7 @@ static inline NAME(order) NAME(order_of)(const NAME(terms) * t, ptrdiff_t from, 
 {
     const ptrdiff_t n_k = to - from, kc = t->n_ci * n_k, skip = t->n_k - n_k;
     const ptrdiff_t terms = ahead_bytes / (ROWS * (ptrdiff_t)sizeof(T));
-    const ptrdiff_t ahead = skip ? (terms + t->n_k - 1) / t->n_k * t->n_k : terms; /* where something is left out there too */
+    const ptrdiff_t ahead = skip ? (terms + t->n_k - 1) / t->n_k * t->n_k : terms; /* whole channels, whose live taps are these */
     const NAME(order) order = {kc, t->chain * n_k, skip ? n_k : kc, skip, t->taps - n_k, t->n_ci * t->n_k, ahead};
     return order;
 }
@@ -995,7 +1000,9 @@ static void NAME(pack_tile)(const T *w, const ptrdiff_t *row, ptrdiff_t rows, pt
         NAME(pack_strided)(w, row, rows, n_ci, si, tap, n_k, step, out);
 }
 
-/* Ask for the weights of a register tile, all taps: ROWS pieces as long as n_c channels, or n_c pieces of ROWS rows. */
+/* Ask for the weights of a register tile, all taps: ROWS pieces as long as n_c channels, or n_c pieces of ROWS rows. The
+ * gradient by the input of 257 -> 513 channels, 3 taps, 4 positions: 595 -> 515 us with weights from memory; packing 512 x 512 x 3
+ * that lie in a cache 0.24 -> 0.28 ms. */
 static void NAME(fetch_tile)(const T *w, ptrdiff_t so, ptrdiff_t n_c, ptrdiff_t si)
 {
     const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), long_rows = so > si;

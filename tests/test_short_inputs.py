@@ -152,6 +152,16 @@ def test_rows_shorter_than_vectors(isa, length):
         np.testing.assert_array_equal(layer(x), expected_of(layer, x))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stride", [2, 3, 4, 5, 8])
+def test_strided_rows_end_anywhere(isa, stride, dtype):
+    rng = np.random.default_rng(stride)
+    layer = layer_of(rng, 2, 3, 1, dtype, stride=stride)
+    for length in (1, 2, 3, 5, 11, 12, 13, 23, 24, 25, 46, 47, 48, 49, 50, 51, 97, 145, 1001):
+        x = integers(rng, (2, 2, length), dtype)
+        np.testing.assert_array_equal(layer(x), expected_of(layer, x))
+
+
 def test_short_inputs_with_steps_and_16_bits(isa):
     rng = np.random.default_rng(1)
     for groups, n in ((64, 2), (1, 80)):

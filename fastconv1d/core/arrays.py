@@ -183,6 +183,19 @@ def operand(value: ArrayLike) -> NDArray[Any]:
     return array.astype(array.dtype.newbyteorder("="), order="C")
 
 
+def aligned(array: NDArray[Any]) -> NDArray[Any]:
+    """Return the array, or a copy: a pickle whose buffers lie elsewhere may put one at any address.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from fastconv1d.core.arrays import aligned
+    >>> aligned(np.frombuffer(bytes(9), np.float32, 2, 1)).flags.aligned
+    True
+    """
+    return array if array.flags.aligned else array.copy()
+
+
 def operands(
     function: str, input: ArrayLike, weight: ArrayLike, bias: ArrayLike | None
 ) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any] | None, bool]:

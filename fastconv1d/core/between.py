@@ -354,5 +354,5 @@ class Parametric(Between):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _spec=object())
-        if not self.training:  # arrays come back writable
-            self._held = {k: None if a is None else frozen(a) for k, a in self._held.items()}
+        own = arrays.aligned if self.training else frozen  # arrays come back writable
+        self._held = {k: None if a is None else own(a) for k, a in self._held.items()}

@@ -44,6 +44,13 @@ class Parameters(NamedTuple):
     weight: NDArray[Any]
     bias: NDArray[Any] | None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickled, tuple(self)
+
+
+def _unpickled(weight: NDArray[Any], bias: NDArray[Any] | None) -> Parameters:
+    return Parameters(arrays.aligned(weight), None if bias is None else arrays.aligned(bias))
+
 
 class Pack:
     """What the engines made of parameters and a spec, once, whoever uses it.
@@ -550,7 +557,7 @@ class Convolution(Layer):
     def __setstate__(self, state: dict[str, Any]) -> None:
         rest = dict(state)
         self._channels = rest.pop("in_channels"), rest.pop("out_channels")
-        held = Parameters(rest.pop("_weight"), rest.pop("_bias"))
+        held = _unpickled(rest.pop("_weight"), rest.pop("_bias"))
         names = (*self._options_of_spec, *Around._fields)
         options = {name: rest.pop(name) for name in names}
         self._make_spec(self._checked_kernel(rest.pop("kernel_size")), **options)

@@ -239,9 +239,9 @@ cdef ptrdiff_t FEW_CHANNELS_ADDED = 32
 cdef ptrdiff_t FEW_TERMS = 128
 # With more of both, outputs are written row by row where register tiles have this many rows (AVX-512: a strip that
 # comes from L2 is used as often) and the output is larger than a share of L2, or where the weights of a register tile
-# outweigh its strip. Of 38 random layers 1.00x if all was in a cache (0.91 to 1.09), 1.08x if nothing was (0.92 to 1.55);
-# 128 channels to as many of 300 positions, 3 taps, 0.93x otherwise. With 4 rows 0.88 to 1.03x of 12 layers in a cache,
-# but 1.28 to 1.41x for 24 and 30 terms and large outputs that are not.
+# outweigh its strip. Of 38 random layers 1.00x if all was in a cache (0.91 to 1.09), 1.08x if nothing was
+# (0.92 to 1.55); 128 channels to as many of 300 positions, 3 taps, 0.93x otherwise. With 4 rows 0.88 to 1.03x of
+# 12 layers in a cache, but 1.28 to 1.41x for 24 and 30 terms and large outputs that are not.
 cdef ptrdiff_t TALL_ROWS = 8
 cdef ptrdiff_t LARGE_OUTPUT_BYTES = 512 * 1024
 cdef ptrdiff_t FEW_TERMS_OF_LARGE = 32

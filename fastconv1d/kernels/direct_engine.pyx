@@ -2014,10 +2014,11 @@ cdef bint _panels_win(const fc1d_gradient* q, ptrdiff_t lanes, ptrdiff_t itemsiz
 
     Dot products pay for summing lanes after each row of columns, for lanes idle at the end of each item's, and for rows
     that vectors do not begin at: of 64 bytes all of those lie in two cache lines. Panels pay for idle lanes, a single
-    vector, and transposing. Measured both ways on 1,100 layers in cache (4 to 300 channels, 1 to 11 taps, 1 to 1500
-    columns, 1 to 16 items; 400 of float32 and 200 of float64 with AVX-512, 250 each with AVX2 and SSE2): on average the
-    way that is chosen takes 0.2 to 0.7 % longer than the better one, more than 10 % on 1 to 3 % of the layers, at most
-    1.43 times; dot products alone would take 1.24 (SSE2) to 1.83 times, panels alone 1.04 to 1.14 times.
+    vector, and transposing. Measured both ways on 600 layers in cache (4 to 300 channels, 1 to 15 taps, 1 to 1500
+    columns, 1 to 16 items; 300 of float32 and 150 of float64 with AVX-512, 150 of float32 with AVX2): on average the
+    way that is chosen takes 0.3 to 0.9 % longer than the better one, more than 10 % on 1 to 2 % of the layers, at most
+    1.32 times; dot products alone would take 1.35 to 1.64 times, panels alone 1.06 to 1.12 times. 1.4 became 1 for SSE2
+    in an earlier such sweep.
     """
     cdef const fc1d_problem* p = &q.window
     return (_panel_time(p.c_in, p.c_out, p.kernel_size, q.stride, lanes)
@@ -2032,7 +2033,7 @@ cdef double _panel_time(ptrdiff_t c_in, ptrdiff_t c_out, double taps, ptrdiff_t 
 
 cdef double _dots_time(ptrdiff_t n_batch, ptrdiff_t n_cols, ptrdiff_t lanes, ptrdiff_t itemsize) noexcept nogil:
     cdef ptrdiff_t width = lanes * itemsize
-    cdef double apart = 1.8 if width == 64 else 1.35 if width == 32 else 1.
+    cdef double apart = 1.4 if width >= 32 else 1.
     cdef double columns = min(<double> CHUNK_COLS, <double> n_batch * n_cols)
     return apart * _ceil(n_cols, lanes) * lanes / n_cols + 40 / columns
 
@@ -2058,7 +2059,7 @@ cdef bint _swapped_wins(cnp.ndarray g, cnp.ndarray x, ptrdiff_t taps, ptrdiff_t 
     cdef double here = _dots_time(g.shape[0], g.shape[2], lanes, size)
     if c_out >= kernels.rows:
         here = min(here, _panel_time(c_in, c_out, taps, 1, lanes))
-    return 1.3 * there < here
+    return 1.15 * there < here
 
 
 cdef bint _is_finite(cnp.ndarray a, const fc1d_kernels* kernels):

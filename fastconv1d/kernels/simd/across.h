@@ -35,8 +35,12 @@ typedef void (*NAME(across_fn))(const NAME(order) * order, const T *w, const T *
                     if (line % LINE_TERMS == 0)                                                                        \
                         _Pragma("GCC unroll 8") for (int j = 0; j < NV * (LANES / ROWS); j++)                          \
                             PREFETCH_NEAR(w + j * ROWS * order->pitch + ahead);                                        \
-                    _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) channels[j] =                                 \
-                        CHANNELS(w + j * LANES * order->pitch);                                                        \
+                    _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++)                                               \
+                    {                                                                                                  \
+                        channels[j] = CHANNELS(w + j * LANES * order->pitch);                                          \
+                        if (COLS > 1)                                                                                  \
+                            HOLD(channels[j]);                                                                         \
+                    }                                                                                                  \
                     _Pragma("GCC unroll 8") for (int q = 0; q < COLS; q++)                                             \
                         _Pragma("GCC unroll 4") for (int j = 0; j < NV; j++) acc[j][q] += channels[j] * xt[q];         \
                 }                                                                                                      \

@@ -38,10 +38,17 @@ static inline __attribute__((always_inline)) V NAME(sum_lanes)(V *v)
 /* One step of the MR*NR dot products, added to sums[]; READ(p) reads the next vector of a row. */
 #define DOT_STEP(MR, NR, READ, SUMS)                                                                                   \
     V xv[NR];                                                                                                          \
-    _Pragma("GCC unroll 16") for (int j = 0; j < NR; j++) xv[j] = READ(xp[j] + q);                                     \
+    _Pragma("GCC unroll 16") for (int j = 0; j < NR; j++)                                                              \
+    {                                                                                                                  \
+        xv[j] = READ(xp[j] + q);                                                                                       \
+        if (MR > 1)                                                                                                    \
+            HOLD(xv[j]);                                                                                               \
+    }                                                                                                                  \
     _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++)                                                              \
     {                                                                                                                  \
-        const V gv = READ(g + i * gc + q);                                                                             \
+        V gv = READ(g + i * gc + q);                                                                                   \
+        if (NR > 1)                                                                                                    \
+            HOLD(gv);                                                                                                  \
         _Pragma("GCC unroll 16") for (int j = 0; j < NR; j++) (SUMS)[i * NR + j] += gv * xv[j];                        \
     }
 #define READ_PART(p) LOAD_PART(p, c->cols - q)

@@ -124,7 +124,11 @@ enum { NAME(stack_rows) = 4 };
             {                                                                                                          \
                 const T *restrict xt = x + last * pitch + tap[(t - last * SH) * K + k];                                \
                 V xv[J];                                                                                               \
-                _Pragma("GCC unroll 4") for (int j = 0; j < J; j++) xv[j] = LOAD(xt + j * LANES);                      \
+                _Pragma("GCC unroll 4") for (int j = 0; j < J; j++)                                                    \
+                {                                                                                                      \
+                    xv[j] = LOAD(xt + j * LANES);                                                                      \
+                    HOLD(xv[j]);                                                                                       \
+                }                                                                                                      \
                 _Pragma("GCC unroll 4") for (int r = 0; r < 4; r++) if (t >= r * SH && t - r * SH < K)                 \
                     _Pragma("GCC unroll 4") for (int j = 0; j < J; j++) acc[r][j] += w[(t - r * SH) * K + k] * xv[j];  \
             }                                                                                                          \

@@ -41,7 +41,12 @@ typedef void (*NAME(product_fn))(const NAME(part_of_sums) * q, const T *const *r
         for (;;) {                                                                                                     \
             for (ptrdiff_t t = 0; t < here; t++, w += NV * LANES) {                                                    \
                 V wv[NV];                                                                                              \
-                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) wv[j] = LOAD(w + j * LANES);                     \
+                _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++)                                                  \
+                {                                                                                                      \
+                    wv[j] = LOAD(w + j * LANES);                                                                       \
+                    if (MR > 1)                                                                                        \
+                        HOLD(wv[j]);                                                                                   \
+                }                                                                                                      \
                 EACH(MR, NV, acc[i][j] += x[i][t] * wv[j])                                                             \
             }                                                                                                          \
             left -= here;                                                                                              \

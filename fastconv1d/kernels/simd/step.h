@@ -134,16 +134,20 @@ static void NAME(run_channels)(const fc1d_problem *p, ptrdiff_t unit, void *scra
             NAME(finish_row)(&before, 0, in + i * pitch, NULL, groups);
     }
     const NAME(finish) after = NAME(finish_of)(&p->after, NULL, 0, 0, 0);
+    ptrdiff_t live = p->kernel_size, end = p->kernel_size; /* of taps that read some of the input, [live, end) */
     for (ptrdiff_t l = 0; l < p->l_out; l++) {
+        const ptrdiff_t low = p->x_base + l * p->x_step;
+        while (live > 0 && low + p->pos[live - 1] >= 0) /* both fall as positions rise */
+            live--;
+        while (end > 0 && low + p->pos[end - 1] >= p->l_in)
+            end--;
         ptrdiff_t from = 0, to = p->kernel_size;
-        if (p->leaves_out)
-            NAME(find_live)(p, p->pos, p->kernel_size, l, 1, &from, &to);
-        if (from == to) { /* one of zeros, for the bias */
-            from = 0;
-            to = 1;
+        if (p->leaves_out) { /* without any, one of zeros for the bias */
+            from = live < end ? live : 0;
+            to = live < end ? end : 1;
         }
         for (ptrdiff_t k = from; k < to; k++) {
-            ptrdiff_t i = p->x_base + l * p->x_step + p->pos[k];
+            ptrdiff_t i = low + p->pos[k];
             const int inside = i >= 0 && i < p->l_in;
             if (!inside && p->mode != FC1D_ZEROS)
                 i = NAME(resolve)(i, p->l_in, p->mode);

@@ -41,8 +41,19 @@ typedef void (*NAME(tile_fn))(ptrdiff_t kc, const NAME(order) * order, const T *
         for (ptrdiff_t t = 0, end = order && order->run < kc ? order->run : kc;;) {                                    \
             for (; t < end; t++, w += MR) {                                                                            \
                 const T *restrict xt = x + tap[t];                                                                     \
-                V xv[NV];                                                                                              \
                 PREFETCH_NEAR(w + ahead);                                                                              \
+                if (MR > 1 && NV > 2 * MR) { /* the vectors of x do not fit the registers as well */                   \
+                    V wv[MR];                                                                                          \
+                    _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++) wv[i] = w[i] - (V){0};                       \
+                    _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++)                                              \
+                    {                                                                                                  \
+                        V xj = LOAD(xt + j * LANES);                                                                   \
+                        HOLD(xj);                                                                                      \
+                        _Pragma("GCC unroll 16") for (int i = 0; i < MR; i++) acc[i][j] += wv[i] * xj;                 \
+                    }                                                                                                  \
+                    continue;                                                                                          \
+                }                                                                                                      \
+                V xv[NV];                                                                                              \
                 _Pragma("GCC unroll 16") for (int j = 0; j < NV; j++) xv[j] = LOAD(xt + j * LANES);                    \
                 EACH(MR, NV, acc[i][j] += w[i] * xv[j])                                                                \
             }                                                                                                          \

@@ -568,11 +568,16 @@ cdef bint _reads_in_place(const fc1d_problem* p, ptrdiff_t rows) noexcept nogil:
             and p.ci_block * max(p.xc, -p.xc) + p.l_in < TAPS_REACH)
 
 
+cdef ptrdiff_t _whole_rows(const fc1d_problem* p, const fc1d_kernels* kernels) noexcept nogil:
+    """After so many rows a register tile and an output channel end together."""
+    return kernels.rows // _gcd(kernels.rows, p.fused) * p.fused
+
+
 cdef void _split_channels(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_t itemsize, ptrdiff_t units,
                           ptrdiff_t count) noexcept nogil:
     """Output channels of a unit, of which there are ``count`` without this, and ``units`` should be."""
     cdef ptrdiff_t rows = kernels.rows, room
-    cdef ptrdiff_t whole = rows // _gcd(rows, p.fused) * p.fused  # register tiles and output channels end together
+    cdef ptrdiff_t whole = _whole_rows(p, kernels)
     p.co_unit = _ceil(p.c_out, whole) * whole
     if p.staged:
         p.co_unit = min(p.co_unit, max(whole, STAGE_BYTES // (itemsize * p.n_phases * p.stage_pitch) // whole * whole))
@@ -614,27 +619,27 @@ cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdif
     3 and 5 taps, 5 to 40 positions and 32 to 200 items, dropped columns decide for 32, which are 1.12 to 1.68
     times as fast so with 16 lanes.
     """
-    cdef ptrdiff_t lanes = kernels.lanes, room = _window_items(p, itemsize)
+    cdef ptrdiff_t lanes = kernels.lanes, room = _window_items(p, itemsize), channels = p.groups * p.c_out // p.fused
     room = min(room if room < lanes else room // lanes * lanes, p.n_batch)
-    if (2 * p.n_batch < lanes or p.parts * p.y_step > 1 or p.residual != NULL or p.l_in > 64 or p.l_in == 0
+    if (2 * p.n_batch < lanes or p.parts > 1 or p.y_step != p.fused or p.residual != NULL or p.l_in > 64 or p.l_in == 0
             or (p.l_in > 1 and p.xl != 1) or (p.l_out > 1 and p.yl != 1)
-            or (p.groups * p.c_in > 1 and p.xc != p.l_in) or (p.groups * p.c_out > 1 and p.yc != p.l_out)
-            or 2 * room < lanes or lanes * kernels.rows * p.l_out * (1 + p.levels) * itemsize > TOTAL_BYTES):
+            or (p.groups * p.c_in > 1 and p.xc != p.l_in) or (channels > 1 and p.yc != p.l_out) or 2 * room < lanes
+            or lanes * _whole_rows(p, kernels) * p.n_cols * (1 + p.levels) * itemsize > TOTAL_BYTES):
         return False
     cdef double column = <double> p.c_in * p.c_out * p.kernel_size / (2 * lanes), taps = 0, narrow
     cdef ptrdiff_t k
     for k in range(p.kernel_size):  # columns that a tap reads the input in
-        taps += max(0, min(p.l_out, (p.l_in - 1 - p.x_base - p.pos[k]) // p.x_step + 1)
+        taps += max(0, min(p.n_cols, (p.l_in - 1 - p.x_base - p.pos[k]) // p.x_step + 1)
                     - max(0, _ceil(-p.x_base - p.pos[k], p.x_step)))
     narrow = max(1., 4. / p.c_out)
     # with a unit of one vector each weight is read for that one
     cdef double one_vector = 1. if _window_items(p, itemsize) >= 2 * lanes and p.n_batch > lanes else 1.2
     cdef ptrdiff_t reach = p.pos[p.kernel_size - 1] - p.pos[0]
     reach = max(reach, -reach) // p.x_step
-    cdef ptrdiff_t columns = min(_ceil(p.l_out, lanes) * lanes, p.l_out + reach)  # by itself, or beside others
+    cdef ptrdiff_t columns = min(_ceil(p.n_cols, lanes) * lanes, p.n_cols + reach)  # by itself, or beside others
     cdef double alone = columns * column * narrow + ROW_CYCLES * (p.c_in + p.c_out)
     cdef double across = (column * taps / p.kernel_size * narrow * one_vector * _ceil(room, lanes) * lanes / room
-                          + TRANSPOSED_CYCLES * (p.c_in * p.l_in + p.c_out * p.l_out))
+                          + TRANSPOSED_CYCLES * (p.c_in * p.l_in + p.c_out // p.fused * p.l_out))
     return across < 0.96 * alone
 
 
@@ -1447,28 +1452,30 @@ cdef class PreparedLayer:
         cdef double macs = _macs(p)
         cdef int n_threads = 1, failed
         cdef ptrdiff_t size = self.itemsize, lanes = self.kernels.lanes, rows = self.kernels.rows, units, scratch_bytes
-        cdef ptrdiff_t terms = p.ci_block * p.kernel_size
+        cdef ptrdiff_t terms = p.ci_block * p.kernel_size, whole = _whole_rows(p, self.kernels)
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
-        p.items_per_unit = min(_window_items(p, size), max(6 * lanes, STAGE_BYTES // (size * p.c_out * p.l_out)))
-        # whole vectors that the window and, with eight rows or four, the stage have room for
-        p.items_per_unit = min(p.items_per_unit, TOTAL_BYTES // (size * rows * p.l_out * (1 + p.levels)))
+        p.items_per_unit = min(_window_items(p, size), max(6 * lanes, STAGE_BYTES // (size * p.c_out * p.n_cols)))
+        # whole vectors that the window and, with as few channels as can be, the stage have room for
+        p.items_per_unit = min(p.items_per_unit, TOTAL_BYTES // (size * whole * p.n_cols * (1 + p.levels)))
         p.items_per_unit = max(1, p.items_per_unit // lanes) * lanes
         units = _ceil(p.n_batch, p.items_per_unit)
         if n_threads > 1:
             units = max(units, min(p.n_batch // (2 * lanes), _ceil(4 * n_threads, p.groups)))
         p.items_per_unit = _ceil(_ceil(p.n_batch, max(1, units)), lanes) * lanes
         p.n_item_units = _ceil(p.n_batch, p.items_per_unit)
-        p.co_unit = max(1, STAGE_BYTES // (size * p.items_per_unit * p.l_out * rows * (1 + p.levels))) * rows
-        p.co_unit = min(p.co_unit, _ceil(p.c_out, rows) * rows)
+        p.co_unit = max(1, STAGE_BYTES // (size * p.items_per_unit * p.n_cols * whole * (1 + p.levels))) * whole
+        p.co_unit = min(p.co_unit, _ceil(p.c_out, whole) * whole)
         p.n_co_units = _ceil(p.c_out, p.co_unit)
         p.co_block = max(rows, WEIGHT_BYTES // (size * p.ci_block * min(p.k_block, p.kernel_size)) // rows * rows)
         p.row_pitch = p.stage_pitch = _odd_lines(p.items_per_unit, size)
         p.window_elems = (p.ci_block * p.l_in + 1) * p.row_pitch
-        p.stage_elems = min(p.co_unit, p.c_out) * p.l_out * p.stage_pitch
+        p.stage_elems = min(p.co_unit, p.c_out) * p.n_cols * p.stage_pitch
+        p.emit_rows = 4 * lanes if p.y_step > 1 else 0  # positions in the order of y
         p.by_rows = p.window_elems <= STRIP_VECTORS * lanes
         p.leaves_out = p.mode == 0 and p.kernel_size > 1 and _leaves_out(p, 1) and self.finite
-        scratch_bytes = size * (p.window_elems + (1 + p.levels) * p.stage_elems) + terms * sizeof(int32_t)
+        scratch_bytes = size * (p.window_elems + (1 + p.levels) * p.stage_elems + p.emit_rows * p.stage_pitch)
+        scratch_bytes += terms * sizeof(int32_t)
         if plan is not None:
             plan.update(kernel="run_items", units=p.n_item_units * p.groups * p.n_co_units, threads=n_threads,
                         scratch_bytes=scratch_bytes)

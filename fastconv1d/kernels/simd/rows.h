@@ -203,23 +203,32 @@ static void NAME(load_rows)(T *dst, ptrdiff_t pitch, ptrdiff_t m, ptrdiff_t n, c
         return;
     }
 #if LANES > 1
-    const ptrdiff_t whole = sc == 1 && sl != 1 ? m / LANES * LANES : 0;
-    for (; whole && i + LANES <= n; i += LANES)
-        for (c = 0; c < whole; c += LANES) {
+    for (; sc == 1 && sl != 1 && m >= LANES && i < n; i += LANES) {
+        i = n < LANES || i + LANES <= n ? i : n - LANES; /* the last square lies over the one before */
+        const ptrdiff_t count = n < LANES ? n : LANES;
+        for (c = 0; c < m; c += LANES) {
+            c = c + LANES <= m ? c : m - LANES;
             const void *from = NAME(at)(src, c + i * sl, half);
             const T *square = (const T *)from;
             ptrdiff_t square_pitch = sl;
-            T wide[LANES * LANES];
-            if (half) {
-                for (ptrdiff_t r = 0; r < LANES; r++)
-                    NAME(widen)(wide + r * LANES, (const uint16_t *)from + r * sl, LANES, half);
+            T wide[LANES * LANES], part[LANES * LANES];
+            if (half || n < LANES) {
+                for (ptrdiff_t r = 0; r < count; r++)
+                    NAME(load_row)(wide + r * LANES, LANES, NAME(at)(from, r * sl, half), 1, half);
+                for (ptrdiff_t r = count * LANES; r < LANES * LANES; r++)
+                    wide[r] = 0;
                 square = wide;
                 square_pitch = LANES;
             }
-            NAME(transpose_square)(dst + c * pitch + i, pitch, square, square_pitch);
+            if (n >= LANES) {
+                NAME(transpose_square)(dst + c * pitch + i, pitch, square, square_pitch);
+                continue;
+            }
+            NAME(transpose_square)(part, LANES, square, LANES);
+            for (ptrdiff_t r = 0; r < LANES; r++)
+                NAME(copy_row)(dst + (c + r) * pitch, part + r * LANES, n);
         }
-    for (c = 0; c < whole; c++)
-        NAME(load_row)(dst + c * pitch + i, n - i, NAME(at)(src, c + i * sl, half), sl, half);
+    }
 #endif
     for (; c < m; c++)
         NAME(load_row)(dst + c * pitch, n, NAME(at)(src, c * sc, half), sl, half);
@@ -257,35 +266,51 @@ static void NAME(store_pairs)(T *to, ptrdiff_t to_pitch, ptrdiff_t sl, const T *
 static void NAME(store_rows)(void *dst, ptrdiff_t sc, ptrdiff_t sl, const T *src, ptrdiff_t pitch, ptrdiff_t m,
                              ptrdiff_t n, int half)
 {
-    ptrdiff_t i = 0, whole = 0;
+    ptrdiff_t i = 0;
 #if LANES > 1
-    whole = sc == 1 && sl != 1 ? m / LANES * LANES : 0;
-    for (; whole && i + LANES <= n; i += LANES)
-        for (ptrdiff_t c = 0; c < whole; c += LANES) {
-            T square[LANES * LANES];
+    for (; sc == 1 && sl != 1 && m >= LANES && i < n; i += LANES) {
+        i = n < LANES || i + LANES <= n ? i : n - LANES; /* the last square lies over the one before */
+        const ptrdiff_t count = n < LANES ? n : LANES;
+        for (ptrdiff_t c = 0; c < m; c += LANES) {
+            c = c + LANES <= m ? c : m - LANES;
+            T part[LANES * LANES], square[LANES * LANES];
             void *to = NAME(at)(dst, c + i * sl, half);
-            if (!half) {
+            if (n < LANES)
+                for (ptrdiff_t r = 0; r < LANES; r++) {
+                    NAME(copy_row)(part + r * LANES, src + (c + r) * pitch, n);
+                    for (ptrdiff_t j = n; j < LANES; j++)
+                        part[r * LANES + j] = 0;
+                }
+            else if (!half) {
                 NAME(transpose_square)((T *)to, sl, src + c * pitch + i, pitch);
                 continue;
             }
-            NAME(transpose_square)(square, LANES, src + c * pitch + i, pitch);
-            for (ptrdiff_t r = 0; r < LANES; r++)
-                NAME(narrow)((uint16_t *)to + r * sl, square + r * LANES, LANES, half);
+            if (n < LANES)
+                NAME(transpose_square)(square, LANES, part, LANES);
+            else
+                NAME(transpose_square)(square, LANES, src + c * pitch + i, pitch);
+            for (ptrdiff_t r = 0; r < count; r++)
+                if (half)
+                    NAME(narrow)((uint16_t *)to + r * sl, square + r * LANES, LANES, half);
+                else
+                    NAME(copy_row)((T *)to + r * sl, square + r * LANES, LANES);
         }
+    }
+    if (i >= n)
+        return;
 #endif
     for (ptrdiff_t c = 0; c < m; c++) {
         const T *row = src + c * pitch;
         void *to = NAME(at)(dst, c * sc, half);
-        const ptrdiff_t first = c < whole ? i : 0;
         if (half && sl == 1)
-            NAME(narrow)((uint16_t *)to + first, row + first, n - first, half);
+            NAME(narrow)((uint16_t *)to, row, n, half);
         else if (half)
-            for (ptrdiff_t j = first; j < n; j++)
+            for (ptrdiff_t j = 0; j < n; j++)
                 NAME(narrow)((uint16_t *)to + j * sl, row + j, 1, half);
         else if (sl == 1)
-            NAME(copy_row)((T *)to + first, row + first, n - first);
+            NAME(copy_row)((T *)to, row, n);
         else
-            for (ptrdiff_t j = first; j < n; j++)
+            for (ptrdiff_t j = 0; j < n; j++)
                 ((T *)to)[j * sl] = row[j];
     }
 }

@@ -748,7 +748,7 @@ static void NAME(run_unit)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
 static void NAME(run_position)(const fc1d_problem *p, ptrdiff_t l, ptrdiff_t ci, ptrdiff_t n_ci, ptrdiff_t c0, ptrdiff_t c1,
                                ptrdiff_t items, const T *w, const T *bias, const T *window, T *stage, int32_t *table)
 {
-    const ptrdiff_t taps = p->kernel_size, ldy = p->l_out * p->stage_pitch, zeros = p->window_elems - p->row_pitch;
+    const ptrdiff_t taps = p->kernel_size, ldy = p->n_cols * p->stage_pitch, zeros = p->window_elems - p->row_pitch;
     T *sums = stage + l * p->stage_pitch, *total = sums + p->stage_elems;
     for (ptrdiff_t k = 0; k < taps; k += p->k_block) {
         const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
@@ -776,9 +776,24 @@ static void NAME(run_position)(const fc1d_problem *p, ptrdiff_t l, ptrdiff_t ci,
     }
 }
 
-/* Many short items: one column for each, and each position of the output computed by itself, for all items of the unit. A
- * window row is a position of an input channel, so that a tap that reads padding is a row of zeros, or left out. Channels
- * and positions of an item lie side by side in x and in y. */
+/* y[item][i] = the row of the i-th position in stage for n positions of channels of a scatter, which follow one another in y,
+ * while the rows of a channel are phases, column by column. They are put in order in `rows`, some at a time. */
+static void NAME(store_positions)(const fc1d_problem *p, const T *stage, ptrdiff_t n, ptrdiff_t items, T *rows, void *y)
+{
+    for (ptrdiff_t i0 = 0, m; i0 < n; i0 += m) {
+        m = n - i0 < p->emit_rows ? n - i0 : p->emit_rows;
+        for (ptrdiff_t i = i0; i < i0 + m; i++) {
+            const ptrdiff_t channel = i / p->l_out, at = i - channel * p->l_out + p->y_shift;
+            const ptrdiff_t q = at / p->y_step, row = channel * p->fused + at - q * p->y_step;
+            NAME(copy_row)(rows + (i - i0) * p->stage_pitch, stage + (row * p->n_cols + q) * p->stage_pitch, items);
+        }
+        NAME(store_rows)(NAME(at)(y, i0, p->half), 1, p->yn, rows, p->stage_pitch, m, items, p->half);
+    }
+}
+
+/* Many short items: one column for each, and each position of the output computed by itself, for all items of the unit; of
+ * a scatter all phases of a column. A window row is a position of an input channel, so that a tap that reads padding is a
+ * row of zeros, or left out. Channels and positions of an item lie side by side in x and in y. */
 static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch)
 {
     const ptrdiff_t co0 = unit % p->n_co_units * p->co_unit, g = unit / p->n_co_units % p->groups;
@@ -787,8 +802,9 @@ static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch
     const ptrdiff_t co1 = p->c_out - co0 < p->co_unit ? p->c_out : co0 + p->co_unit;
     const T *w = (const T *)p->w + g * p->c_out * p->c_in * p->kernel_size;
     const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
-    T *window = (T *)scratch, *stage = window + p->window_elems, *table = stage + (1 + p->levels) * p->stage_elems;
-    const ptrdiff_t zeros = p->window_elems - p->row_pitch, ldy = p->l_out * p->stage_pitch;
+    T *window = (T *)scratch, *stage = window + p->window_elems, *in_order = stage + (1 + p->levels) * p->stage_elems;
+    T *table = in_order + p->emit_rows * p->stage_pitch;
+    const ptrdiff_t zeros = p->window_elems - p->row_pitch, ldy = p->n_cols * p->stage_pitch;
     memset(window + zeros, 0, (size_t)p->row_pitch * sizeof(T));
     for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
         const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
@@ -803,18 +819,21 @@ static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch
             for (ptrdiff_t j = items; j % LANES; j++)
                 window[i * p->row_pitch + j] = 0;
         for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block)
-            for (ptrdiff_t l = 0; l < p->l_out; l++)
+            for (ptrdiff_t l = 0; l < p->n_cols; l++)
                 NAME(run_position)(p, l, ci, n_ci, c0, co1 - c0 < p->co_block ? co1 : c0 + p->co_block, items, w, bias,
                                    window, stage + (c0 - co0) * ldy, (int32_t *)table);
     }
-    const ptrdiff_t rows = (co1 - co0) * p->l_out;
+    const ptrdiff_t rows = (co1 - co0) * p->n_cols, fused = p->fused;
     if (p->after.function) {
         const NAME(finish) after = NAME(finish_of)(&p->after, NULL, 0, 0, 0);
         for (ptrdiff_t i = 0; i < rows; i++)
-            NAME(finish_row)(&after, g * p->c_out + co0 + i / p->l_out, stage + i * p->stage_pitch, NULL, items);
+            NAME(finish_row)(&after, (g * p->c_out + co0 + i / p->n_cols) / fused, stage + i * p->stage_pitch, NULL, items);
     }
-    NAME(store_rows)(NAME(at)(p->y, n0 * p->yn + (g * p->c_out + co0) * p->yc, p->half), 1, p->yn, stage, p->stage_pitch,
-                     rows, items, p->half);
+    void *y = NAME(at)(p->y, n0 * p->yn + (g * p->c_out + co0) / fused * p->yc, p->half);
+    if (p->y_step == 1)
+        NAME(store_rows)(y, 1, p->yn, stage, p->stage_pitch, rows, items, p->half);
+    else
+        NAME(store_positions)(p, stage, (co1 - co0) / fused * p->l_out, items, in_order, y);
 }
 
 /* ---- weights ------------------------------------------------------------------------------------------------- */

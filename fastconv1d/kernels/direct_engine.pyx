@@ -44,10 +44,18 @@ cdef extern from "simd/fc1d.h" nogil:
         double parameter, limit
         const void* alpha
 
+    ctypedef struct fc1d_weight:
+        const void* data
+        ptrdiff_t sg, so, si, sk
+        const ptrdiff_t* tap_k
+        ptrdiff_t taps, fused, parts
+
     ctypedef struct fc1d_problem:
         const void* x
         const void* w
         const void* bias
+        const fc1d_weight* unpacked
+        long long* not_finite
         void* y
         ptrdiff_t xn, xc, xl, yn, yc, yl
         int half, parts, pairs
@@ -108,8 +116,7 @@ cdef extern from "simd/fc1d.h" nogil:
         void (*run_unit)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
         void (*run_items)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
         void (*run_channels)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
-        int (*pack_weights)(const void*, ptrdiff_t, ptrdiff_t, ptrdiff_t, ptrdiff_t, const fc1d_problem*,
-                            const ptrdiff_t*, ptrdiff_t, void*) noexcept nogil
+        int (*pack_weights)(const fc1d_weight*, const fc1d_problem*, void*) noexcept nogil
         int (*all_finite)(const void*, ptrdiff_t) noexcept nogil
         void (*run_gradient)(const fc1d_gradient*, ptrdiff_t, void*) noexcept nogil
         void (*run_positions)(const fc1d_problem*, ptrdiff_t, void*) noexcept nogil
@@ -606,6 +613,19 @@ cdef ptrdiff_t _lay_stage(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_
     return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch + p.levels * p.total_elems)
 
 
+cdef ptrdiff_t _pack_in_units(fc1d_problem* p, const fc1d_weight* weight, long long* not_finite, ptrdiff_t itemsize,
+                              ptrdiff_t scratch_bytes) noexcept nogil:
+    """Have units pack what they need of a weight that is needed once, which spares a way through memory.
+
+    Returns the bytes of scratch. The gradient by the input of 257 to 513 channels, 3 taps, 4 positions: XXX.
+    """
+    cdef ptrdiff_t taps = min(p.k_block, p.kernel_size), block = itemsize * min(p.co_block, p.c_out) * p.ci_block * taps
+    if p.n_tiles * p.n_item_units > 1 or scratch_bytes + block + 64 > SCRATCH_BYTES:
+        return scratch_bytes
+    p.unpacked, p.not_finite = weight, not_finite
+    return scratch_bytes + block + 64
+
+
 cdef ptrdiff_t _window_items(const fc1d_problem* p, ptrdiff_t itemsize) noexcept nogil:
     """Items whose positions of a block of channels the window holds."""
     return ITEM_WINDOW_BYTES // (itemsize * (p.ci_block * p.l_in + 1))
@@ -898,8 +918,8 @@ cdef class PreparedLayer:
     packed : PreparedLayer, optional
         One of the same weight, bias and geometry, whose packed weight serves here, too: only the steps may differ.
     lengths : tuple of int, optional
-        Those of input and output, of a layer for calls of these alone: taps that read nothing of the input are not
-        packed.
+        Those of input and output, of a layer for a single call: taps that read nothing of the input are not packed, and
+        the weight, which the call must not write to, is packed as that call needs it.
     """
     cdef fc1d_problem problem
     cdef Taps taps
@@ -914,7 +934,9 @@ cdef class PreparedLayer:
     cdef ptrdiff_t itemsize  # of a real number
     cdef int typenum, same, parts  # 2 real numbers of a complex one
     cdef readonly str isa
-    cdef readonly bint finite  # the packed weight
+    cdef readonly bint finite  # the packed weight; of one that is not packed yet nothing else is known
+    cdef cnp.ndarray weight  # where it is not packed
+    cdef fc1d_weight unpacked
     cdef readonly bint channels_last
     # Of planes: the kernel's rows, otherwise 0, their taps, and the steps and the padding of rows.
     cdef ptrdiff_t rows, row_dilation, pad_top, pad_bottom
@@ -974,7 +996,11 @@ cdef class PreparedLayer:
         self._prepare_taps()
         if lengths is not None and p.mode == 0 and p.kernel_size > 1:
             self._leave_out(weight, lengths[0], lengths[1])
-        self._pack(weight)
+        self._find_weight(weight)
+        if lengths is None:
+            self._pack()
+        else:
+            self.weight, self.finite = weight, True
         if bias is not None:  # np.repeat costs a quarter of a small call
             fused = p.fused // p.parts
             self.bias = cnp.PyArray_NewCopy(bias, cnp.NPY_CORDER) if fused == 1 else np.repeat(bias, fused)
@@ -1120,25 +1146,35 @@ cdef class PreparedLayer:
         self.taps.phase_start[2], self.taps.phase_start[3] = 0, k
         return 0
 
-    cdef int _pack(self, cnp.ndarray weight) except -1:
+    cdef void _find_weight(self, cnp.ndarray weight) noexcept:
         cdef fc1d_problem* p = &self.problem
+        cdef fc1d_weight* u = &self.unpacked
         cdef ptrdiff_t s0 = weight.strides[0] // self.itemsize, s1 = weight.strides[1] // self.itemsize
-        cdef ptrdiff_t sk = weight.strides[2] // self.itemsize
-        cdef const void* data = cnp.PyArray_DATA(weight)
-        cdef ptrdiff_t taps = weight.shape[2]
+        u.data, u.sk = cnp.PyArray_DATA(weight), weight.strides[2] // self.itemsize
+        u.tap_k, u.taps, u.fused, u.parts = self.taps.k, weight.shape[2], p.fused, p.parts
+        if self.transposed:
+            u.sg, u.so, u.si = p.c_in // p.parts * s0, s1, s0
+        else:
+            u.sg, u.so, u.si = p.c_out // p.fused * s0, s0, s1
+
+    cdef int _pack(self) except -1:
+        cdef fc1d_problem* p = &self.problem
         # run_across loads up to a vector past the last weight
         self.packed = take_bytes(p.groups * p.c_out * p.c_in * p.kernel_size * self.itemsize + 64)
         if self.packed == NULL:
             raise MemoryError("cannot allocate the packed weight")
         p.w = self.packed
         with nogil:
-            if self.transposed:
-                self.finite = self.kernels.pack_weights(data, p.c_in // p.parts * s0, s1, s0, sk, p, self.taps.k, taps,
-                                                        self.packed)
-            else:
-                self.finite = self.kernels.pack_weights(data, p.c_out // p.fused * s0, s0, s1, sk, p, self.taps.k, taps,
-                                                        self.packed)
+            self.finite = self.kernels.pack_weights(&self.unpacked, p, self.packed)
+        self.weight = None
         return 0
+
+    cdef bint _is_ready(self, fc1d_problem* p) except -1:
+        """Pack the weight for a call, if that is not done; False for a scatter of one that is not finite."""
+        if self.weight is not None:
+            self._pack()
+            p.w = self.packed
+        return self.finite or not self.transposed
 
     def __dealloc__(self):
         PyMem_Free(self.tables)
@@ -1161,6 +1197,7 @@ cdef class PreparedLayer:
             self._take_parts(&p)
         if self._side_by_side(&p):
             p.rows_in, p.kernel_rows = 1, 1
+            self._is_ready(&p)
             return self._run_positions(&p, 1, -pad_left, threads, plan)
         base = -pad_left
         if self.transposed:
@@ -1170,20 +1207,26 @@ cdef class PreparedLayer:
             p.n_cols = (p.l_out - 1 + p.y_shift) // p.y_step + 1
         p.pos, p.x_base = self.taps.pos, base
         if not self.transposed and self._is_short(&p):
+            self._is_ready(&p)
             return self._run_channels(&p, threads, plan)
         if _many_items(&p, self.kernels, self.itemsize):
-            return self._run_items(&p, threads, plan)
+            return self._run_items(&p, threads, plan) if self._is_ready(&p) else 0
         return self._run_line(&p, &self.taps, base, threads, plan)
 
     cdef int _run_line(self, fc1d_problem* p, const Taps* taps, ptrdiff_t base, threads, dict plan) except -1:
         cdef ptrdiff_t size = self.itemsize, scratch_bytes
-        cdef int failed
+        cdef int failed = 0
         cdef double macs = _macs(p)
         cdef int n_threads = 1
+        cdef bint unpacked = self.weight is not None
+        cdef long long not_finite = 0
+        cdef fc1d_problem given
         if macs >= SERIAL_MACS:
             n_threads = threads if isinstance(threads, int) else threads()
         cdef ptrdiff_t k = p.kernel_size
         p.pos, p.x_base = taps.pos, base
+        if unpacked:
+            given = p[0]
         p.leaves_out = p.mode == 0 and k > 1 and _leaves_out(p, PART_COLUMNS) and self.finite
         cdef size_t where_bytes = k * sizeof(ptrdiff_t), run_bytes = k * sizeof(fc1d_run)
         cdef size_t table_bytes = where_bytes + run_bytes + 2 * p.ci_block * k * sizeof(int32_t)
@@ -1198,7 +1241,9 @@ cdef class PreparedLayer:
                 scratch_bytes = _plan(p, taps, base, self.kernels, size, n_threads,
                                       <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
                                       <int32_t*> (tables + where_bytes + run_bytes))
-                if plan is None:
+                if unpacked and (p.residual == NULL or not self.transposed):
+                    scratch_bytes = _pack_in_units(p, &self.unpacked, &not_finite, size, scratch_bytes)
+                if plan is None and (not unpacked or p.unpacked != NULL):
                     failed = run_job(<unit_fn> self.kernels.run_unit, p,
                                      p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
                                      scratch_bytes, n_threads)
@@ -1210,6 +1255,10 @@ cdef class PreparedLayer:
             return 0
         if failed:
             raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
+        if not_finite and self.transposed:
+            self.finite = False
+        elif unpacked and (p.unpacked == NULL or not_finite and p.leaves_out) and self._is_ready(&given):
+            self._run_line(&given, taps, base, threads, None)
         return 0
 
     cdef void _take(self, fc1d_problem* p, cnp.ndarray x, cnp.ndarray y, cnp.ndarray residual, int last) noexcept:
@@ -1960,12 +2009,11 @@ def scatter(x, w, bias, y, geometry, run, steps=None, residual=None):
     """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l: l*stride + k*dilation - left == o.
 
     Beyond the ends of the input the windows hold zeros, which times a finite weight are no part of the sum. Returns
-    False, without having written anything, for a weight that is not finite.
+    False for a weight that is not finite: y is yet to be computed then, and a residual in its place still there.
     """
     lengths = x.shape[2], y.shape[2]
     cdef PreparedLayer layer = PreparedLayer(w, bias, geometry, True, steps, lengths=lengths)
-    if layer.finite:
-        layer.run(x, y, layer.pad_left, run[0], residual)
+    layer.run(x, y, layer.pad_left, run[0], residual)
     return layer.finite
 
 
@@ -2293,7 +2341,8 @@ def _weight_gradient_by_correlate(cnp.ndarray g, cnp.ndarray x, cnp.ndarray dw, 
     """dw[co, ci, k] = sum over n, l of g[n, co, l] * x[n, ci, k*dilation + l*stride - left]: items as channels."""
     _, _, stride, dilation, left, right, _, mode = geometry
     window = 0, 0, dilation, stride, left, right, 1, mode
-    cdef PreparedLayer layer = PreparedLayer((<object> g).swapaxes(0, 1), None, window)
+    cdef PreparedLayer layer = PreparedLayer((<object> g).swapaxes(0, 1), None, window,
+                                             lengths=(x.shape[2], dw.shape[2]))
     layer.run((<object> x).swapaxes(0, 1), (<object> dw).swapaxes(0, 1), left, run[0])
 
 

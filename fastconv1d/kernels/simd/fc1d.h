@@ -63,9 +63,21 @@ typedef struct {
     ptrdiff_t offset; /* where the run begins inside a window row */
 } fc1d_run;
 
+/* A weight as it lies in memory. Strides are in elements, of complex numbers too, whose parts follow each other. */
+typedef struct {
+    const void *data;
+    ptrdiff_t sg, so, si, sk; /* from group, output channel, input channel and kernel position to the next */
+    const ptrdiff_t *tap_k;   /* the kernel position of each sorted tap; all are below `taps` */
+    ptrdiff_t taps;
+    ptrdiff_t fused, parts; /* of the layer, whatever a call makes of its operands: see fc1d_problem */
+} fc1d_weight;
+
 typedef struct {
     /* operands: strides in elements, w is packed; outputs go straight to a plain y */
     const void *x, *w, *bias;
+    /* or not NULL, and w is: each unit packs what it needs, and says where that is not finite */
+    const fc1d_weight *unpacked;
+    long long *not_finite;
     void *y;
     ptrdiff_t xn, xc, xl, yn, yc, yl;
     int half;  /* storage of x, y and residual */
@@ -104,7 +116,7 @@ typedef struct {
     int plain;               /* y and residual have unit stride and the kernels' type */
     int staged;              /* outputs pass through a staging tile (phases, several items, or y is not plain) */
     ptrdiff_t stage_pitch;   /* elements of a staging row */
-    ptrdiff_t window_elems;  /* scratch: window first, then the staging tile, 2*emit_rows rows, and the totals */
+    ptrdiff_t window_elems;  /* scratch: window, staging tile, 2*emit_rows rows, totals, and a block of an unpacked weight */
     ptrdiff_t stage_elems, emit_rows, emit_pitch, total_elems; /* of one level: rows as in the staging tile */
     /* Planes, where rows_out > 0: items_per_unit counts output rows of one batch item in a tile, item_pitch columns apart;
      * output row o reads rows o*row_step + row_base + (those of its taps). Slot i of a run of rows is input row
@@ -370,8 +382,7 @@ typedef struct {
     void (*run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
     /* a unit of a correlate of one input channel a group on short inputs: groups of one item; see step.h */
     void (*run_channels)(const fc1d_problem *p, ptrdiff_t unit, void *scratch);
-    int (*pack_weights)(const void *w, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk, const fc1d_problem *p,
-                        const ptrdiff_t *tap_k, ptrdiff_t taps, void *packed);
+    int (*pack_weights)(const fc1d_weight *weight, const fc1d_problem *p, void *packed);
     int (*all_finite)(const void *numbers, ptrdiff_t n);
     void (*run_gradient)(const fc1d_gradient *q, ptrdiff_t unit, void *scratch);
     /* a unit of a depthwise correlate whose channels lie side by side: tile_cols columns of one item, see step.h */

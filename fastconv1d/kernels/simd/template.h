@@ -4,6 +4,7 @@
  * LANES (elements of a vector), NAME(x) (suffix for dtype and instruction set) and SHUFFLE(a, b, ...) with its index lists.
  */
 
+#include "../atomics.h"
 #include "types.h"
 
 #include "half.h"
@@ -225,6 +226,265 @@ static void NAME(fetch_ahead)(NAME(ahead) *a, ptrdiff_t part, ptrdiff_t parts)
         for (ptrdiff_t i = a->done; i < end && i < a->elements; i += line)
             PREFETCH(a->row + r * a->pitch + i);
     a->done = end;
+}
+
+/* ---- weights ------------------------------------------------------------------------------------------------- */
+
+/* Whether all of n numbers are finite: zero times anything else is NaN. */
+static int NAME(all_finite)(const void *numbers, ptrdiff_t n)
+{
+    enum { CHAINS = 8 }; /* one would wait for its own sums */
+    const T *p = (const T *)numbers;
+    V sum[CHAINS] = {{0}};
+    T rest = 0;
+    ptrdiff_t i = 0;
+    for (; i + CHAINS * LANES <= n; i += CHAINS * LANES)
+        _Pragma("GCC unroll 8") for (int c = 0; c < CHAINS; c++) sum[c] += LOAD(p + i + c * LANES) * (T)0;
+    for (; i + LANES <= n; i += LANES)
+        sum[0] += LOAD(p + i) * (T)0;
+    for (; i < n; i++)
+        rest += p[i] * (T)0;
+    for (int c = 1; c < CHAINS; c++)
+        sum[0] += sum[c];
+    T lanes[LANES];
+    STORE(lanes, sum[0]);
+    for (int l = 0; l < LANES; l++)
+        rest += lanes[l];
+    return rest == 0;
+}
+
+/* out[(c*n_k + j)*rows + i] = w[row[i] + c*si + tap[j]*sk]. */
+static inline __attribute__((always_inline)) void NAME(pack_strided)(const T *w, const ptrdiff_t *row, ptrdiff_t rows,
+                                                                     ptrdiff_t n_c, ptrdiff_t si, const ptrdiff_t *tap,
+                                                                     ptrdiff_t n_k, ptrdiff_t sk, T *out)
+{
+    for (ptrdiff_t c = 0; c < n_c; c++)
+        for (ptrdiff_t j = 0; j < n_k; j++) {
+            const T *from = w + c * si + tap[j] * sk;
+            for (ptrdiff_t i = 0; i < rows; i++)
+                *out++ = from[row[i]];
+        }
+}
+
+/* The same where the rows follow one another: row[i] = row[0] + i. */
+static void NAME(pack_rows)(const T *w, ptrdiff_t rows, ptrdiff_t n_c, ptrdiff_t si, const ptrdiff_t *tap, ptrdiff_t n_k,
+                            ptrdiff_t sk, T *out)
+{
+    for (ptrdiff_t c = 0; rows == ROWS && n_k == 1 && c < n_c; c++) /* most often: without an inner loop */
+        memcpy(out + c * ROWS, w + c * si + tap[0] * sk, ROWS * sizeof(T));
+    for (ptrdiff_t c = 0; (rows < ROWS || n_k > 1) && c < n_c; c++)
+        for (ptrdiff_t j = 0; j < n_k; j++, out += rows)
+            NAME(gather)(out, rows, w + c * si + tap[j] * sk, 1);
+}
+
+/* The same where ROWS rows of all taps lie in a few vectors: each vector of the result picks its elements from pairs of
+ * those, element `pick` of one of them. */
+#if BYTES >= 32 && defined(__GNUC__) && !defined(__clang__)
+#define PICKS 1
+enum { NAME(pick_taps) = LANES / ROWS > 0 ? LANES / ROWS : 1, NAME(pick_vectors) = 8, NAME(pick_pairs) = 4 };
+typedef struct {
+    ptrdiff_t vectors, pairs, reach, row[ROWS]; /* no vectors: not suited */
+    NAME(mask) pick[NAME(pick_vectors)], of[NAME(pick_vectors)][NAME(pick_pairs)];
+} NAME(picks);
+
+static void NAME(find_picks)(NAME(picks) * picks, const ptrdiff_t *row, const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t sk)
+{
+    const ptrdiff_t n = (n_k + NAME(pick_taps) - 1) / NAME(pick_taps);
+    ptrdiff_t first = 0, last = 0; /* of rows in any order, as those of a fused scatter may be */
+    for (ptrdiff_t i = 0; i < ROWS; i++) {
+        picks->row[i] = row[i] - row[0];
+        first = picks->row[i] < first ? picks->row[i] : first;
+        last = picks->row[i] > last ? picks->row[i] : last;
+    }
+    picks->reach = last + tap[n_k - 1] * sk + 1;
+    picks->pairs = (picks->reach + 2 * LANES - 1) / (2 * LANES);
+    picks->vectors = first == 0 && n <= NAME(pick_vectors) && picks->pairs <= NAME(pick_pairs) ? n : 0;
+    for (ptrdiff_t v = 0; v < picks->vectors; v++) {
+        for (int l = 0; l < LANES; l++) {
+            const ptrdiff_t j = v * NAME(pick_taps) + l / ROWS;
+            picks->pick[v][l] = (TINT)(picks->row[l % ROWS] + tap[j < n_k ? j : n_k - 1] * sk);
+        }
+        for (ptrdiff_t i = 0; i < picks->pairs; i++)
+            picks->of[v][i] = picks->pick[v] / (2 * LANES) == (TINT)i;
+    }
+}
+
+/* Vectors of the last channels may reach beyond the end of w or of out, which is why those are left; returns the channels
+ * done. */
+static ptrdiff_t NAME(pack_picked)(const NAME(picks) * picks, const T *w, ptrdiff_t n_c, ptrdiff_t si, ptrdiff_t n_k,
+                                   const T *w_end, T *out, const T *out_end)
+{
+    const ptrdiff_t n = picks->vectors, pairs = picks->pairs;
+    ptrdiff_t c = 0;
+    for (; c < n_c && w_end - w >= pairs * 2 * LANES && out_end - out >= n * LANES; c++, w += si, out += n_k * ROWS) {
+        for (ptrdiff_t v = 0; v < n; v++) {
+            V sum = __builtin_shuffle(LOAD(w), LOAD(w + LANES), picks->pick[v]);
+            for (ptrdiff_t i = 1; i < pairs; i++) {
+                const V next = __builtin_shuffle(LOAD(w + 2 * i * LANES), LOAD(w + (2 * i + 1) * LANES), picks->pick[v]);
+                const NAME(mask) of = picks->of[v][i];
+                sum = (V)(((NAME(mask))sum & ~of) | ((NAME(mask))next & of));
+            }
+            STORE(out + v * LANES, sum);
+        }
+    }
+    return c;
+}
+#else
+#define PICKS 0
+typedef struct {
+    ptrdiff_t reach;
+} NAME(picks);
+#endif
+
+#if LANES > 1
+/* out[(c*n_k + j)*ROWS + i] = w[i*so + c*si + j]: rows interleaved in whole vectors. The last one of a channel reads and
+ * writes on into what follows, which is written again, unless that is the end of w or out. */
+static void NAME(pack_interleaved)(const T *w, ptrdiff_t so, ptrdiff_t n_c, ptrdiff_t si, ptrdiff_t n_k, const T *w_end,
+                                   T *out, const T *out_end)
+{
+    for (ptrdiff_t c = 0; c < n_c; c++, w += si, out += n_k * ROWS) {
+        ptrdiff_t k = NAME(interleave)(w, so, n_k, out, ROWS);
+        if (k < n_k && w_end - w >= (ROWS - 1) * so + k + LANES && out_end - out >= (k + LANES) * ROWS)
+            k += NAME(interleave)(w + k, so, LANES, out + k * ROWS, ROWS);
+        for (; k < n_k; k++)
+            for (ptrdiff_t i = 0; i < ROWS; i++)
+                out[k * ROWS + i] = w[i * so + k];
+    }
+}
+#endif
+
+/* out[(c*n_k + j)*rows + i] for the parts of complex numbers, rows ci + c of which two are a channel: the real and the
+ * imaginary part of w[row[i/2] + tap[j]*sk], or in the second row of a channel those of its product with the imaginary
+ * unit. */
+static inline __attribute__((always_inline)) void NAME(pack_parts)(const T *w, const ptrdiff_t *row, ptrdiff_t rows,
+                                                                   ptrdiff_t ci, ptrdiff_t n_c, ptrdiff_t si,
+                                                                   const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t sk,
+                                                                   T *out)
+{
+    for (ptrdiff_t c = ci; c < ci + n_c; c++)
+        for (ptrdiff_t j = 0; j < n_k; j++, out += rows) {
+            const T *from = w + c / 2 * si + tap[j] * sk;
+            if (c % 2)
+                for (ptrdiff_t i = 0; i < rows / 2; i++) {
+                    out[2 * i] = -from[row[i] + 1];
+                    out[2 * i + 1] = from[row[i]];
+                }
+            else
+                for (ptrdiff_t i = 0; i < rows / 2; i++)
+                    memcpy(out + 2 * i, from + row[i], 2 * sizeof(T));
+        }
+}
+
+/* One register tile's weights of n_ci channels and n_k taps, in the quickest way that their strides allow. */
+static void NAME(pack_tile)(const T *w, const ptrdiff_t *row, ptrdiff_t rows, ptrdiff_t so, ptrdiff_t n_ci, ptrdiff_t si,
+                            const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t step, const T *w_end, T *out,
+                            const T *out_end, NAME(picks) *picks)
+{
+    (void)picks;
+    int follow = 1, even = 1, in_order = step == 1;
+    for (ptrdiff_t i = 1; i < rows; i++) {
+        follow &= row[i] == row[0] + i;
+        even &= row[i] == row[0] + i * so;
+    }
+    for (ptrdiff_t j = 1; j < n_k; j++)
+        in_order &= tap[j] == tap[0] + j;
+    if (follow && n_k > 0) {
+        NAME(pack_rows)(w + row[0], rows, n_ci, si, tap, n_k, step, out);
+        return;
+    }
+#if LANES > 1
+    const int joined = in_order && si == n_k, whole = w_end && rows == ROWS && n_k > 0;
+    int picked = 0;
+#if PICKS
+    int known = picks->reach > 0;
+    for (ptrdiff_t i = 0; known && i < rows; i++)
+        known = row[i] - row[0] == picks->row[i];
+    if (whole && !known)
+        NAME(find_picks)(picks, row, tap, n_k, step);
+    picked = whole && picks->vectors && !(even && joined) && !(even && in_order && n_k > 8);
+    if (picked) {
+        const ptrdiff_t done = NAME(pack_picked)(picks, w + row[0], n_ci, si, n_k, w_end, out, out_end);
+        w += done * si;
+        out += done * n_k * ROWS;
+        n_ci -= done;
+    }
+#endif
+    /* 4 taps: below that the strided loop is as fast */
+    if (whole && !picked && even && in_order && (joined || n_k >= 4)) {
+        NAME(pack_interleaved)(w + row[0] + tap[0], so, joined ? 1 : n_ci, si, joined ? n_ci * n_k : n_k, w_end, out,
+                               out_end);
+        return;
+    }
+#endif
+    if (rows == ROWS)
+        NAME(pack_strided)(w, row, ROWS, n_ci, si, tap, n_k, step, out);
+    else
+        NAME(pack_strided)(w, row, rows, n_ci, si, tap, n_k, step, out);
+}
+
+/* Ask for the weights of a register tile, all taps: ROWS pieces as long as n_c channels, or n_c pieces of ROWS rows. The
+ * gradient by the input of 257 -> 513 channels, 3 taps, 4 positions: 595 -> 515 us with weights from memory; packing 512 x 512 x 3
+ * that lie in a cache 0.24 -> 0.28 ms. */
+static void NAME(fetch_tile)(const T *w, ptrdiff_t so, ptrdiff_t n_c, ptrdiff_t si)
+{
+    const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), long_rows = so > si;
+    const ptrdiff_t pieces = long_rows ? ROWS : n_c, pitch = long_rows ? so : si, length = long_rows ? n_c * si : ROWS * so;
+    for (ptrdiff_t r = 0; r < pieces; r++)
+        for (ptrdiff_t i = 0; i < length; i += line)
+            PREFETCH_NEAR(w + r * pitch + i);
+}
+
+/* The weights of output channels [co0, co1), which begin with a register tile, of n_ci channels and n_k sorted taps from ci and
+ * k on: tile of output channels, then [ci][tap][channel in tile]. Returns whether all are finite. */
+static int NAME(pack_block)(const fc1d_weight *weight, const fc1d_problem *p, ptrdiff_t g, ptrdiff_t ci, ptrdiff_t n_ci,
+                            ptrdiff_t k, ptrdiff_t n_k, ptrdiff_t co0, ptrdiff_t co1, T *out, const T *out_end)
+{
+    const ptrdiff_t sg = weight->sg, so = weight->so, si = weight->si, sk = weight->sk, taps = weight->taps;
+    const ptrdiff_t parts = weight->parts, fused = weight->fused / parts, step = fused * sk, *tap = weight->tap_k + k;
+    const T *w = (const T *)weight->data + g * sg;
+    /* what vectors may read beyond their elements: all of the weight, where strides are not negative */
+    const int forward = parts == 1 && so > 0 && si > 0 && sg > 0 && sk > 0;
+    const T *w_end = !forward ? NULL : (const T *)weight->data + (p->groups - 1) * sg + (p->c_out / fused - 1) * so +
+                                           (p->c_in - 1) * si + (taps - 1) * sk + 1;
+    const int fetch = forward && fused == 1 && n_k == taps && (so < si ? so : si) == taps;
+    int finite = 1;
+    NAME(picks) picks = {0};
+    for (ptrdiff_t co = co0, rows; co < co1; co += rows, out += rows * n_ci * n_k) {
+        ptrdiff_t row[ROWS] = {0};
+        rows = co1 - co < ROWS ? co1 - co : ROWS;
+        for (ptrdiff_t i = 0; i < rows / parts; i++)
+            row[i] = (co / parts + i) / fused * so + (co / parts + i) % fused * sk;
+        if (fetch && co + 2 * ROWS <= p->c_out)
+            NAME(fetch_tile)(w + (co + ROWS) * so + ci * si, so, n_ci, si);
+        if (parts == 1)
+            NAME(pack_tile)(w + ci * si, row, rows, so, n_ci, si, tap, n_k, step, w_end, out, out_end, &picks);
+        else if (rows == ROWS)
+            NAME(pack_parts)(w, row, ROWS, ci, n_ci, si, tap, n_k, step, out);
+        else
+            NAME(pack_parts)(w, row, rows, ci, n_ci, si, tap, n_k, step, out);
+        finite &= NAME(all_finite)(out, rows * n_ci * n_k); /* in L1 still */
+    }
+    return finite;
+}
+
+/* Order of a packed weight: group, block of ci, output phase, block of taps, then pack_block's, as run_group walks it.
+ * Returns whether all packed numbers are finite. */
+static int NAME(pack_weights)(const fc1d_weight *weight, const fc1d_problem *p, void *packed)
+{
+    T *out = (T *)packed;
+    const T *out_end = out + p->groups * p->c_out * p->c_in * p->kernel_size;
+    int finite = 1;
+    for (ptrdiff_t g = 0; g < p->groups; g++)
+        for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
+            const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
+            for (ptrdiff_t r = 0; r < p->n_phases; r++)
+                for (ptrdiff_t k = p->phase_start[r]; k < p->phase_start[r + 1]; k += p->k_block) {
+                    const ptrdiff_t rest = p->phase_start[r + 1] - k, n_k = rest < p->k_block ? rest : p->k_block;
+                    finite &= NAME(pack_block)(weight, p, g, ci, n_ci, k, n_k, 0, p->c_out, out, out_end);
+                    out += p->c_out * n_ci * n_k;
+                }
+        }
+    return finite;
 }
 
 /* ---- the tile loop ------------------------------------------------------------------------------------------- */
@@ -639,7 +899,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
     const ptrdiff_t cols = (items - 1) * p->item_pitch + item_cols;
     const ptrdiff_t width = items > 1 ? item_cols : (cols + LANES - 1) / LANES * LANES;
     const ptrdiff_t x = n * p->xn + NAME(row_at)(g * p->c_in, p->xc, p->parts);
-    const T *w = (const T *)p->w + g * p->c_out * p->c_in * p->kernel_size;
+    const T *w = p->w ? (const T *)p->w + g * p->c_out * p->c_in * p->kernel_size : NULL;
     const T *bias = p->bias ? (const T *)p->bias + g * p->c_out : NULL;
     const ptrdiff_t y_item = n * p->yn + o0 * p->yh, r_item = n * p->rn + o0 * p->rh;
     T *y = (T *)p->y + y_item + g * p->c_out * p->yc + q0; /* where it is plain and not staged */
@@ -652,6 +912,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
     }
     const ptrdiff_t phase_pitch = (co1 - co0) * p->stage_pitch;
     T *stage = window + p->window_elems, *totals = stage + p->stage_elems + 2 * p->emit_rows * p->emit_pitch;
+    T *packed = totals + p->levels * p->total_elems;
 
     const fc1d_run *last_run = p->runs + p->n_runs - 1;
     const int in_place = p->in_place && q0 + p->runs->start >= 0 && q0 + last_run->start + last_run->extra + width <= p->l_in;
@@ -683,7 +944,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
             const ptrdiff_t ldy = p->staged ? p->stage_pitch : p->yc;
             for (ptrdiff_t k = 0; k == 0 || k < taps; k += p->k_block) {
                 const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
-                const T *wb = w + (ci * p->kernel_size + (p->phase_start[r] + k) * n_ci) * p->c_out;
+                const T *wb = w ? w + (ci * p->kernel_size + (p->phase_start[r] + k) * n_ci) * p->c_out : NULL;
                 NAME(terms) terms = {n_ci, n_k, taps, p->ci_chain, 0, n_k, tap + p->phase_start[r] * p->ci_block + k, p,
                                      p->pos + p->phase_start[r] + k, q0, 0};
                 if (p->leaves_out)
@@ -701,8 +962,11 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
                                              p->total_elems, p->stage_pitch);
                 for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block) {
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
-                    NAME(run_block)(&terms, c0, c1, cols, wb, rows, base, ldy, p->staged, b, accumulate, p->by_rows,
-                                    &ahead, to);
+                    if (p->unpacked && !NAME(pack_block)(p->unpacked, p, g, ci, n_ci, p->phase_start[r] + k, n_k, c0, c1,
+                                                         packed, packed + (c1 - c0) * n_ci * n_k))
+                        fc1d_swap(p->not_finite, 1);
+                    NAME(run_block)(&terms, c0, c1, cols, p->unpacked ? packed - c0 * n_ci * n_k : wb, rows, base, ldy,
+                                    p->staged, b, accumulate, p->by_rows, &ahead, to);
                 }
                 if (p->levels && last)
                     NAME(add_totals)(base + co0 * ldy, ldy, totals + r * phase_pitch, p->total_elems, p->stage_pitch,
@@ -834,257 +1098,6 @@ static void NAME(run_items)(const fc1d_problem *p, ptrdiff_t unit, void *scratch
         NAME(store_rows)(y, 1, p->yn, stage, p->stage_pitch, rows, items, p->half);
     else
         NAME(store_positions)(p, stage, (co1 - co0) / fused * p->l_out, items, in_order, y);
-}
-
-/* ---- weights ------------------------------------------------------------------------------------------------- */
-
-/* Whether all of n numbers are finite: zero times anything else is NaN. */
-static int NAME(all_finite)(const void *numbers, ptrdiff_t n)
-{
-    enum { CHAINS = 8 }; /* one would wait for its own sums */
-    const T *p = (const T *)numbers;
-    V sum[CHAINS] = {{0}};
-    T rest = 0;
-    ptrdiff_t i = 0;
-    for (; i + CHAINS * LANES <= n; i += CHAINS * LANES)
-        _Pragma("GCC unroll 8") for (int c = 0; c < CHAINS; c++) sum[c] += LOAD(p + i + c * LANES) * (T)0;
-    for (; i + LANES <= n; i += LANES)
-        sum[0] += LOAD(p + i) * (T)0;
-    for (; i < n; i++)
-        rest += p[i] * (T)0;
-    for (int c = 1; c < CHAINS; c++)
-        sum[0] += sum[c];
-    T lanes[LANES];
-    STORE(lanes, sum[0]);
-    for (int l = 0; l < LANES; l++)
-        rest += lanes[l];
-    return rest == 0;
-}
-
-/* out[(c*n_k + j)*rows + i] = w[row[i] + c*si + tap[j]*sk]. */
-static inline __attribute__((always_inline)) void NAME(pack_strided)(const T *w, const ptrdiff_t *row, ptrdiff_t rows,
-                                                                     ptrdiff_t n_c, ptrdiff_t si, const ptrdiff_t *tap,
-                                                                     ptrdiff_t n_k, ptrdiff_t sk, T *out)
-{
-    for (ptrdiff_t c = 0; c < n_c; c++)
-        for (ptrdiff_t j = 0; j < n_k; j++) {
-            const T *from = w + c * si + tap[j] * sk;
-            for (ptrdiff_t i = 0; i < rows; i++)
-                *out++ = from[row[i]];
-        }
-}
-
-/* The same where the rows follow one another: row[i] = row[0] + i. */
-static void NAME(pack_rows)(const T *w, ptrdiff_t rows, ptrdiff_t n_c, ptrdiff_t si, const ptrdiff_t *tap, ptrdiff_t n_k,
-                            ptrdiff_t sk, T *out)
-{
-    for (ptrdiff_t c = 0; rows == ROWS && n_k == 1 && c < n_c; c++) /* most often: without an inner loop */
-        memcpy(out + c * ROWS, w + c * si + tap[0] * sk, ROWS * sizeof(T));
-    for (ptrdiff_t c = 0; (rows < ROWS || n_k > 1) && c < n_c; c++)
-        for (ptrdiff_t j = 0; j < n_k; j++, out += rows)
-            NAME(gather)(out, rows, w + c * si + tap[j] * sk, 1);
-}
-
-/* The same where ROWS rows of all taps lie in a few vectors: each vector of the result picks its elements from pairs of
- * those, element `pick` of one of them. */
-#if BYTES >= 32 && defined(__GNUC__) && !defined(__clang__)
-#define PICKS 1
-enum { NAME(pick_taps) = LANES / ROWS > 0 ? LANES / ROWS : 1, NAME(pick_vectors) = 8, NAME(pick_pairs) = 4 };
-typedef struct {
-    ptrdiff_t vectors, pairs, reach, row[ROWS]; /* no vectors: not suited */
-    NAME(mask) pick[NAME(pick_vectors)], of[NAME(pick_vectors)][NAME(pick_pairs)];
-} NAME(picks);
-
-static void NAME(find_picks)(NAME(picks) * picks, const ptrdiff_t *row, const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t sk)
-{
-    const ptrdiff_t n = (n_k + NAME(pick_taps) - 1) / NAME(pick_taps);
-    ptrdiff_t first = 0, last = 0; /* of rows in any order, as those of a fused scatter may be */
-    for (ptrdiff_t i = 0; i < ROWS; i++) {
-        picks->row[i] = row[i] - row[0];
-        first = picks->row[i] < first ? picks->row[i] : first;
-        last = picks->row[i] > last ? picks->row[i] : last;
-    }
-    picks->reach = last + tap[n_k - 1] * sk + 1;
-    picks->pairs = (picks->reach + 2 * LANES - 1) / (2 * LANES);
-    picks->vectors = first == 0 && n <= NAME(pick_vectors) && picks->pairs <= NAME(pick_pairs) ? n : 0;
-    for (ptrdiff_t v = 0; v < picks->vectors; v++) {
-        for (int l = 0; l < LANES; l++) {
-            const ptrdiff_t j = v * NAME(pick_taps) + l / ROWS;
-            picks->pick[v][l] = (TINT)(picks->row[l % ROWS] + tap[j < n_k ? j : n_k - 1] * sk);
-        }
-        for (ptrdiff_t i = 0; i < picks->pairs; i++)
-            picks->of[v][i] = picks->pick[v] / (2 * LANES) == (TINT)i;
-    }
-}
-
-/* Vectors of the last channels may reach beyond the end of w or of out, which is why those are left; returns the channels
- * done. */
-static ptrdiff_t NAME(pack_picked)(const NAME(picks) * picks, const T *w, ptrdiff_t n_c, ptrdiff_t si, ptrdiff_t n_k,
-                                   const T *w_end, T *out, const T *out_end)
-{
-    const ptrdiff_t n = picks->vectors, pairs = picks->pairs;
-    ptrdiff_t c = 0;
-    for (; c < n_c && w_end - w >= pairs * 2 * LANES && out_end - out >= n * LANES; c++, w += si, out += n_k * ROWS) {
-        for (ptrdiff_t v = 0; v < n; v++) {
-            V sum = __builtin_shuffle(LOAD(w), LOAD(w + LANES), picks->pick[v]);
-            for (ptrdiff_t i = 1; i < pairs; i++) {
-                const V next = __builtin_shuffle(LOAD(w + 2 * i * LANES), LOAD(w + (2 * i + 1) * LANES), picks->pick[v]);
-                const NAME(mask) of = picks->of[v][i];
-                sum = (V)(((NAME(mask))sum & ~of) | ((NAME(mask))next & of));
-            }
-            STORE(out + v * LANES, sum);
-        }
-    }
-    return c;
-}
-#else
-#define PICKS 0
-typedef struct {
-    ptrdiff_t reach;
-} NAME(picks);
-#endif
-
-#if LANES > 1
-/* out[(c*n_k + j)*ROWS + i] = w[i*so + c*si + j]: rows interleaved in whole vectors. The last one of a channel reads and
- * writes on into what follows, which is written again, unless that is the end of w or out. */
-static void NAME(pack_interleaved)(const T *w, ptrdiff_t so, ptrdiff_t n_c, ptrdiff_t si, ptrdiff_t n_k, const T *w_end,
-                                   T *out, const T *out_end)
-{
-    for (ptrdiff_t c = 0; c < n_c; c++, w += si, out += n_k * ROWS) {
-        ptrdiff_t k = NAME(interleave)(w, so, n_k, out, ROWS);
-        if (k < n_k && w_end - w >= (ROWS - 1) * so + k + LANES && out_end - out >= (k + LANES) * ROWS)
-            k += NAME(interleave)(w + k, so, LANES, out + k * ROWS, ROWS);
-        for (; k < n_k; k++)
-            for (ptrdiff_t i = 0; i < ROWS; i++)
-                out[k * ROWS + i] = w[i * so + k];
-    }
-}
-#endif
-
-/* out[(c*n_k + j)*rows + i] for the parts of complex numbers, rows ci + c of which two are a channel: the real and the
- * imaginary part of w[row[i/2] + tap[j]*sk], or in the second row of a channel those of its product with the imaginary
- * unit. */
-static inline __attribute__((always_inline)) void NAME(pack_parts)(const T *w, const ptrdiff_t *row, ptrdiff_t rows,
-                                                                   ptrdiff_t ci, ptrdiff_t n_c, ptrdiff_t si,
-                                                                   const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t sk,
-                                                                   T *out)
-{
-    for (ptrdiff_t c = ci; c < ci + n_c; c++)
-        for (ptrdiff_t j = 0; j < n_k; j++, out += rows) {
-            const T *from = w + c / 2 * si + tap[j] * sk;
-            if (c % 2)
-                for (ptrdiff_t i = 0; i < rows / 2; i++) {
-                    out[2 * i] = -from[row[i] + 1];
-                    out[2 * i + 1] = from[row[i]];
-                }
-            else
-                for (ptrdiff_t i = 0; i < rows / 2; i++)
-                    memcpy(out + 2 * i, from + row[i], 2 * sizeof(T));
-        }
-}
-
-/* One register tile's weights of n_ci channels and n_k taps, in the quickest way that their strides allow. */
-static void NAME(pack_tile)(const T *w, const ptrdiff_t *row, ptrdiff_t rows, ptrdiff_t so, ptrdiff_t n_ci, ptrdiff_t si,
-                            const ptrdiff_t *tap, ptrdiff_t n_k, ptrdiff_t step, const T *w_end, T *out,
-                            const T *out_end, NAME(picks) *picks)
-{
-    (void)picks;
-    int follow = 1, even = 1, in_order = step == 1;
-    for (ptrdiff_t i = 1; i < rows; i++) {
-        follow &= row[i] == row[0] + i;
-        even &= row[i] == row[0] + i * so;
-    }
-    for (ptrdiff_t j = 1; j < n_k; j++)
-        in_order &= tap[j] == tap[0] + j;
-    if (follow && n_k > 0) {
-        NAME(pack_rows)(w + row[0], rows, n_ci, si, tap, n_k, step, out);
-        return;
-    }
-#if LANES > 1
-    const int joined = in_order && si == n_k, whole = w_end && rows == ROWS && n_k > 0;
-    int picked = 0;
-#if PICKS
-    int known = picks->reach > 0;
-    for (ptrdiff_t i = 0; known && i < rows; i++)
-        known = row[i] - row[0] == picks->row[i];
-    if (whole && !known)
-        NAME(find_picks)(picks, row, tap, n_k, step);
-    picked = whole && picks->vectors && !(even && joined) && !(even && in_order && n_k > 8);
-    if (picked) {
-        const ptrdiff_t done = NAME(pack_picked)(picks, w + row[0], n_ci, si, n_k, w_end, out, out_end);
-        w += done * si;
-        out += done * n_k * ROWS;
-        n_ci -= done;
-    }
-#endif
-    /* 4 taps: below that the strided loop is as fast */
-    if (whole && !picked && even && in_order && (joined || n_k >= 4)) {
-        NAME(pack_interleaved)(w + row[0] + tap[0], so, joined ? 1 : n_ci, si, joined ? n_ci * n_k : n_k, w_end, out,
-                               out_end);
-        return;
-    }
-#endif
-    if (rows == ROWS)
-        NAME(pack_strided)(w, row, ROWS, n_ci, si, tap, n_k, step, out);
-    else
-        NAME(pack_strided)(w, row, rows, n_ci, si, tap, n_k, step, out);
-}
-
-/* Ask for the weights of a register tile, all taps: ROWS pieces as long as n_c channels, or n_c pieces of ROWS rows. The
- * gradient by the input of 257 -> 513 channels, 3 taps, 4 positions: 595 -> 515 us with weights from memory; packing 512 x 512 x 3
- * that lie in a cache 0.24 -> 0.28 ms. */
-static void NAME(fetch_tile)(const T *w, ptrdiff_t so, ptrdiff_t n_c, ptrdiff_t si)
-{
-    const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), long_rows = so > si;
-    const ptrdiff_t pieces = long_rows ? ROWS : n_c, pitch = long_rows ? so : si, length = long_rows ? n_c * si : ROWS * so;
-    for (ptrdiff_t r = 0; r < pieces; r++)
-        for (ptrdiff_t i = 0; i < length; i += line)
-            PREFETCH_NEAR(w + r * pitch + i);
-}
-
-/* Order of a packed weight: group, block of ci, output phase, block of taps, tile of output channels, then
- * [ci in block][tap in block][channel in tile], as run_group walks it. `tap_k` maps sorted taps to kernel positions, the
- * largest of which is below `taps`. Strides are in elements, of complex numbers too, whose parts follow each other.
- * Returns whether all packed numbers are finite. */
-static int NAME(pack_weights)(const void *weight, ptrdiff_t sg, ptrdiff_t so, ptrdiff_t si, ptrdiff_t sk,
-                              const fc1d_problem *p, const ptrdiff_t *tap_k, ptrdiff_t taps, void *packed)
-{
-    T *out = (T *)packed;
-    const T *out_end = out + p->groups * p->c_out * p->c_in * p->kernel_size;
-    const ptrdiff_t parts = p->parts, fused = p->fused / parts, step = fused * sk;
-    /* what vectors may read beyond their elements: all of the weight, where strides are not negative */
-    const int forward = parts == 1 && so > 0 && si > 0 && sg > 0 && sk > 0;
-    const T *w_end = !forward ? NULL : (const T *)weight + (p->groups - 1) * sg + (p->c_out / fused - 1) * so +
-                                           (p->c_in - 1) * si + (taps - 1) * sk + 1;
-    int finite = 1;
-    NAME(picks) picks = {0};
-    for (ptrdiff_t g = 0; g < p->groups; g++)
-        for (ptrdiff_t ci = 0; ci < p->c_in; ci += p->ci_block) {
-            const ptrdiff_t n_ci = p->c_in - ci < p->ci_block ? p->c_in - ci : p->ci_block;
-            for (ptrdiff_t r = 0; r < p->n_phases; r++)
-                for (ptrdiff_t k = p->phase_start[r]; k < p->phase_start[r + 1]; k += p->k_block) {
-                    const ptrdiff_t rest = p->phase_start[r + 1] - k, n_k = rest < p->k_block ? rest : p->k_block;
-                    picks.reach = 0; /* those of other taps */
-                    for (ptrdiff_t co = 0, rows; co < p->c_out; co += rows, out += rows * n_ci * n_k) {
-                        const T *w = (const T *)weight + g * sg;
-                        ptrdiff_t row[ROWS] = {0};
-                        rows = p->c_out - co < ROWS ? p->c_out - co : ROWS;
-                        for (ptrdiff_t i = 0; i < rows / parts; i++)
-                            row[i] = (co / parts + i) / fused * so + (co / parts + i) % fused * sk;
-                        if (forward && fused == 1 && n_k == taps && (so < si ? so : si) == taps && co + 2 * ROWS <= p->c_out)
-                            NAME(fetch_tile)(w + (co + ROWS) * so + ci * si, so, n_ci, si);
-                        if (parts == 1)
-                            NAME(pack_tile)(w + ci * si, row, rows, so, n_ci, si, tap_k + k, n_k, step, w_end, out, out_end,
-                                            &picks);
-                        else if (rows == ROWS)
-                            NAME(pack_parts)(w, row, ROWS, ci, n_ci, si, tap_k + k, n_k, step, out);
-                        else
-                            NAME(pack_parts)(w, row, rows, ci, n_ci, si, tap_k + k, n_k, step, out);
-                        finite &= NAME(all_finite)(out, rows * n_ci * n_k); /* in L1 still */
-                    }
-                }
-        }
-    return finite;
 }
 
 /* ---- peak ---------------------------------------------------------------------------------------------------- */

@@ -19,6 +19,7 @@ from .totals import add_to
 
 cimport cython
 cimport numpy as cnp
+from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
 from cpython.mem cimport PyMem_Free, PyMem_Malloc
 from libc.math cimport INFINITY
@@ -269,6 +270,8 @@ cdef double ROW_CYCLES = 30
 cdef double TRANSPOSED_CYCLES = 2
 # Columns of a tile that may leave out taps of their own, as in simd/across.h.
 cdef ptrdiff_t PART_COLUMNS = 6
+# Weights of so many bytes do not stay in L2 with the rest, see `_find_live`.
+cdef ptrdiff_t LIVE_BYTES = 1024 * 1024
 # Scratch of one thread; a layer that needs more goes to the BLAS engine.
 cdef ptrdiff_t SCRATCH_BYTES = 4 * 1024 * 1024
 # Positions beyond this are left to the BLAS engine, whose index arithmetic is checked term by term.
@@ -887,6 +890,68 @@ def finish(activation, cnp.ndarray y not None, cnp.ndarray residual, double resi
         kernels.finish_rows(&f, rows, more, n_rows, length, channels, residual_scale, residual_last)
 
 
+cdef void _keep_taps(const fc1d_problem* p, const Taps* taps, const ptrdiff_t* place, ptrdiff_t kept,
+                     Taps* to) noexcept nogil:
+    """The tables of those taps that have a place, ``kept`` of them; may be done in place."""
+    cdef ptrdiff_t r, j, i = 0, begin = 0, end
+    for j in range(p.kernel_size):
+        if place[taps.order[j]] >= 0:
+            to.order[i] = place[taps.order[j]]
+            i += 1
+    j = 0
+    for r in range(p.n_phases):
+        end = taps.phase_start[r + 1]
+        to.phase_start[r] = begin
+        while j < end:
+            if place[j] >= 0:
+                to.k[begin], to.pos[begin] = taps.k[j], taps.pos[j]
+                begin += 1
+            j += 1
+    to.phase_start[p.n_phases] = kept
+
+
+cdef class LiveTaps:
+    """The taps of a layer that read some of the input in calls of one length, and their packed weights."""
+    cdef Taps taps
+    cdef ptrdiff_t kernel_size
+    cdef void* tables
+    cdef void* packed
+    cdef bytes places  # of each tap of the layer, -1 for one that is left out
+
+    def __cinit__(self, ptrdiff_t n_phases, ptrdiff_t kernel_size, size_t packed_bytes, bytes places):
+        self.kernel_size, self.places = kernel_size, places
+        self.tables = PyMem_Malloc((n_phases + 1 + 3 * kernel_size) * sizeof(ptrdiff_t))
+        self.packed = take_bytes(packed_bytes + 64)
+        if self.tables == NULL or self.packed == NULL:
+            raise MemoryError("cannot allocate the weights of the taps that read the input")
+        self.taps.phase_start = <ptrdiff_t*> self.tables
+        self.taps.k = self.taps.phase_start + n_phases + 1
+        self.taps.pos = self.taps.k + kernel_size
+        self.taps.order = self.taps.pos + kernel_size
+
+    def __dealloc__(self):
+        PyMem_Free(self.tables)
+        give_bytes(self.packed)
+
+
+cdef void _copy_live(const fc1d_problem* p, const ptrdiff_t* places, ptrdiff_t rows, ptrdiff_t itemsize,
+                     const char* weight, char* live) noexcept nogil:
+    """Copy what is packed of the taps that have a place; sums are not cut between taps."""
+    cdef ptrdiff_t g, i, n_ci, r, t, n, c, j
+    for g in range(p.groups):
+        for i in range(_ceil(p.c_in, p.ci_block)):
+            n_ci = min(p.c_in - i * p.ci_block, p.ci_block)
+            for r in range(p.n_phases):
+                for t in range(_ceil(p.c_out, rows)):
+                    n = min(p.c_out - t * rows, rows) * itemsize
+                    for c in range(n_ci):
+                        for j in range(p.phase_start[r], p.phase_start[r + 1]):
+                            if places[j] >= 0:
+                                memcpy(live, weight, n)
+                                live += n
+                            weight += n
+
+
 @cython.final
 cdef class PreparedLayer:
     """A layer's geometry and packed weights, for any number of calls.
@@ -935,6 +1000,8 @@ cdef class PreparedLayer:
     cdef int typenum, same, parts  # 2 real numbers of a complex one
     cdef readonly str isa
     cdef readonly bint finite  # the packed weight; of one that is not packed yet nothing else is known
+    cdef LiveTaps live  # of the last length that two calls had one after the other
+    cdef bytes places  # as those of `live`, of the last call
     cdef cnp.ndarray weight  # where it is not packed
     cdef fc1d_weight unpacked
     cdef readonly bint channels_last
@@ -1090,34 +1157,23 @@ cdef class PreparedLayer:
                 if first < min(l_in, low + self.taps.pos[j] + end * p.x_step):
                     place[j] = kept
                     kept += 1
-        if 0 < kept < n and (self.transposed or self._all_finite(weight)):
-            self._keep_taps(place, kept)
+        if 0 < kept < n and not self._cuts_taps() and (self.transposed or self._all_finite(weight)):
+            _keep_taps(p, &self.taps, place, kept, &self.taps)
+            p.kernel_size = kept
         PyMem_Free(place)
         return 0
+
+    cdef bint _cuts_taps(self) noexcept:
+        """Whether a chain of sums may end between taps of a channel."""
+        cdef ptrdiff_t r
+        for r in range(self.problem.n_phases):
+            if self.taps.phase_start[r + 1] - self.taps.phase_start[r] > self.problem.k_block:
+                return True
+        return False
 
     cdef bint _all_finite(self, cnp.ndarray weight) noexcept:
         return (cnp.PyArray_IS_C_CONTIGUOUS(weight)
                 and self.kernels.all_finite(cnp.PyArray_DATA(weight), cnp.PyArray_SIZE(weight) * self.parts))
-
-    cdef void _keep_taps(self, const ptrdiff_t* place, ptrdiff_t kept) noexcept:
-        """Keep those taps of the tables that have a place, which are ``kept``, unless sums are cut between taps."""
-        cdef fc1d_problem* p = &self.problem
-        cdef ptrdiff_t n = p.kernel_size, r, j, i = 0, begin = 0
-        for r in range(p.n_phases):
-            if self.taps.phase_start[r + 1] - self.taps.phase_start[r] > p.k_block:
-                return
-        for j in range(n):
-            if place[self.taps.order[j]] >= 0:
-                self.taps.order[i] = place[self.taps.order[j]]
-                i += 1
-        for r in range(p.n_phases):
-            i = self.taps.phase_start[r]
-            self.taps.phase_start[r] = begin
-            for j in range(i, self.taps.phase_start[r + 1]):
-                if place[j] >= 0:
-                    self.taps.k[begin], self.taps.pos[begin] = self.taps.k[j], self.taps.pos[j]
-                    begin += 1
-        self.taps.phase_start[p.n_phases] = p.kernel_size = kept
 
     cdef int _prepare_plane_taps(self) except -1:
         """Taps of a row of the kernel and of a column of it; `taps.k` counts all, as they are packed."""
@@ -1228,6 +1284,12 @@ cdef class PreparedLayer:
         if unpacked:
             given = p[0]
         p.leaves_out = p.mode == 0 and k > 1 and _leaves_out(p, PART_COLUMNS) and self.finite
+        cdef LiveTaps live = None
+        if p.leaves_out and plan is None and not unpacked:
+            live = self._find_live(p)
+        if live is not None:
+            p.w, p.kernel_size, p.phase_start = live.packed, live.kernel_size, live.taps.phase_start
+            return self._run_line(p, &live.taps, base, threads, plan)
         cdef size_t where_bytes = k * sizeof(ptrdiff_t), run_bytes = k * sizeof(fc1d_run)
         cdef size_t table_bytes = where_bytes + run_bytes + 2 * p.ci_block * k * sizeof(int32_t)
         cdef ptrdiff_t few[256]  # for small layers, without malloc
@@ -1260,6 +1322,42 @@ cdef class PreparedLayer:
         elif unpacked and (p.unpacked == NULL or not_finite and p.leaves_out) and self._is_ready(&given):
             self._run_line(&given, taps, base, threads, None)
         return 0
+
+    cdef LiveTaps _find_live(self, const fc1d_problem* p):
+        """The taps that read the input in a call and in the one before it, of a large weight, if they are few.
+
+        The others lie between them, so that a line of the cache that is read is for the most part not used. 768 channels
+        to as many, 13 taps, one position: XXX us.
+        """
+        cdef ptrdiff_t k = p.kernel_size, j, n = 0
+        cdef size_t size = p.groups * p.c_out * p.c_in * self.itemsize
+        cdef bytes places, seen
+        cdef ptrdiff_t* place
+        cdef LiveTaps live
+        if size * k < LIVE_BYTES or 2 * _count_live(p) > k or self.rows:
+            return None
+        if self.owner is not None:
+            return self.owner._find_live(p)
+        places = PyBytes_FromStringAndSize(NULL, k * sizeof(ptrdiff_t))
+        place = <ptrdiff_t*> <char*> places
+        for j in range(k):
+            place[j] = -1
+            if _is_live(p, p.pos[j]):
+                place[j] = n
+                n += 1
+        with cython.critical_section(self):
+            live, seen, self.places = self.live, self.places, places
+        if live is not None and live.places == places:
+            return live
+        if n == 0 or seen != places or self._cuts_taps():
+            return None
+        live = LiveTaps(p.n_phases, n, size * n, places)
+        _keep_taps(p, &self.taps, place, n, &live.taps)
+        with nogil:
+            _copy_live(p, place, self.kernels.rows, self.itemsize, <const char*> p.w, <char*> live.packed)
+        with cython.critical_section(self):
+            self.live = live
+        return live
 
     cdef void _take(self, fc1d_problem* p, cnp.ndarray x, cnp.ndarray y, cnp.ndarray residual, int last) noexcept:
         """Fill in the operands, whose columns are axis ``last``."""

@@ -127,6 +127,7 @@ typedef struct {
     const fc1d_run *row_runs;
     ptrdiff_t n_row_runs;
     const void *x_end; /* past the last element in memory */
+    int streamed; /* tiles in place are made from a few rows of x at a time: at most 4 output channels, one tap */
     int leaves_out; /* the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out */
     int stacked; /* of a depthwise layer four rows at once, of so many rows and columns of the kernel; y is plain */
 } fc1d_problem;

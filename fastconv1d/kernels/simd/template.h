@@ -891,6 +891,69 @@ static void NAME(run_block)(const NAME(terms) * t, ptrdiff_t c0, ptrdiff_t c1, p
                        accumulate, by_rows, ahead, sink);
 }
 
+/* Up to four rows of one tap from rows of x that lie far apart in memory and in no cache: a few rows of x at a time from one end
+ * of the tile to the other, as far as the hardware foresees them, with the sums so far in L1. Chains and their order are
+ * those of run_chains. */
+#define STREAM(MR, TERMS)                                                                                              \
+    static void NAME(stream_##MR##x##TERMS)(const T *restrict w, const T *restrict x, ptrdiff_t pitch, ptrdiff_t n,     \
+                                            T *restrict sums, ptrdiff_t lds, int fresh)                                \
+    {                                                                                                                  \
+        V wv[TERMS][MR];                                                                                               \
+        const T *row[TERMS];                                                                                           \
+        _Pragma("GCC unroll 8") for (int t = 0; t < TERMS; t++)                                                        \
+        {                                                                                                              \
+            row[t] = x + t * pitch;                                                                                    \
+            _Pragma("GCC unroll 4") for (int i = 0; i < MR; i++) wv[t][i] = w[t * MR + i] - (V){0};                    \
+        }                                                                                                              \
+        for (ptrdiff_t q = 0; q < n; q += LANES) {                                                                     \
+            V acc[MR];                                                                                                 \
+            _Pragma("GCC unroll 4") for (int i = 0; i < MR; i++) acc[i] = fresh ? (V){0} : LOAD(sums + i * lds + q);   \
+            _Pragma("GCC unroll 8") for (int t = 0; t < TERMS; t++)                                                    \
+            {                                                                                                          \
+                V xt = LOAD(row[t] + q);                                                                               \
+                HOLD(xt);                                                                                              \
+                _Pragma("GCC unroll 4") for (int i = 0; i < MR; i++) acc[i] += wv[t][i] * xt;                          \
+            }                                                                                                          \
+            _Pragma("GCC unroll 4") for (int i = 0; i < MR; i++) STORE(sums + i * lds + q, acc[i]);                    \
+        }                                                                                                              \
+    }
+STREAM(1, 1) STREAM(2, 1) STREAM(3, 1) STREAM(4, 1)
+#if ROWS == 4 /* 16 vector registers */
+enum { NAME(stream_terms) = 4 };
+STREAM(1, 4) STREAM(2, 4) STREAM(3, 2) STREAM(4, 2)
+typedef void (*NAME(stream_fn))(const T *w, const T *x, ptrdiff_t pitch, ptrdiff_t n, T *sums, ptrdiff_t lds, int fresh);
+static const NAME(stream_fn) NAME(streams)[2][5] = {
+    {0, NAME(stream_1x1), NAME(stream_2x1), NAME(stream_3x1), NAME(stream_4x1)},
+    {0, NAME(stream_1x4), NAME(stream_2x4), NAME(stream_3x2), NAME(stream_4x2)}};
+static const ptrdiff_t NAME(streamed)[5] = {0, 4, 4, 2, 2};
+#else
+STREAM(1, 8) STREAM(2, 8) STREAM(3, 4) STREAM(4, 4)
+typedef void (*NAME(stream_fn))(const T *w, const T *x, ptrdiff_t pitch, ptrdiff_t n, T *sums, ptrdiff_t lds, int fresh);
+static const NAME(stream_fn) NAME(streams)[2][5] = {
+    {0, NAME(stream_1x1), NAME(stream_2x1), NAME(stream_3x1), NAME(stream_4x1)},
+    {0, NAME(stream_1x8), NAME(stream_2x8), NAME(stream_3x4), NAME(stream_4x4)}};
+static const ptrdiff_t NAME(streamed)[5] = {0, 8, 8, 4, 4};
+#endif
+
+/* y[i][q] (+)= the sums of n_ci channels for `rows` output channels and n columns, whole vectors of which can be read. */
+static void NAME(run_streams)(ptrdiff_t rows, const T *w, const T *x, ptrdiff_t pitch, ptrdiff_t n_ci, ptrdiff_t chain,
+                              ptrdiff_t n, T *y, ptrdiff_t ldy, const T *bias, int accumulate, T *sums, ptrdiff_t lds)
+{
+    for (ptrdiff_t c = 0, m; c < n_ci; c += m) {
+        m = n_ci - c < chain ? n_ci - c : chain;
+        for (ptrdiff_t t = 0, several; t < m; t += several ? NAME(streamed)[rows] : 1) {
+            several = m - t >= NAME(streamed)[rows];
+            NAME(streams)[several][rows](w + (c + t) * rows, x + (c + t) * pitch, pitch, n, sums, lds, t == 0);
+        }
+        for (ptrdiff_t i = 0; i < rows; i++) {
+            T *out = y + i * ldy;
+            const T *from = sums + i * lds;
+            for (ptrdiff_t q = 0; q < n; q++)
+                out[q] = accumulate || c > 0 ? out[q] + from[q] : bias ? from[q] + bias[i] : from[q];
+        }
+    }
+}
+
 /* Of planes, `n` is the batch item and o0 its first output row, otherwise 0; `items` counts rows then. */
 static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, ptrdiff_t items, ptrdiff_t g, ptrdiff_t co0,
                             ptrdiff_t co1, ptrdiff_t q0, int more_groups, T *window)
@@ -960,7 +1023,14 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
                 if (p->levels && accumulate)
                     accumulate = NAME(go_on)(p, ci, k, taps, base + co0 * ldy, ldy, co1 - co0, cols, totals + r * phase_pitch,
                                              p->total_elems, p->stage_pitch);
-                for (ptrdiff_t c0 = co0; c0 < co1; c0 += p->co_block) {
+                const int streams = in_place && p->streamed;
+                if (streams)
+                    NAME(run_streams)(co1, wb, rows, p->xc, n_ci, p->ci_chain, cols, y, ldy, b, accumulate, window,
+                                      p->row_pitch);
+                for (ptrdiff_t co = 0; streams && to && co < co1; co++)
+                    NAME(finish_row)(&sink.finish, sink.channel + co, y + co * ldy, residual ? residual + co * p->rc : NULL,
+                                     cols);
+                for (ptrdiff_t c0 = co0; !streams && c0 < co1; c0 += p->co_block) {
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
                     if (p->unpacked && !NAME(pack_block)(p->unpacked, p, g, ci, n_ci, p->phase_start[r] + k, n_k, c0, c1,
                                                          packed, packed + (c1 - c0) * n_ci * n_k))

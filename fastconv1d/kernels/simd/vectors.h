@@ -42,8 +42,8 @@
 #endif
 
 /* Keeps a vector that several multiply-adds read in a register. GCC would rather have each of them read it from memory, where
- * most vectors lie in two cache lines, which are two accesses: 8 rows by 3 taps of a gradient by the weight went at 74 of 250
- * GFLOP/s, and go at XXX (AVX-512). */
+ * most vectors lie in two cache lines, which are two accesses: 8 rows by 3 taps of a gradient by the weight, 4 to 768 channels,
+ * 4,000 columns, went at 78 GFLOP/s and go at 132 (AVX-512). */
 #if VECTOR_BYTES >= 32 && (defined(__GNUC__) || defined(__clang__))
 #define HOLD(v) __asm__("" : "+v"(v))
 #else

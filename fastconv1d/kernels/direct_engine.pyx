@@ -270,8 +270,9 @@ cdef double ROW_CYCLES = 30
 cdef double TRANSPOSED_CYCLES = 2
 # Columns of a tile that may leave out taps of their own, as in simd/across.h.
 cdef ptrdiff_t PART_COLUMNS = 6
-# An input of so many bytes comes from beyond L2. Of twelve layers of 8 to 1,024 channels to 1 to 4, 1 tap, nine gained 3
-# to 35 % by streaming their rows, none lost more than 4 %, but one of 1.3 MB, which L2 still had, took 1.6 times as long.
+# An input of so many bytes comes from beyond L2. Of twelve layers of 8 to 1,024 channels to 1 to 4, one tap, nine
+# gained 3 to 35 % by streaming their rows, none lost more than 4 %, but one of 1.3 MB, which L2 still had, took 1.6
+# times as long.
 cdef ptrdiff_t STREAM_BYTES = 2 * 1024 * 1024
 # Weights of so many bytes do not stay in L2 with the rest, see `_find_live`.
 cdef ptrdiff_t LIVE_BYTES = 1024 * 1024
@@ -625,8 +626,8 @@ cdef ptrdiff_t _pack_in_units(fc1d_problem* p, const fc1d_weight* weight, long l
                               ptrdiff_t scratch_bytes) noexcept nogil:
     """Have units pack what they need of a weight that is needed once, which spares a way through memory.
 
-    Returns the bytes of scratch. The gradient by the input of 1024 to 1024 channels, 7 taps, 2 positions: 5.4 -> 3.2 ms, of
-    400 to 400, 8 taps, 4 positions 842 -> 502 us.
+    Returns the bytes of scratch. The gradient by the input of 1024 to 1024 channels, 7 taps, 2 positions: 5.4 -> 3.2
+    ms, of 400 to 400, 8 taps, 4 positions 842 -> 502 us.
     """
     cdef ptrdiff_t taps = min(p.k_block, p.kernel_size), block = itemsize * min(p.co_block, p.c_out) * p.ci_block * taps
     if p.n_tiles * p.n_item_units > 1 or scratch_bytes + block + 64 > SCRATCH_BYTES:
@@ -943,19 +944,18 @@ cdef class LiveTaps:
 cdef void _copy_live(const fc1d_problem* p, const ptrdiff_t* places, ptrdiff_t rows, ptrdiff_t itemsize,
                      const char* weight, char* live) noexcept nogil:
     """Copy what is packed of the taps that have a place; sums are not cut between taps."""
-    cdef ptrdiff_t g, i, n_ci, r, t, n, c, j
-    for g in range(p.groups):
-        for i in range(_ceil(p.c_in, p.ci_block)):
-            n_ci = min(p.c_in - i * p.ci_block, p.ci_block)
-            for r in range(p.n_phases):
-                for t in range(_ceil(p.c_out, rows)):
-                    n = min(p.c_out - t * rows, rows) * itemsize
-                    for c in range(n_ci):
-                        for j in range(p.phase_start[r], p.phase_start[r + 1]):
-                            if places[j] >= 0:
-                                memcpy(live, weight, n)
-                                live += n
-                            weight += n
+    cdef ptrdiff_t blocks = _ceil(p.c_in, p.ci_block), i, r, t, c, j, taps, n
+    for i in range(p.groups * blocks):
+        for r in range(p.n_phases):
+            taps = p.phase_start[r + 1] - p.phase_start[r]
+            for t in range(_ceil(p.c_out, rows)):
+                n = min(p.c_out - t * rows, rows) * itemsize
+                for c in range(min(p.c_in - i % blocks * p.ci_block, p.ci_block) * taps):
+                    j = p.phase_start[r] + c % taps
+                    if places[j] >= 0:
+                        memcpy(live, weight, n)
+                        live += n
+                    weight += n
 
 
 @cython.final
@@ -1332,8 +1332,8 @@ cdef class PreparedLayer:
     cdef LiveTaps _find_live(self, const fc1d_problem* p):
         """The taps that read the input in a call and in the one before it, of a large weight, if they are few.
 
-        The others lie between them, so that a line of the cache that is read is for the most part not used. 768 channels
-        to as many, 13 taps, one position: 596 -> 156 us.
+        The others lie between them, so that a line of the cache that is read is for the most part not used. 768
+        channels to as many, 13 taps, one position: 596 -> 156 us.
         """
         cdef ptrdiff_t k = p.kernel_size, j, n = 0
         cdef size_t size = p.groups * p.c_out * p.c_in * self.itemsize

@@ -149,8 +149,8 @@ def test_depthwise_chunks_of_every_mode(mode):
 @pytest.mark.parametrize("isa_dtype", ["float32", "float64", "complex64"])
 def test_depthwise_steps_give_the_bits_of_the_whole(isa, isa_dtype):
     rng = np.random.default_rng(6)
-    for n_batch in (1, 3):
-        for channels in (1, 3, 8, 37, 64):
+    for n_batch, sizes in ((1, (1, 8, 37)), (3, (3, 64))):
+        for channels in sizes:
             # A history moves every 64 steps, or as many as it holds.
             for kernel_size, dilation, l_in in (
                 *((1, 1, 150), (4, 1, 150), (3, 5, 150)),

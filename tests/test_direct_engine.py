@@ -687,10 +687,7 @@ def test_scatter_of_a_weight_that_is_not_finite():
         x, w, b = integers(rng, 2, 3, 20), integers(rng, 3, 5, 4), integers(rng, 5)
         x[x == 0] = 1  # zero times infinity is not a number
         w[1, 3, 0] = w[0, 2, 3] = bad
-        y = integers(rng, 2, 5, 22 * stride)
-        before = y.copy()
-        assert not direct_engine.scatter(x, w, b, y, window(stride), (1, False), residual=y)
-        np.testing.assert_array_equal(y, before)  # which may still be needed
+        y = np.empty((2, 5, 22 * stride), np.float32)
         assert not direct_engine.scatter(x, w, b, y, window(stride), (1, False))
         up = fastconv1d.conv_transpose1d(x, w, b, stride, output_padding=stride - 1)
         wide = slow_scatter(x, w, b, up.shape[2], stride)

@@ -1,11 +1,13 @@
 """Weights that units pack, those of live taps alone, and streamed rows: the bits of whole packs."""
 
 import itertools
+import sys
 import threading
 
 import numpy as np
 import pytest
 from layers import assert_exact, assert_same_bits
+from primitives import in_subprocess
 
 import fastconv1d
 from fastconv1d import grad, reference
@@ -124,7 +126,7 @@ def large_layer(rng, transposed, **options):
     return layer.eval()
 
 
-LENGTHS = (1, 1, 1, 2, 2, 1, 1, 2, 9, 9, 9, 40, 1, 40, 1, 1, 3, 3, 3)
+LENGTHS = (*[1] * 18, 2, 1, 2, *[9] * 3, *[2] * 17, 40, 2, 1, 1, *[3] * 18)  # copies after 16
 
 
 @pytest.mark.parametrize("transposed", [False, True])
@@ -152,12 +154,12 @@ def test_live_taps_of_calls_from_several_threads():
     wrong = []
 
     def call(first):
-        for i in range(first, first + 120):
-            which = i // 4 % 3
+        for i in range(first, first + 240):
+            which = i // 20 % 3
             if layer(inputs[which]).tobytes() != wanted[which].tobytes():
                 wrong.append(which)
 
-    threads = [threading.Thread(target=call, args=(4 * i,)) for i in range(3)]
+    threads = [threading.Thread(target=call, args=(20 * i,)) for i in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -171,9 +173,29 @@ def test_live_taps_are_of_the_weight_now():
     x = normals(rng, 1, 130, 1)
     for _ in range(3):
         layer.weight = normals(rng, *layer.weight.shape)
-        for _ in range(3):
-            wanted = fastconv1d.conv1d(x, layer.weight, layer.bias, padding=6)
+        wanted = fastconv1d.conv1d(x, layer.weight, layer.bias, padding=6)
+        for _ in range(18):
             assert_same_bits(layer(x), wanted)
+
+
+def calls_without_memory_for_a_copy():
+    import resource
+
+    layer = fastconv1d.Conv1d(1024, 1024, 13, padding=6).eval()
+    x = np.ones((1, 1024, 1), np.float32)
+    wanted = layer(x)
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**21, resource.RLIM_INFINITY))
+    for _ in range(40):
+        assert_same_bits(layer(x), wanted)
+    print("the same")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/statm")
+def test_live_taps_are_not_copied_without_memory(isa):
+    name = "calls_without_memory_for_a_copy"
+    assert in_subprocess("test_weights_in_units", name).strip() == "the same"
 
 
 # ---- many short items of a scatter with a stride -----------------------------------------------
@@ -222,6 +244,18 @@ def test_many_short_items_of_a_scatter_with_a_stride(case, dtype, isa):
         assert_same_bits(layer(half), wanted)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_complex_items_of_one_position(transposed):
+    rng = np.random.default_rng(11)
+    for n, c_in, c_out in ((33, 40, 9), (17, 7, 30), (64, 33, 33)):
+        x, b = (integers(rng, *size, dtype="complex64") for size in ((n, c_in, 1), (c_out,)))
+        shape = (c_in, c_out, 1) if transposed else (c_out, c_in, 1)
+        w = integers(rng, *shape, dtype="complex64")
+        function = fastconv1d.conv_transpose1d if transposed else fastconv1d.conv1d
+        exact = reference.conv_transpose1d if transposed else reference.conv1d
+        assert_exact(function(x, w, b), exact(x, w, b))
+
+
 # ---- rows and columns that are no whole squares of a transposition ------------------------------
 
 
@@ -234,6 +268,40 @@ def test_channels_last_of_every_remainder(dtype):
         layer.weight = 2 * np.eye(channels, dtype=computed)[:, :, None]
         x = integers(rng, 2, length, channels, dtype=dtype)
         np.testing.assert_array_equal(layer.eval()(x), 2 * x)
+
+
+# ---- strips of a tile with taps of their own to leave out --------------------------------------
+
+SPARSE = [
+    # N, C_in, C_out, K, stride, padding, dilation, L: transposed
+    (2, 40, 17, 7, 2, 0, 64, 189),
+    (1, 100, 100, 17, 2, 30, 16, 109),
+    (3, 9, 3, 5, 1, 0, 100, 37),
+    (1, 17, 40, 13, 3, 100, 31, 260),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "complex64"])
+@pytest.mark.parametrize("case", SPARSE)
+def test_strips_that_leave_out_taps(case, dtype):
+    n, c_in, c_out, k, stride, padding, dilation, length = case
+    rng = np.random.default_rng(12)
+    x, w = integers(rng, n, c_in, length, dtype=dtype), (c_in, c_out, k)
+    w, b = integers(rng, *w, dtype=dtype), integers(rng, c_out, dtype=dtype)
+    options = {"stride": stride, "padding": padding, "dilation": dilation}
+    wanted = reference.conv_transpose1d(x, w, b, **options)
+    for threads in (1, 2):
+        with fastconv1d.num_threads(threads):
+            assert_exact(fastconv1d.conv_transpose1d(x, w, b, **options), wanted)
+            if dtype == "float32":
+                more = integers(rng, *wanted.shape)
+                around = {"activation": "relu", "residual": more}
+                y = fastconv1d.conv_transpose1d(x, w, b, **options, **around)
+                assert_exact(y, np.maximum(wanted + more, 0))
+    w, options = np.ascontiguousarray(w.swapaxes(0, 1)), {"dilation": dilation}
+    options["padding"] = dilation * (k - 1)
+    wanted = reference.conv1d(x, w, b, **options)
+    assert_exact(fastconv1d.conv1d(x, w, b, **options), wanted)
 
 
 # ---- streamed rows -----------------------------------------------------------------------------

@@ -84,6 +84,7 @@ cdef extern from "simd/fc1d.h" nogil:
         int by_rows, plain, staged
         ptrdiff_t stage_pitch, window_elems, stage_elems, emit_rows, emit_pitch, total_elems
         int streamed, leaves_out
+        ptrdiff_t strip
         ptrdiff_t rows_in, rows_out, n_row_tiles, row_step, row_base
         ptrdiff_t kernel_rows, row_dilation
         ptrdiff_t xh, yh, rh
@@ -276,6 +277,9 @@ cdef ptrdiff_t PART_COLUMNS = 6
 cdef ptrdiff_t STREAM_BYTES = 2 * 1024 * 1024
 # Weights of so many bytes do not stay in L2 with the rest, see `_find_live`.
 cdef ptrdiff_t LIVE_BYTES = 1024 * 1024
+# Calls of one length, one after another, after which they are copied, which takes as long as 4 to 28 of them (384 and
+# 768 channels each way, 5 and 13 taps); later ones take a third to an eighth of the time.
+cdef ptrdiff_t LIVE_CALLS = 16
 # Scratch of one thread; a layer that needs more goes to the BLAS engine.
 cdef ptrdiff_t SCRATCH_BYTES = 4 * 1024 * 1024
 # Positions beyond this are left to the BLAS engine, whose index arithmetic is checked term by term.
@@ -496,6 +500,30 @@ cdef bint _writes_rows(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdi
     return large or p.kernel_size * rows >= strip
 
 
+cdef ptrdiff_t _live_strip(const fc1d_problem* p, const fc1d_kernels* kernels) noexcept nogil:
+    """Columns of register tiles that leave out taps of their own: as many as have the fewest cycles of a block.
+
+    Those of multiply-adds, a tenth more for each vector that a tile is narrower, some 60 of a tile's start and end, and
+    100 to find the taps. Of seven random layers 0.96 to 1.28 times as fast as with tiles of the widest strip, each of
+    which packed a window.
+    """
+    cdef ptrdiff_t lanes = kernels.lanes, rows = min(p.c_out, kernels.rows), widest = kernels.vectors[rows], vectors
+    cdef ptrdiff_t width, k, begin, end, columns, best_width = widest * lanes
+    cdef double cycles, best = INFINITY
+    for vectors in range(widest, 0, -1):
+        width, columns = vectors * lanes, 0
+        for k in range(p.kernel_size):
+            end = max(0, min(p.n_cols, (p.l_in - 1 - p.x_base - p.pos[k]) // p.x_step + 1))
+            begin = min(end, max(0, _ceil(-p.x_base - p.pos[k], p.x_step)))
+            if begin < end:
+                columns += _ceil(end, width) * width - begin // width * width
+        cycles = (<double> columns * p.ci_block * rows / (2 * lanes) * (1 + 0.1 * (widest - vectors))
+                  + _ceil(p.n_cols, width) * (60 + 100. * rows / p.c_out))
+        if cycles < best:
+            best, best_width = cycles, width
+    return best_width
+
+
 cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
                      ptrdiff_t itemsize, int n_threads, fc1d_run* runs, ptrdiff_t* where, int32_t* tap) noexcept nogil:
     """Tile sizes and tap tables of one call; returns the scratch bytes of a thread."""
@@ -519,13 +547,13 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     cdef ptrdiff_t staged = STAGE_BYTES // (itemsize * stage_rows)
     cdef ptrdiff_t narrowest = strip if p.levels < 2 else lanes  # rows of many phases in several levels of totals
     cdef ptrdiff_t cols = max(narrowest, min(max(shared, apart), staged) if p.staged else max(shared, apart))
-    # a tap reads some of the input in l_in / x_step columns, and has the rest of their tiles as well
+    # a tap reads some of the input in l_in / x_step columns, and has the rest of their register tiles as well
     if p.leaves_out and 4 * (p.l_in // p.x_step + strip) < 3 * p.n_cols:
-        cols = narrowest
+        p.strip = strip = _live_strip(p, kernels)
 
     p.item_pitch = p.n_cols
     p.items_per_unit = 1
-    if p.n_cols <= cols:
+    if p.n_cols <= cols and p.strip == 0:
         _choose_items(p, kernels, n_taps, reach, min(shared, staged), min(apart, staged), units, &split)
     if p.items_per_unit > 1:
         p.staged = True
@@ -619,6 +647,8 @@ cdef ptrdiff_t _lay_stage(fc1d_problem* p, const fc1d_kernels* kernels, ptrdiff_
         p.leaves_out = _leaves_out(p, min(p.tile_cols, PART_COLUMNS if p.items_per_unit == 1 else p.tile_cols))
     if p.leaves_out:
         p.co_block = _ceil(p.co_block, 4 * lanes) * 4 * lanes  # run_across takes four vectors of channels
+    else:
+        p.strip = 0
     return itemsize * (p.window_elems + p.stage_elems + 2 * p.emit_rows * p.emit_pitch + p.levels * p.total_elems)
 
 
@@ -944,18 +974,19 @@ cdef class LiveTaps:
 cdef void _copy_live(const fc1d_problem* p, const ptrdiff_t* places, ptrdiff_t rows, ptrdiff_t itemsize,
                      const char* weight, char* live) noexcept nogil:
     """Copy what is packed of the taps that have a place; sums are not cut between taps."""
-    cdef ptrdiff_t blocks = _ceil(p.c_in, p.ci_block), i, r, t, c, j, taps, n
+    cdef ptrdiff_t blocks = _ceil(p.c_in, p.ci_block), i, r, t, c, j, taps, n, n_ci
     for i in range(p.groups * blocks):
+        n_ci = min(p.c_in - i % blocks * p.ci_block, p.ci_block)
         for r in range(p.n_phases):
             taps = p.phase_start[r + 1] - p.phase_start[r]
             for t in range(_ceil(p.c_out, rows)):
                 n = min(p.c_out - t * rows, rows) * itemsize
-                for c in range(min(p.c_in - i % blocks * p.ci_block, p.ci_block) * taps):
-                    j = p.phase_start[r] + c % taps
-                    if places[j] >= 0:
-                        memcpy(live, weight, n)
-                        live += n
-                    weight += n
+                for c in range(n_ci):
+                    for j in range(taps):
+                        if places[p.phase_start[r] + j] >= 0:
+                            memcpy(live, weight + (c * taps + j) * n, n)
+                            live += n
+                weight += n_ci * taps * n
 
 
 @cython.final
@@ -1005,11 +1036,12 @@ cdef class PreparedLayer:
     cdef ptrdiff_t itemsize  # of a real number
     cdef int typenum, same, parts  # 2 real numbers of a complex one
     cdef readonly str isa
-    cdef readonly bint finite  # the packed weight; of one that is not packed yet nothing else is known
-    cdef LiveTaps live  # of the last length that two calls had one after the other
+    cdef readonly bint finite  # the weight, as far as it is packed
+    cdef LiveTaps live  # of the last length that many calls had one after another
     cdef bytes places  # as those of `live`, of the last call
-    cdef cnp.ndarray weight  # where it is not packed
+    cdef ptrdiff_t seen  # how often, one after another
     cdef fc1d_weight unpacked
+    cdef cnp.ndarray weight  # whose memory that is, where a call may need it
     cdef readonly bint channels_last
     # Of planes: the kernel's rows, otherwise 0, their taps, and the steps and the padding of rows.
     cdef ptrdiff_t rows, row_dilation, pad_top, pad_bottom
@@ -1070,10 +1102,10 @@ cdef class PreparedLayer:
         if lengths is not None and p.mode == 0 and p.kernel_size > 1:
             self._leave_out(weight, lengths[0], lengths[1])
         self._find_weight(weight)
+        self.weight, self.finite = weight, True
         if lengths is None:
-            self._pack()
-        else:
-            self.weight, self.finite = weight, True
+            self._is_ready(p)
+            self.weight = None
         if bias is not None:  # np.repeat costs a quarter of a small call
             fused = p.fused // p.parts
             self.bias = cnp.PyArray_NewCopy(bias, cnp.NPY_CORDER) if fused == 1 else np.repeat(bias, fused)
@@ -1219,23 +1251,26 @@ cdef class PreparedLayer:
         else:
             u.sg, u.so, u.si = p.c_out // p.fused * s0, s0, s1
 
-    cdef int _pack(self) except -1:
+    cdef int _pack(self) noexcept nogil:
+        """Pack the weight; returns -1 without memory."""
         cdef fc1d_problem* p = &self.problem
         # run_across loads up to a vector past the last weight
         self.packed = take_bytes(p.groups * p.c_out * p.c_in * p.kernel_size * self.itemsize + 64)
         if self.packed == NULL:
-            raise MemoryError("cannot allocate the packed weight")
+            return -1
+        self.finite = self.kernels.pack_weights(&self.unpacked, p, self.packed)
         p.w = self.packed
-        with nogil:
-            self.finite = self.kernels.pack_weights(&self.unpacked, p, self.packed)
-        self.weight = None
         return 0
 
     cdef bint _is_ready(self, fc1d_problem* p) except -1:
         """Pack the weight for a call, if that is not done; False for a scatter of one that is not finite."""
-        if self.weight is not None:
-            self._pack()
-            p.w = self.packed
+        cdef int failed = 0
+        if self.problem.w == NULL:
+            with nogil:
+                failed = self._pack()
+        if failed:
+            raise MemoryError("cannot allocate the packed weight")
+        p.w = self.problem.w
         return self.finite or not self.transposed
 
     def __dealloc__(self):
@@ -1280,7 +1315,7 @@ cdef class PreparedLayer:
         cdef int failed = 0
         cdef double macs = _macs(p)
         cdef int n_threads = 1
-        cdef bint unpacked = self.weight is not None
+        cdef bint unpacked = self.problem.w == NULL
         cdef long long not_finite = 0
         cdef fc1d_problem given
         if macs >= SERIAL_MACS:
@@ -1309,9 +1344,13 @@ cdef class PreparedLayer:
                 scratch_bytes = _plan(p, taps, base, self.kernels, size, n_threads,
                                       <fc1d_run*> (tables + where_bytes), <ptrdiff_t*> tables,
                                       <int32_t*> (tables + where_bytes + run_bytes))
-                if unpacked and (p.residual == NULL or not self.transposed):
+                if unpacked:
                     scratch_bytes = _pack_in_units(p, &self.unpacked, &not_finite, size, scratch_bytes)
-                if plan is None and (not unpacked or p.unpacked != NULL):
+                if unpacked and p.unpacked == NULL and plan is None:
+                    failed = self._pack()
+                    p.w = self.packed
+                # a weight that turns out not to be finite takes a scatter to another engine
+                if plan is None and not failed and (self.finite or not (self.transposed or p.leaves_out)):
                     failed = run_job(<unit_fn> self.kernels.run_unit, p,
                                      p.n_tiles * p.n_co_units * p.n_group_units * p.n_item_units, macs,
                                      scratch_bytes, n_threads)
@@ -1322,22 +1361,23 @@ cdef class PreparedLayer:
             plan.update(self._told(p), threads=n_threads, scratch_bytes=scratch_bytes)
             return 0
         if failed:
-            raise MemoryError(f"cannot allocate scratch of {scratch_bytes} bytes a thread")
-        if not_finite and self.transposed:
+            raise MemoryError(f"cannot allocate a packed weight, or scratch of {scratch_bytes} bytes a thread")
+        if not_finite:
             self.finite = False
-        elif unpacked and (p.unpacked == NULL or not_finite and p.leaves_out) and self._is_ready(&given):
+        if not self.finite and not self.transposed and p.leaves_out:  # once more, with all taps
+            self._is_ready(&given)
             self._run_line(&given, taps, base, threads, None)
         return 0
 
     cdef LiveTaps _find_live(self, const fc1d_problem* p):
-        """The taps that read the input in a call and in the one before it, of a large weight, if they are few.
+        """The taps that read the input in this call and many before it, of a large weight, if they are few.
 
         The others lie between them, so that a line of the cache that is read is for the most part not used. 768
         channels to as many, 13 taps, one position: 596 -> 156 us.
         """
         cdef ptrdiff_t k = p.kernel_size, j, n = 0
         cdef size_t size = p.groups * p.c_out * p.c_in * self.itemsize
-        cdef bytes places, seen
+        cdef bytes places
         cdef ptrdiff_t* place
         cdef LiveTaps live
         if size * k < LIVE_BYTES or 2 * _count_live(p) > k or self.rows:
@@ -1352,12 +1392,18 @@ cdef class PreparedLayer:
                 place[j] = n
                 n += 1
         with cython.critical_section(self):
-            live, seen, self.places = self.live, self.places, places
-        if live is not None and live.places == places:
-            return live
-        if n == 0 or seen != places or self._cuts_taps():
+            live = self.live
+            if live is not None and live.places == places:
+                return live
+            self.seen = self.seen + 1 if self.places == places else 1
+            self.places = places
+            if self.seen < LIVE_CALLS or n == 0 or self._cuts_taps():
+                return None
+            self.seen = 0
+        try:
+            live = LiveTaps(p.n_phases, n, size * n, places)
+        except MemoryError:
             return None
-        live = LiveTaps(p.n_phases, n, size * n, places)
         _keep_taps(p, &self.taps, place, n, &live.taps)
         with nogil:
             _copy_live(p, place, self.kernels.rows, self.itemsize, <const char*> p.w, <char*> live.packed)
@@ -2113,7 +2159,7 @@ def scatter(x, w, bias, y, geometry, run, steps=None, residual=None):
     """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l: l*stride + k*dilation - left == o.
 
     Beyond the ends of the input the windows hold zeros, which times a finite weight are no part of the sum. Returns
-    False for a weight that is not finite: y is yet to be computed then, and a residual in its place still there.
+    False for a weight that is not finite: y is yet to be computed then.
     """
     lengths = x.shape[2], y.shape[2]
     cdef PreparedLayer layer = PreparedLayer(w, bias, geometry, True, steps, lengths=lengths)
@@ -2203,7 +2249,8 @@ cdef bint _swapped_wins(cnp.ndarray g, cnp.ndarray x, ptrdiff_t taps, ptrdiff_t 
 
     Of 180 layers of 2 to 32 channels to 32 to 600 (1 to 16 taps, 1 to 1500 columns, 1 to 16 items) 41 gained or lost
     more than 5 % with AVX-512, 1.45 times on average, up to 2.7, 17 with AVX2, 1.63 times; none lost more than 5 %. The
-    limits on items, dilation and bytes and the margin are of 300 others, which lost up to 2.8 times without them.
+    limits on items, dilation and bytes are of 300 others, which lost up to 2.8 times without them. The margin is of 550
+    more: 1.9 to 3.7 % longer than the better way on average, 1.21 times at most where they change places.
 
     Numbers that are not finite would meet zeros that no window has, so `_is_finite` has to be asked as well.
     """

@@ -129,6 +129,7 @@ typedef struct {
     const void *x_end; /* past the last element in memory */
     int streamed; /* tiles in place are made from a few rows of x at a time: at most 4 output channels, one tap */
     int leaves_out; /* the weights are finite, and taps that read nothing but zeros beyond the input's ends are left out */
+    ptrdiff_t strip; /* so many columns have taps of their own to leave out; 0: all columns of a tile the same */
     int stacked; /* of a depthwise layer four rows at once, of so many rows and columns of the kernel; y is plain */
 } fc1d_problem;
 

@@ -194,7 +194,7 @@ static void NAME(load_row)(T *dst, ptrdiff_t n, const void *src, ptrdiff_t step,
 static void NAME(load_rows)(T *dst, ptrdiff_t pitch, ptrdiff_t m, ptrdiff_t n, const void *src, ptrdiff_t sc,
                             ptrdiff_t sl, int half)
 {
-    ptrdiff_t i = 0, c = 0;
+    ptrdiff_t c = 0;
     if (!half && (sl == 1 || sc != 1)) { /* the most frequent case */
         for (; sl == 1 && c < m; c++)
             NAME(copy_row)(dst + c * pitch, (const T *)src + c * sc, n);
@@ -203,7 +203,7 @@ static void NAME(load_rows)(T *dst, ptrdiff_t pitch, ptrdiff_t m, ptrdiff_t n, c
         return;
     }
 #if LANES > 1
-    for (; sc == 1 && sl != 1 && m >= LANES && i < n; i += LANES) {
+    for (ptrdiff_t i = 0; sc == 1 && sl != 1 && m >= LANES && i < n; i += LANES) {
         i = n < LANES || i + LANES <= n ? i : n - LANES; /* the last square lies over the one before */
         const ptrdiff_t count = n < LANES ? n : LANES;
         for (c = 0; c < m; c += LANES) {
@@ -266,8 +266,8 @@ static void NAME(store_pairs)(T *to, ptrdiff_t to_pitch, ptrdiff_t sl, const T *
 static void NAME(store_rows)(void *dst, ptrdiff_t sc, ptrdiff_t sl, const T *src, ptrdiff_t pitch, ptrdiff_t m,
                              ptrdiff_t n, int half)
 {
-    ptrdiff_t i = 0;
 #if LANES > 1
+    ptrdiff_t i = 0;
     for (; sc == 1 && sl != 1 && m >= LANES && i < n; i += LANES) {
         i = n < LANES || i + LANES <= n ? i : n - LANES; /* the last square lies over the one before */
         const ptrdiff_t count = n < LANES ? n : LANES;

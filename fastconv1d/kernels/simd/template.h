@@ -4,7 +4,6 @@
  * LANES (elements of a vector), NAME(x) (suffix for dtype and instruction set) and SHUFFLE(a, b, ...) with its index lists.
  */
 
-#include "../atomics.h"
 #include "types.h"
 
 #include "half.h"
@@ -808,7 +807,7 @@ static void NAME(find_live)(const fc1d_problem *p, const ptrdiff_t *pos, ptrdiff
 }
 
 /* The terms of a block for output channels: those of n_ci channels and n_k taps, of which [from, to) read some of the input in
- * the columns of the tile. With `part` so many columns at once have taps of their own to leave out. */
+ * the columns of the tile. With `part` so many columns at once have taps of their own to leave out, with `strip` those of a register tile. */
 typedef struct {
     ptrdiff_t n_ci, n_k, taps; /* channels, taps of the block, and of the phase */
     ptrdiff_t chain;           /* channels */
@@ -816,7 +815,7 @@ typedef struct {
     const int32_t *tap;
     const fc1d_problem *p;
     const ptrdiff_t *pos;
-    ptrdiff_t q0, part;
+    ptrdiff_t q0, strip, part;
 } NAME(terms);
 
 static inline NAME(order) NAME(order_of)(const NAME(terms) * t, ptrdiff_t from, ptrdiff_t to, ptrdiff_t ahead_bytes)
@@ -843,7 +842,12 @@ static void NAME(find_parts)(NAME(terms) * t, ptrdiff_t cols)
         NAME(find_live)(t->p, t->pos, t->n_k, t->q0 + q, n, &from, &to);
         cycles += (to - from) * (n + 1);
     }
-    t->part = cycles < live * whole ? NAME(part_columns) : 0;
+    ptrdiff_t others = t->strip ? 0 : live * whole;
+    for (ptrdiff_t q = 0; q < cols && t->strip; q += t->strip) {
+        NAME(find_live)(t->p, t->pos, t->n_k, t->q0 + q, cols - q < t->strip ? cols - q : t->strip, &from, &to);
+        others += (to - from) * t->strip;
+    }
+    t->part = cycles < others ? NAME(part_columns) : 0;
 }
 
 /* What run_block does, as far as whole vectors of channels go; returns the first channel left. */
@@ -876,19 +880,31 @@ static void NAME(run_block)(const NAME(terms) * t, ptrdiff_t c0, ptrdiff_t c1, p
                             NAME(ahead) * ahead, const NAME(sink) * sink)
 {
     const ptrdiff_t whole = c0 + (c1 - c0) / ROWS * ROWS;
-    const NAME(order) order = NAME(order_of)(t, t->from, t->to, AHEAD_BYTES);
-    const int32_t *tap = t->tap + t->from;
 #if ACROSS_CHANNELS
     if (cols <= NAME(few) || t->part)
         c0 = NAME(run_parts)(t, c0, whole, cols, w, window, y, ldy, bias, accumulate, sink);
     if (c0 == c1)
         return;
 #endif
-    NAME(run_rows)(ROWS, c0, whole, cols, &order, w + t->from * ROWS, window, tap, y, ldy, padded, bias, accumulate, by_rows,
-                   ahead, sink);
-    if (whole < c1)
-        NAME(run_rows)(c1 - whole, whole, c1, cols, &order, w + t->from * (c1 - whole), window, tap, y, ldy, padded, bias,
-                       accumulate, by_rows, ahead, sink);
+    NAME(sink) of_strip;
+    ptrdiff_t from = t->from, to = t->to;
+    for (ptrdiff_t q = 0, n; q < cols; q += n) {
+        n = t->strip && t->strip < cols - q ? t->strip : cols - q;
+        if (t->strip)
+            NAME(find_live)(t->p, t->pos, t->n_k, t->q0 + q, n, &from, &to);
+        const NAME(order) order = NAME(order_of)(t, from, to, AHEAD_BYTES);
+        const int32_t *tap = t->tap + from;
+        if (sink) {
+            of_strip = *sink;
+            if (sink->finish.residual)
+                of_strip.finish.residual += q;
+        }
+        NAME(run_rows)(ROWS, c0, whole, n, &order, w + from * ROWS, window + q, tap, y + q, ldy, padded, bias, accumulate,
+                       by_rows, ahead, sink ? &of_strip : NULL);
+        if (whole < c1)
+            NAME(run_rows)(c1 - whole, whole, c1, n, &order, w + from * (c1 - whole), window + q, tap, y + q, ldy, padded,
+                           bias, accumulate, by_rows, ahead, sink ? &of_strip : NULL);
+    }
 }
 
 /* Up to four rows of one tap from rows of x that lie far apart in memory and in no cache: a few rows of x at a time from one end
@@ -917,18 +933,16 @@ static void NAME(run_block)(const NAME(terms) * t, ptrdiff_t c0, ptrdiff_t c1, p
             _Pragma("GCC unroll 4") for (int i = 0; i < MR; i++) STORE(sums + i * lds + q, acc[i]);                    \
         }                                                                                                              \
     }
+typedef void (*NAME(stream_fn))(const T *w, const T *x, ptrdiff_t pitch, ptrdiff_t n, T *sums, ptrdiff_t lds, int fresh);
 STREAM(1, 1) STREAM(2, 1) STREAM(3, 1) STREAM(4, 1)
 #if ROWS == 4 /* 16 vector registers */
-enum { NAME(stream_terms) = 4 };
 STREAM(1, 4) STREAM(2, 4) STREAM(3, 2) STREAM(4, 2)
-typedef void (*NAME(stream_fn))(const T *w, const T *x, ptrdiff_t pitch, ptrdiff_t n, T *sums, ptrdiff_t lds, int fresh);
 static const NAME(stream_fn) NAME(streams)[2][5] = {
     {0, NAME(stream_1x1), NAME(stream_2x1), NAME(stream_3x1), NAME(stream_4x1)},
     {0, NAME(stream_1x4), NAME(stream_2x4), NAME(stream_3x2), NAME(stream_4x2)}};
 static const ptrdiff_t NAME(streamed)[5] = {0, 4, 4, 2, 2};
 #else
 STREAM(1, 8) STREAM(2, 8) STREAM(3, 4) STREAM(4, 4)
-typedef void (*NAME(stream_fn))(const T *w, const T *x, ptrdiff_t pitch, ptrdiff_t n, T *sums, ptrdiff_t lds, int fresh);
 static const NAME(stream_fn) NAME(streams)[2][5] = {
     {0, NAME(stream_1x1), NAME(stream_2x1), NAME(stream_3x1), NAME(stream_4x1)},
     {0, NAME(stream_1x8), NAME(stream_2x8), NAME(stream_3x4), NAME(stream_4x4)}};
@@ -1009,7 +1023,7 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
                 const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
                 const T *wb = w ? w + (ci * p->kernel_size + (p->phase_start[r] + k) * n_ci) * p->c_out : NULL;
                 NAME(terms) terms = {n_ci, n_k, taps, p->ci_chain, 0, n_k, tap + p->phase_start[r] * p->ci_block + k, p,
-                                     p->pos + p->phase_start[r] + k, q0, 0};
+                                     p->pos + p->phase_start[r] + k, q0, p->strip, 0};
                 if (p->leaves_out)
                     NAME(find_live)(p, terms.pos, n_k, q0, item_cols, &terms.from, &terms.to);
 #if ACROSS_CHANNELS
@@ -1088,7 +1102,7 @@ static void NAME(run_position)(const fc1d_problem *p, ptrdiff_t l, ptrdiff_t ci,
         const ptrdiff_t n_k = taps - k < p->k_block ? taps - k : p->k_block;
         const int first = ci == 0 && k == 0;
         NAME(ahead) nothing = {0};
-        NAME(terms) terms = {n_ci, n_k, n_k, p->ci_chain, 0, n_k, table, p, p->pos + k, l, 0};
+        NAME(terms) terms = {n_ci, n_k, n_k, p->ci_chain, 0, n_k, table, p, p->pos + k, l, 0, 0};
         if (p->leaves_out)
             NAME(find_live)(p, p->pos + k, n_k, l, 1, &terms.from, &terms.to);
         int accumulate = !first;

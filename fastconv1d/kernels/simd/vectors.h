@@ -2,6 +2,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "../atomics.h"
+
 /* The transforms are a unit of their own, which takes a twentieth of the time to compile. */
 #ifdef TRANSFORMS
 #define TEMPLATE "transforms.h"

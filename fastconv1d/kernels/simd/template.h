@@ -451,8 +451,9 @@ static int NAME(pack_block)(const fc1d_weight *weight, const fc1d_problem *p, pt
     for (ptrdiff_t co = co0, rows; co < co1; co += rows, out += rows * n_ci * n_k) {
         ptrdiff_t row[ROWS] = {0};
         rows = co1 - co < ROWS ? co1 - co : ROWS;
-        for (ptrdiff_t i = 0; i < rows / parts; i++)
-            row[i] = (co / parts + i) / fused * so + (co / parts + i) % fused * sk;
+        const ptrdiff_t first = parts == 1 ? co : co / parts;
+        for (ptrdiff_t i = 0; i < rows / parts; i++) /* without divisions where that can be: blocks may be small */
+            row[i] = fused == 1 ? (first + i) * so : (first + i) / fused * so + (first + i) % fused * sk;
         if (fetch && co + 2 * ROWS <= p->c_out)
             NAME(fetch_tile)(w + (co + ROWS) * so + ci * si, so, n_ci, si);
         if (parts == 1)
@@ -1046,8 +1047,9 @@ static void NAME(run_group)(const fc1d_problem *p, ptrdiff_t n, ptrdiff_t o0, pt
                                      cols);
                 for (ptrdiff_t c0 = co0; !streams && c0 < co1; c0 += p->co_block) {
                     const ptrdiff_t c1 = co1 - c0 < p->co_block ? co1 : c0 + p->co_block;
-                    if (p->unpacked && !NAME(pack_block)(p->unpacked, p, g, ci, n_ci, p->phase_start[r] + k, n_k, c0, c1,
-                                                         packed, packed + (c1 - c0) * n_ci * n_k))
+                    if (p->unpacked && n_k > 0 &&
+                        !NAME(pack_block)(p->unpacked, p, g, ci, n_ci, p->phase_start[r] + k, n_k, c0, c1, packed,
+                                          packed + (c1 - c0) * n_ci * n_k))
                         fc1d_swap(p->not_finite, 1);
                     NAME(run_block)(&terms, c0, c1, cols, p->unpacked ? packed - c0 * n_ci * n_k : wb, rows, base, ldy,
                                     p->staged, b, accumulate, p->by_rows, &ahead, to);

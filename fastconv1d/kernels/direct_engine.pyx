@@ -500,28 +500,38 @@ cdef bint _writes_rows(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdi
     return large or p.kernel_size * rows >= strip
 
 
+cdef void _live_columns(const fc1d_problem* p, ptrdiff_t k, ptrdiff_t* begin, ptrdiff_t* end) noexcept nogil:
+    """The columns in which tap k reads some of the input."""
+    cdef ptrdiff_t first = -p.x_base - p.pos[k], step = p.x_step
+    end[0] = min(p.n_cols, _ceil(max(0, p.l_in + first), step))
+    begin[0] = min(end[0], _ceil(max(0, first), step))
+
+
 cdef ptrdiff_t _live_strip(const fc1d_problem* p, const fc1d_kernels* kernels) noexcept nogil:
     """Columns of register tiles that leave out taps of their own: as many as have the fewest cycles of a block.
 
     Those of multiply-adds, a tenth more for each vector that a tile is narrower, some 60 of a tile's start and end, and
     100 to find the taps. Seven random layers take 1.00 to 1.41 times less than with tiles of the widest strip,
-    each of which packed a window.
+    each of which packed a window. Looks at a few taps and widths only: this is a part of a call.
     """
-    cdef ptrdiff_t lanes = kernels.lanes, rows = min(p.c_out, kernels.rows), widest = kernels.vectors[rows], vectors
-    cdef ptrdiff_t width, k, begin, end, columns, best_width = widest * lanes
+    cdef ptrdiff_t lanes = kernels.lanes, rows = min(p.c_out, kernels.rows), widest = kernels.vectors[rows]
+    cdef ptrdiff_t vectors = widest, width, begin, end, columns, best_width = widest * lanes, i, apart
+    cdef ptrdiff_t few = min(p.kernel_size, 16)
     cdef double cycles, best = INFINITY
-    for vectors in range(widest, 0, -1):
+    apart = p.kernel_size // few
+    while True:
         width, columns = vectors * lanes, 0
-        for k in range(p.kernel_size):
-            end = max(0, min(p.n_cols, (p.l_in - 1 - p.x_base - p.pos[k]) // p.x_step + 1))
-            begin = min(end, max(0, _ceil(-p.x_base - p.pos[k], p.x_step)))
+        for i in range(few):
+            _live_columns(p, i * apart, &begin, &end)
             if begin < end:
                 columns += _ceil(end, width) * width - begin // width * width
-        cycles = (<double> columns * p.ci_block * rows / (2 * lanes) * (1 + 0.1 * (widest - vectors))
-                  + _ceil(p.n_cols, width) * (60 + 100. * rows / p.c_out))
+        cycles = (<double> columns * p.kernel_size / few * p.ci_block * rows / (2 * lanes)
+                  * (1 + 0.1 * (widest - vectors)) + _ceil(p.n_cols, width) * (60 + 100. * rows / p.c_out))
         if cycles < best:
             best, best_width = cycles, width
-    return best_width
+        if vectors == 1:
+            return best_width
+        vectors = _ceil(vectors, 2)
 
 
 cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc1d_kernels* kernels,
@@ -549,7 +559,10 @@ cdef ptrdiff_t _plan(fc1d_problem* p, const Taps* taps, ptrdiff_t base, const fc
     cdef ptrdiff_t cols = max(narrowest, min(max(shared, apart), staged) if p.staged else max(shared, apart))
     # a tap reads some of the input in l_in / x_step columns, and has the rest of their register tiles as well
     if p.leaves_out and 4 * (p.l_in // p.x_step + strip) < 3 * p.n_cols:
-        p.strip = strip = _live_strip(p, kernels)
+        if _ceil(p.kernel_size, p.n_phases) > p.k_block:  # several passes over the outputs of a tile
+            cols = narrowest
+        else:
+            p.strip = strip = _live_strip(p, kernels)
 
     p.item_pitch = p.n_cols
     p.items_per_unit = 1
@@ -687,10 +700,10 @@ cdef bint _many_items(const fc1d_problem* p, const fc1d_kernels* kernels, ptrdif
             or lanes * _whole_rows(p, kernels) * p.n_cols * (1 + p.levels) * itemsize > TOTAL_BYTES):
         return False
     cdef double column = <double> p.c_in * p.c_out * p.kernel_size / (2 * lanes), taps = 0, narrow
-    cdef ptrdiff_t k
-    for k in range(p.kernel_size):  # columns that a tap reads the input in
-        taps += max(0, min(p.n_cols, (p.l_in - 1 - p.x_base - p.pos[k]) // p.x_step + 1)
-                    - max(0, _ceil(-p.x_base - p.pos[k], p.x_step)))
+    cdef ptrdiff_t k, begin, end
+    for k in range(p.kernel_size):
+        _live_columns(p, k, &begin, &end)
+        taps += end - begin
     narrow = max(1., 4. / p.c_out)
     # with a unit of one vector each weight is read for that one
     cdef double one_vector = 1. if _window_items(p, itemsize) >= 2 * lanes and p.n_batch > lanes else 1.2
@@ -2159,7 +2172,7 @@ def scatter(x, w, bias, y, geometry, run, steps=None, residual=None):
     """y[n, co, o] = bias[co] + sum of w[ci, co, k] * x[n, ci, l] over ci, k, l: l*stride + k*dilation - left == o.
 
     Beyond the ends of the input the windows hold zeros, which times a finite weight are no part of the sum. Returns
-    False for a weight that is not finite: y is yet to be computed then.
+    False for a weight that is not finite: y is yet to be computed then. A residual shares no memory with y.
     """
     lengths = x.shape[2], y.shape[2]
     cdef PreparedLayer layer = PreparedLayer(w, bias, geometry, True, steps, lengths=lengths)

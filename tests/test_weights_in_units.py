@@ -78,6 +78,23 @@ def test_packed_by_units(case, transposed, dtype):
         assert_same_bits(function(x, w, b, **options), layer.eval()(x), f"{case}")
 
 
+def test_empty_inputs_and_inputs_from_behind():
+    rng = np.random.default_rng(13)
+    w, b = integers(rng, 21, 33, 3), integers(rng, 21)
+    up = np.ascontiguousarray(w.swapaxes(0, 1))
+    for n, length, stride, padding in itertools.product((0, 1, 2), (0, 1, 2), (1, 5), (2, 7)):
+        if n and length == 0:
+            continue  # an error, as torch's
+        x = integers(rng, n, 33, length)[:, ::-1, ::-1]
+        options = {"stride": stride, "padding": padding}
+        wanted = reference.conv1d(x, w, b, **options)
+        assert_exact(fastconv1d.conv1d(x, w, b, **options), wanted)
+        if length:
+            wanted = reference.conv_transpose1d(x, up, b, stride, output_padding=stride - 1)
+            y = fastconv1d.conv_transpose1d(x, up, b, stride, output_padding=stride - 1)
+            assert_exact(y, wanted)
+
+
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_weights_that_are_not_finite(bad):
     # Zeros of the padding are part of a correlate's sums, but of no scatter's.
